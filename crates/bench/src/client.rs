@@ -1,0 +1,90 @@
+//! An HTTP/1.1 client on one kept connection.
+
+use std::net::SocketAddr;
+
+use anyhow::{Context, ensure};
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body_util::{BodyExt, Full};
+use hyper::client::conn::http1::{SendRequest, handshake};
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+
+#[derive(Debug)]
+pub(crate) struct Client {
+    sender: SendRequest<Full<Bytes>>,
+    key: String,
+}
+
+/// One connection to `address`.
+pub(crate) async fn connect(address: SocketAddr) -> anyhow::Result<SendRequest<Full<Bytes>>> {
+    let stream = TcpStream::connect(address).await.context("connect")?;
+    stream.set_nodelay(true)?;
+    let (sender, connection) = handshake(TokioIo::new(stream)).await.context("handshake")?;
+    #[expect(clippy::disallowed_methods, reason = "ends with the connection, in a benchmark")]
+    drop(tokio::spawn(connection));
+    Ok(sender)
+}
+
+impl Client {
+    pub(crate) async fn new(address: SocketAddr, key: &str) -> anyhow::Result<Self> {
+        Ok(Self { sender: connect(address).await?, key: key.to_owned() })
+    }
+
+    pub(crate) async fn call(
+        &mut self,
+        method: &str,
+        path: &str,
+        body: &str,
+    ) -> anyhow::Result<Response<Bytes>> {
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header("host", "localhost")
+            .header("x-api-key", &self.key)
+            .header("content-type", "application/json")
+            .body(Full::new(Bytes::from(body.to_owned())))?;
+        self.send(request).await
+    }
+
+    async fn send(&mut self, request: Request<Full<Bytes>>) -> anyhow::Result<Response<Bytes>> {
+        self.sender.ready().await?;
+        let response = self.sender.send_request(request).await?;
+        let (head, body) = response.into_parts();
+        Ok(Response::from_parts(head, body.collect().await?.to_bytes()))
+    }
+
+    /// `POST /sandboxes`: the id of a running sandbox.
+    pub(crate) async fn create(&mut self) -> anyhow::Result<String> {
+        let body = r#"{"templateID":"base","timeout":3600}"#;
+        let response = self.call("POST", "/sandboxes", body).await?;
+        ensure!(response.status() == 201, "create: {} {:?}", response.status(), response.body());
+        let value: serde_json::Value = serde_json::from_slice(response.body())?;
+        Ok(value["sandboxID"].as_str().context("no sandboxID")?.to_owned())
+    }
+
+    pub(crate) async fn kill(&mut self, id: &str) -> anyhow::Result<()> {
+        let response = self.call("DELETE", &format!("/sandboxes/{id}"), "").await?;
+        ensure!(response.status() == 204, "kill: {} {:?}", response.status(), response.body());
+        Ok(())
+    }
+
+    /// What `commands.run("true")` of the SDKs sends.
+    pub(crate) async fn run_true(&mut self, id: &str) -> anyhow::Result<()> {
+        let message = br#"{"process":{"cmd":"/bin/bash","args":["-l","-c","true"]},"stdin":false}"#;
+        let mut body = vec![0];
+        body.extend(u32::try_from(message.len())?.to_be_bytes());
+        body.extend(message);
+        let request = Request::post("/process.Process/Start")
+            .header("host", "localhost")
+            .header("e2b-sandbox-id", id)
+            .header("e2b-sandbox-port", guest_wire::ENVD_PORT.to_string())
+            .header("content-type", "application/connect+json")
+            .header("connect-protocol-version", "1")
+            .body(Full::new(Bytes::from(body)))?;
+        let response = self.send(request).await?;
+        let text = String::from_utf8_lossy(response.body());
+        ensure!(text.contains("\"exited\":true"), "command: {} {text}", response.status());
+        Ok(())
+    }
+}

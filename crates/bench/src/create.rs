@@ -1,0 +1,215 @@
+//! `bench create`.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use clap::Args;
+use images::Store;
+
+use crate::client::Client;
+use crate::floor::Floor;
+use crate::numbers::{Series, line};
+use crate::service::{Service, data_dir};
+
+#[derive(Debug, Args)]
+pub(crate) struct Options {
+    /// Sandboxes measured one at a time.
+    #[arg(long, default_value_t = 100)]
+    n: u16,
+    /// Sandboxes created at a concurrency of 8.
+    #[arg(long, default_value_t = 200)]
+    burst: u16,
+    /// Sandboxes that run while creates are measured again; 0 leaves that part out.
+    #[arg(long, default_value_t = 500)]
+    many: u16,
+}
+
+const CONCURRENCY: u16 = 8;
+
+pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
+    // The first start makes the base template.
+    Service::start()?.stop()?;
+    let floors = floors(options)?;
+    let runtime = tokio::runtime::Runtime::new()?;
+    let service = Service::start()?;
+    let measured = runtime.block_on(measure(&service, options));
+    service.stop()?;
+    report(options, &floors, &measured?);
+    Ok(())
+}
+
+/// What the runtime alone takes.
+struct Floors {
+    create: Series,
+    kill: Series,
+    burst: Duration,
+}
+
+struct Measured {
+    create: Series,
+    kill: Series,
+    burst: Duration,
+    command: Series,
+    resident_mib_at_100: f64,
+    with_10: Series,
+    with_many: Series,
+}
+
+fn floors(options: &Options) -> anyhow::Result<Floors> {
+    let (n, burst) = (options.n, options.burst);
+    let measure = move || {
+        let view = host::view::enter()?;
+        let runtime = tokio::runtime::Runtime::new()?;
+        let images = Store::open(&data_dir().join("images"))?;
+        let floor = Floor::new(view, &images)?;
+        let floors = runtime.block_on(bare_series(&floor, n, burst));
+        runtime.block_on(floor.close())?;
+        floors
+    };
+    // The view is a thread's: this one ends with it.
+    std::thread::spawn(measure).join().ok().context("the floor panicked")?
+}
+
+async fn bare_series(floor: &Arc<Floor>, n: u16, burst: u16) -> anyhow::Result<Floors> {
+    let (mut create, mut kill) = (Series::default(), Series::default());
+    for index in 0..n {
+        let mut bare = floor.prepare(index)?;
+        create.push(floor.create(&mut bare).await?);
+        kill.push(floor.kill(&mut bare).await?);
+        floor.clean_up(bare).await?;
+    }
+    let mut ready = Vec::new();
+    for index in 0..burst {
+        ready.push(floor.prepare(n + index)?);
+    }
+    let queue = Arc::new(tokio::sync::Mutex::new(ready));
+    let began = Instant::now();
+    let mut workers = tokio::task::JoinSet::new();
+    for _ in 0..CONCURRENCY {
+        let (floor, queue) = (Arc::clone(floor), Arc::clone(&queue));
+        workers.spawn(async move {
+            let mut done = Vec::new();
+            loop {
+                let next = queue.lock().await.pop();
+                let Some(mut bare) = next else { return anyhow::Ok(done) };
+                floor.create(&mut bare).await?;
+                done.push(bare);
+            }
+        });
+    }
+    let mut running = Vec::new();
+    while let Some(done) = workers.join_next().await {
+        running.extend(done??);
+    }
+    let took = began.elapsed();
+    for mut bare in running {
+        floor.kill(&mut bare).await?;
+        floor.clean_up(bare).await?;
+    }
+    Ok(Floors { create, kill, burst: took })
+}
+
+async fn measure(service: &Service, options: &Options) -> anyhow::Result<Measured> {
+    let mut client = Client::new(service.address, &service.key).await?;
+    let (mut create, mut kill) = (Series::default(), Series::default());
+    for _ in 0..options.n {
+        let id = timed(&mut create, client.create()).await?;
+        timed(&mut kill, client.kill(&id)).await?;
+    }
+    let (burst, ids) = burst(service, options.burst).await?;
+    for id in ids {
+        client.kill(&id).await?;
+    }
+    let id = client.create().await?;
+    let mut command = Series::default();
+    for _ in 0..options.n {
+        timed(&mut command, client.run_true(&id)).await?;
+    }
+    client.kill(&id).await?;
+    let mut live = Vec::new();
+    grow(&mut client, &mut live, 10).await?;
+    let with_10 = creates(&mut client, options.n).await?;
+    grow(&mut client, &mut live, 100).await?;
+    let resident_mib_at_100 = service.resident_mib()?;
+    grow(&mut client, &mut live, usize::from(options.many)).await?;
+    let with_many = creates(&mut client, options.n).await?;
+    for id in live {
+        client.kill(&id).await?;
+    }
+    Ok(Measured { create, kill, burst, command, resident_mib_at_100, with_10, with_many })
+}
+
+async fn timed<T>(
+    series: &mut Series,
+    work: impl Future<Output = anyhow::Result<T>>,
+) -> anyhow::Result<T> {
+    let began = Instant::now();
+    let done = work.await?;
+    series.push(began.elapsed());
+    Ok(done)
+}
+
+async fn creates(client: &mut Client, n: u16) -> anyhow::Result<Series> {
+    let mut series = Series::default();
+    for _ in 0..n {
+        let id = timed(&mut series, client.create()).await?;
+        client.kill(&id).await?;
+    }
+    Ok(series)
+}
+
+async fn grow(client: &mut Client, live: &mut Vec<String>, to: usize) -> anyhow::Result<()> {
+    while live.len() < to {
+        live.push(client.create().await?);
+    }
+    Ok(())
+}
+
+async fn burst(service: &Service, count: u16) -> anyhow::Result<(Duration, Vec<String>)> {
+    let left = Arc::new(std::sync::atomic::AtomicU16::new(count));
+    let began = Instant::now();
+    let mut workers = tokio::task::JoinSet::new();
+    for _ in 0..CONCURRENCY {
+        let left = Arc::clone(&left);
+        let mut client = Client::new(service.address, &service.key).await?;
+        workers.spawn(async move {
+            use std::sync::atomic::Ordering::Relaxed;
+            let mut ids = Vec::new();
+            while left.fetch_update(Relaxed, Relaxed, |n| n.checked_sub(1)).is_ok() {
+                ids.push(client.create().await?);
+            }
+            anyhow::Ok(ids)
+        });
+    }
+    let mut ids = Vec::new();
+    while let Some(done) = workers.join_next().await {
+        ids.extend(done??);
+    }
+    Ok((began.elapsed(), ids))
+}
+
+fn report(options: &Options, floor: &Floors, ours: &Measured) {
+    println!("floor: crun create+start+first byte  {}", floor.create.summary());
+    println!("ours:  create to 201                 {}", ours.create.summary());
+    println!("floor: kill+delete+unmount           {}", floor.kill.summary());
+    println!("ours:  kill to 204                   {}", ours.kill.summary());
+    println!("ours:  commands.run(\"true\")          {}", ours.command.summary());
+    println!("ours:  create with 10 live           {}", ours.with_10.summary());
+    println!("ours:  create with {} live          {}", options.many, ours.with_many.summary());
+    println!();
+    let ratio = |what: &str, ours: f64, floor: f64, limit: f64, unit: &str| {
+        let measured = format!("{ours:.1} / {floor:.1} {unit} = {:.2}x", ours / floor);
+        line(what, &measured, &format!("<= {limit}x"), ours <= floor * limit);
+    };
+    ratio("create, one at a time, p50", ours.create.p50(), floor.create.p50(), 1.5, "ms");
+    ratio("kill, p50", ours.kill.p50(), floor.kill.p50(), 1.5, "ms");
+    let what = format!("{} created, 8 at a time", options.burst);
+    ratio(&what, ours.burst.as_secs_f64(), floor.burst.as_secs_f64(), 1.5, "s");
+    let what = format!("create with {} live against 10 live, p50", options.many);
+    ratio(&what, ours.with_many.p50(), ours.with_10.p50(), 1.3, "ms");
+    let command = ours.command.p50();
+    line("command round trip, p50", &format!("{command:.2} ms"), "< 5 ms", command < 5.0);
+    let mib = ours.resident_mib_at_100;
+    line("resident memory with 100 idle", &format!("{mib:.1} MiB"), "< 60 MB", mib < 57.2);
+}

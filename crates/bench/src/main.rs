@@ -1,0 +1,33 @@
+//! `cargo xtask bench`: how fast and how large, beside a floor measured in the same run.
+//!
+//! The floor is the OCI runtime alone on the same bundle in a slot that is ready: what is above it
+//! is ours.
+#![expect(clippy::print_stdout, reason = "the report is its output")]
+
+mod client;
+mod create;
+mod floor;
+mod numbers;
+mod service;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Debug, Parser)]
+#[command(name = "bench", about = "Benchmarks of Cofferdam against floors of the same run")]
+struct Args {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Debug, Subcommand)]
+enum What {
+    /// Create, kill and command latency, memory, and how they hold up with many sandboxes.
+    Create(create::Options),
+}
+
+fn main() -> anyhow::Result<()> {
+    let args = Args::parse();
+    match args.what {
+        What::Create(options) => create::run(&options),
+    }
+}

@@ -1,0 +1,71 @@
+//! `cofferdam`: the one binary, and the only place that reads the environment.
+//!
+//! Reads the configuration, starts what the command names, and turns the outcome into an exit
+//! code. What the services do is in their crates.
+
+mod args;
+mod commands;
+mod config;
+mod credentials;
+mod progress;
+mod say;
+mod signals;
+
+use std::process::ExitCode;
+
+use anyhow::Context;
+use args::{Cli, Command};
+use clap::Parser;
+use config::{Config, Loaded};
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match run(cli) {
+        Ok(code) => code,
+        Err(error) => {
+            say::remark(&format!("cofferdam: {error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(cli: Cli) -> anyhow::Result<ExitCode> {
+    let inputs = cli.settings.into_inputs(std::env::vars_os().collect());
+    let loaded = Config::load(&inputs)?;
+    match cli.command {
+        Command::Config(options) => commands::config::run(&loaded, options),
+        Command::Up => {
+            let config = logged(loaded)?;
+            let driver = commands::up::choose_driver(&config)?;
+            tracing::debug!(driver = driver.as_str(), "driver chosen");
+            // Threads that exist already would stay outside, so before there are any.
+            let view = host::view::enter().context("make a private view of the file system")?;
+            runtime()?.block_on(commands::up::run(config, view))
+        }
+        Command::Doctor(output) => {
+            runtime()?.block_on(commands::doctor::run(&logged(loaded)?, output))
+        }
+        Command::Leaks(output) => {
+            runtime()?.block_on(commands::leaks::run(&logged(loaded)?, output))
+        }
+        Command::Images { command } => {
+            runtime()?.block_on(commands::images::run(&logged(loaded)?, command))
+        }
+    }
+}
+
+/// Sets up the log, and begins it with what is odd about the configuration.
+fn logged(loaded: Loaded) -> anyhow::Result<Config> {
+    observe::init(&loaded.config.log, loaded.config.log_format)?;
+    for unknown in loaded.unknown {
+        tracing::warn!(%unknown, "ignored a setting nobody knows");
+    }
+    Ok(loaded.config)
+}
+
+fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context("start the threads of the program")
+}

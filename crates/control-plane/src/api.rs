@@ -1,0 +1,7 @@
+//! The handlers: decode, call, encode.
+
+pub(crate) mod health;
+pub(crate) mod metrics;
+pub(crate) mod nodes;
+pub(crate) mod sandboxes;
+pub(crate) mod templates;

@@ -1,0 +1,161 @@
+use std::collections::HashSet;
+use std::future::Future;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::SystemTime;
+
+use e2b_wire::{CLIENT_ID, Sandbox, Timestamp};
+use lifecycle::{Gate, TaskGroup};
+use model::SandboxId;
+use node_wire::{NodeApi, Routes, TemplateInfo};
+use parking_lot::Mutex;
+use tokio::sync::{MutexGuard, Semaphore, oneshot};
+use tracing::Span;
+
+use crate::auth::KeyCache;
+use crate::config::Config;
+use crate::http::ApiError;
+use crate::store::{SandboxRow, Store};
+
+/// How many sandboxes can have their ends moved at one time without waiting for each other.
+const END_LOCKS: usize = 64;
+
+/// What every handler and task shares.
+#[derive(Debug)]
+pub(crate) struct App {
+    pub(crate) config: Config,
+    pub(crate) store: Store,
+    pub(crate) node: Arc<dyn NodeApi>,
+    pub(crate) routes: Arc<dyn Routes>,
+    pub(crate) tasks: TaskGroup,
+    /// Changes go in until the control plane closes.
+    pub(crate) gate: Gate,
+    pub(crate) keys: KeyCache,
+    pub(crate) requests: Arc<Semaphore>,
+    pub(crate) starting: Starting,
+    pub(crate) creates: CreateCounts,
+    /// What the store's templates were made from.
+    pub(crate) synced_templates: Mutex<Option<Vec<TemplateInfo>>>,
+    end_locks: [tokio::sync::Mutex<()>; END_LOCKS],
+}
+
+/// The sandboxes this process is starting right now: their rows are in good hands.
+#[derive(Debug, Default)]
+pub(crate) struct Starting(Mutex<HashSet<SandboxId>>);
+
+/// One entry of [`Starting`]; dropping it takes it out.
+#[derive(Debug)]
+pub(crate) struct StartingEntry<'a> {
+    set: &'a Starting,
+    id: SandboxId,
+}
+
+/// Outcomes of node calls since this process started.
+#[derive(Debug, Default)]
+pub(crate) struct CreateCounts {
+    pub(crate) successes: AtomicU64,
+    pub(crate) fails: AtomicU64,
+}
+
+/// The wall clock, on the grid the API speaks in.
+pub(crate) fn now() -> Timestamp {
+    SystemTime::now().into()
+}
+
+impl App {
+    pub(crate) fn new(
+        config: Config,
+        store: Store,
+        node: Arc<dyn NodeApi>,
+        routes: Arc<dyn Routes>,
+    ) -> Self {
+        Self {
+            requests: Arc::new(Semaphore::new(config.limits.requests)),
+            config,
+            store,
+            node,
+            routes,
+            tasks: TaskGroup::default(),
+            gate: Gate::default(),
+            keys: KeyCache::default(),
+            starting: Starting::default(),
+            creates: CreateCounts::default(),
+            synced_templates: Mutex::default(),
+            end_locks: std::array::from_fn(|_| tokio::sync::Mutex::new(())),
+        }
+    }
+
+    /// Runs `work` in a task of its own and waits for its answer: a client that hangs up loses the
+    /// answer, not the work (R21).
+    ///
+    /// Cancel safety: yes; the work goes on.
+    pub(crate) async fn owned<T: Send + 'static>(
+        &self,
+        span: Span,
+        work: impl Future<Output = Result<T, ApiError>> + Send + 'static,
+    ) -> Result<T, ApiError> {
+        let pass = self.gate.enter().map_err(|_closed| ApiError::closing())?;
+        let (answer, answered) = oneshot::channel();
+        self.tasks.spawn(span, async move {
+            if answer.send(work.await).is_err() {
+                tracing::info!("the client left before the answer");
+            }
+            drop(pass);
+        });
+        answered.await.map_err(|_task_died| ApiError::internal())?
+    }
+
+    /// Waits for whoever else moves the end of this sandbox. Reading the end, deciding on a new
+    /// one and telling the node are one step under this lock.
+    pub(crate) async fn lock_end(&self, id: &SandboxId) -> MutexGuard<'_, ()> {
+        let mut hasher = DefaultHasher::new();
+        id.hash(&mut hasher);
+        let spread = usize::from(u16::try_from(hasher.finish() & 0xffff).unwrap_or(0));
+        self.end_locks[spread % END_LOCKS].lock().await
+    }
+
+    /// A sandbox as create and connect answer it.
+    pub(crate) fn answer(&self, row: &SandboxRow) -> Sandbox {
+        Sandbox {
+            template_id: row.template.to_string(),
+            sandbox_id: row.id.to_string(),
+            client_id: CLIENT_ID.to_owned(),
+            envd_version: row.envd_version.clone(),
+            alias: row.alias.clone(),
+            envd_access_token: self.envd_token(row),
+            // Every sandbox has public traffic in this version.
+            traffic_access_token: None,
+            domain: self.config.domain.clone(),
+        }
+    }
+
+    /// The token of the guest agent, for sandboxes that were made secure.
+    pub(crate) fn envd_token(&self, row: &SandboxRow) -> Option<String> {
+        row.secure.then(|| self.config.token_seed.envd_token(row.id.as_str()))
+    }
+}
+
+impl Starting {
+    pub(crate) fn enter(&self, id: SandboxId) -> StartingEntry<'_> {
+        self.0.lock().insert(id.clone());
+        StartingEntry { set: self, id }
+    }
+
+    pub(crate) fn has(&self, id: &SandboxId) -> bool {
+        self.0.lock().contains(id)
+    }
+}
+
+impl Drop for StartingEntry<'_> {
+    fn drop(&mut self) {
+        self.set.0.lock().remove(&self.id);
+    }
+}
+
+impl CreateCounts {
+    pub(crate) fn count(&self, succeeded: bool) {
+        let counter = if succeeded { &self.successes } else { &self.fails };
+        counter.fetch_add(1, Ordering::Relaxed);
+    }
+}

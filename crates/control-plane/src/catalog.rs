@@ -1,0 +1,65 @@
+use e2b_wire::TemplateRef;
+use node_wire::NodeError;
+
+use crate::Team;
+use crate::app::{App, now};
+use crate::http::ApiError;
+use crate::store::{StoreError, TemplateRow};
+
+/// The templates of the store could not be made those of the node.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum SyncError {
+    #[error("ask the node for its templates")]
+    Node(#[source] NodeError),
+    #[error("store the templates of the node")]
+    Store(#[source] StoreError),
+}
+
+impl App {
+    /// Makes the templates of the store those the node can start.
+    pub(crate) async fn sync_templates(&self) -> Result<(), SyncError> {
+        let templates = self.node.info().await.map_err(SyncError::Node)?.templates;
+        // Whoever asks for unknown templates all day costs a call, not a write.
+        if self.synced_templates.lock().as_ref() == Some(&templates) {
+            return Ok(());
+        }
+        self.store.replace_templates(&templates, now()).await.map_err(SyncError::Store)?;
+        *self.synced_templates.lock() = Some(templates);
+        Ok(())
+    }
+
+    /// As [`App::sync_templates`], where going on with what is stored is right.
+    pub(crate) async fn try_sync_templates(&self) {
+        if let Err(error) = self.sync_templates().await {
+            let error = observe::chain(&error).to_string();
+            tracing::warn!(error, "templates may be out of date; serving goes on with them");
+        }
+    }
+
+    /// The template a reference names, as `team` sees it. Asks the node when the store does not
+    /// know it: it may have been made a moment ago.
+    pub(crate) async fn resolve(
+        &self,
+        team: &Team,
+        reference: &TemplateRef,
+    ) -> Result<Option<TemplateRow>, ApiError> {
+        // Every template came with the node and is in no namespace.
+        if reference.namespace.is_some() {
+            tracing::debug!(team.id = %team.id, "no template has a namespace");
+            return Ok(None);
+        }
+        let known = self.store.find_template(&reference.name).await?;
+        let known = known.filter(|template| has_tag(template, reference));
+        if known.is_some() {
+            return Ok(known);
+        }
+        self.try_sync_templates().await;
+        let found = self.store.find_template(&reference.name).await?;
+        Ok(found.filter(|template| has_tag(template, reference)))
+    }
+}
+
+/// A build's id is a tag of its template; there are no others in this version.
+fn has_tag(template: &TemplateRow, reference: &TemplateRef) -> bool {
+    reference.tag.as_deref().is_none_or(|tag| tag == template.build.as_str())
+}

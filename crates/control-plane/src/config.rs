@@ -1,0 +1,116 @@
+use std::path::PathBuf;
+use std::time::Duration;
+
+use e2b_wire::{ApiKey, TokenSeed};
+use model::{Secret, TeamId};
+
+/// What a control plane needs to start.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The SQLite file; made when it is not there, in a directory that is.
+    pub database: PathBuf,
+    /// Owns the sandboxes made with `api_key`.
+    pub team: Team,
+    /// The one key of that team. Only its hash reaches the database.
+    pub api_key: ApiKey,
+    /// Opens the endpoints of operators; an empty one opens nothing.
+    pub admin_token: Secret,
+    /// What the tokens of sandboxes are derived from. Running sandboxes lose their tokens when it
+    /// changes.
+    pub token_seed: TokenSeed,
+    /// Told to SDKs as the domain to build `{port}-{id}.{domain}` under; may carry a port.
+    pub domain: Option<String>,
+    pub limits: Limits,
+}
+
+/// Whoever owns API keys and sandboxes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Team {
+    /// A UUID.
+    pub id: TeamId,
+    /// Its namespace in template names.
+    pub slug: String,
+    pub name: String,
+}
+
+/// Every bound of the control plane. The defaults are for one machine.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// Starting and running sandboxes of one team.
+    pub team_sandboxes: u32,
+    /// From the start of a sandbox to its last possible end.
+    pub sandbox_length: Duration,
+    /// The time a node is given to start a sandbox. Below `request`, or clients never learn why.
+    pub create: Duration,
+    /// From the head of a request to its answer; 408 past it.
+    pub request: Duration,
+    /// For the body of a request to arrive; 408 past it.
+    pub body_read: Duration,
+    pub body_bytes: usize,
+    /// Requests being answered at one time; 503 past it.
+    pub requests: usize,
+    /// Keys and values of `metadata` together.
+    pub metadata_bytes: usize,
+    /// Names and values of `envVars` together.
+    pub env_bytes: usize,
+    /// Entries of `metadata`, and of `envVars`.
+    pub map_entries: usize,
+    /// How long an `Idempotency-Key` means the same request.
+    pub idempotency: Duration,
+    /// How long the record of an ended sandbox is kept.
+    pub ended_kept: Duration,
+    /// How many of them are kept at most.
+    pub ended_rows: u32,
+    /// Between two comparisons of the records with the node.
+    pub reconcile_every: Duration,
+}
+
+impl Config {
+    /// The defaults around what has none: the default team, no domain.
+    #[must_use]
+    pub fn new(
+        database: PathBuf,
+        api_key: ApiKey,
+        admin_token: Secret,
+        token_seed: TokenSeed,
+    ) -> Self {
+        let (team, limits) = (Team::default(), Limits::default());
+        Self { database, team, api_key, admin_token, token_seed, domain: None, limits }
+    }
+}
+
+impl Default for Team {
+    /// The team of an installation with one. Its id is the same everywhere, so that a database
+    /// that is made anew still knows the team of sandboxes that outlived it.
+    #[expect(clippy::expect_used, reason = "the text is a legal id")]
+    fn default() -> Self {
+        Self {
+            id: TeamId::parse("c0ffe7da-0000-4000-8000-000000000001").expect("a legal id"),
+            slug: "default".to_owned(),
+            name: "Default".to_owned(),
+        }
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        const MINUTE: Duration = Duration::from_secs(60);
+        const HOUR: Duration = Duration::from_secs(3600);
+        Self {
+            team_sandboxes: 10_000,
+            sandbox_length: 24 * HOUR,
+            create: MINUTE,
+            request: Duration::from_secs(70),
+            body_read: Duration::from_secs(10),
+            body_bytes: 16 << 20,
+            requests: 1024,
+            metadata_bytes: 16 << 10,
+            env_bytes: 256 << 10,
+            map_entries: 1024,
+            idempotency: 24 * HOUR,
+            ended_kept: 7 * 24 * HOUR,
+            ended_rows: 100_000,
+            reconcile_every: MINUTE / 2,
+        }
+    }
+}

@@ -1,0 +1,193 @@
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use e2b_wire::{NetworkConfig, NewSandbox, TemplateRef};
+use serde_json::Value;
+
+use crate::config::Limits;
+use crate::http::ApiError;
+
+/// The literal both SDKs use for every address.
+const ALL_TRAFFIC: &str = "0.0.0.0/0";
+
+/// Which of the two create endpoints was called; they differ in their defaults.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ApiVersion {
+    V1,
+    V2,
+}
+
+/// A create request that can be honoured.
+#[derive(Debug)]
+pub(crate) struct CreateRequest {
+    pub(crate) template: TemplateRef,
+    pub(crate) ttl: Duration,
+    pub(crate) secure: bool,
+    /// What the request said of the internet; allowed when it said nothing.
+    pub(crate) internet: Option<bool>,
+    pub(crate) metadata: BTreeMap<String, String>,
+    pub(crate) env: BTreeMap<String, String>,
+    /// Names of the MCP servers the SDK is going to start.
+    pub(crate) mcp: Vec<String>,
+}
+
+impl ApiVersion {
+    /// Seconds a sandbox lives when the request does not say.
+    pub(crate) const fn default_timeout(self) -> i32 {
+        match self {
+            Self::V1 => 15,
+            Self::V2 => 300,
+        }
+    }
+}
+
+impl CreateRequest {
+    /// Checks `body` and fills in the defaults. What cannot be honoured is refused by name.
+    pub(crate) fn parse(
+        body: NewSandbox,
+        version: ApiVersion,
+        limits: &Limits,
+    ) -> Result<Self, ApiError> {
+        refuse_pausing(&body)?;
+        refuse_extras(&body)?;
+        let template = body
+            .template_id
+            .parse()
+            .map_err(|problem| ApiError::bad_request(format!("templateID: {problem}")))?;
+        let ttl = ttl(body.timeout.unwrap_or_else(|| version.default_timeout()), limits)?;
+        let denied = body.network.map(no_internet).transpose()?.unwrap_or(false);
+        let internet = if denied { Some(false) } else { body.allow_internet_access };
+        let metadata = body.metadata.unwrap_or_default();
+        check_map("metadata", &metadata, limits.metadata_bytes, limits.map_entries)?;
+        let env = body.env_vars.unwrap_or_default();
+        check_map("envVars", &env, limits.env_bytes, limits.map_entries)?;
+        check_env(&env)?;
+        let secure = match version {
+            ApiVersion::V1 => body.secure.unwrap_or(false),
+            ApiVersion::V2 => true,
+        };
+        let mcp = body.mcp.unwrap_or_default().into_keys().collect();
+        Ok(Self { template, ttl, secure, internet, metadata, env, mcp })
+    }
+}
+
+/// The length of a life that a create or a connect asks for.
+pub(crate) fn ttl(seconds: i32, limits: &Limits) -> Result<Duration, ApiError> {
+    let asked = u64::try_from(seconds).ok().filter(|&seconds| seconds > 0);
+    let Some(asked) = asked.map(Duration::from_secs) else {
+        return Err(ApiError::bad_request("timeout must be at least 1 second"));
+    };
+    if asked > limits.sandbox_length {
+        let most = limits.sandbox_length.as_secs();
+        let message =
+            format!("timeout must be at most {most} seconds, the longest a sandbox may live");
+        return Err(ApiError::bad_request(message));
+    }
+    Ok(asked)
+}
+
+fn refuse_pausing(body: &NewSandbox) -> Result<(), ApiError> {
+    let auto_pause = body.auto_pause == Some(true);
+    let auto_resume = body.auto_resume.is_some_and(|resume| resume.enabled);
+    if body.auto_pause_memory == Some(false) && (!auto_pause || auto_resume) {
+        let message = "autoPauseMemory: false needs autoPause: true and no autoResume";
+        return Err(ApiError::bad_request(message));
+    }
+    if auto_pause {
+        let instead = "leave it out: the sandbox is killed when its time is over";
+        return Err(ApiError::unsupported("autoPause: true", instead));
+    }
+    if auto_resume {
+        let instead = "leave it out: a sandbox that does not pause needs no waking";
+        return Err(ApiError::unsupported("autoResume.enabled: true", instead));
+    }
+    Ok(())
+}
+
+/// What E2B refuses with 400 where it is switched off.
+fn refuse_extras(body: &NewSandbox) -> Result<(), ApiError> {
+    let refuse = |field: &str, instead: &str| {
+        let message = format!("{field} is not supported by this version of Cofferdam; {instead}");
+        Err(ApiError::bad_request(message))
+    };
+    if body.volume_mounts.as_ref().is_some_and(|mounts| !mounts.is_empty()) {
+        return refuse("volumeMounts", "write the files into the sandbox after it started");
+    }
+    let has_tokens = |iam: &BTreeMap<String, Value>| iam.get("tokens").is_some_and(is_filled);
+    if body.iam.as_ref().is_some_and(has_tokens) {
+        return refuse("iam.tokens", "pass credentials in envVars");
+    }
+    let rules = body.network.as_ref().and_then(|network| network.rules.as_ref());
+    if rules.is_some_and(is_filled) {
+        return refuse("network.rules", "set headers in the program that sends the requests");
+    }
+    Ok(())
+}
+
+/// Whether there is anything in a value: null, `{}` and `[]` ask for nothing.
+fn is_filled(value: &Value) -> bool {
+    match value {
+        Value::Null => false,
+        Value::Object(entries) => !entries.is_empty(),
+        Value::Array(items) => !items.is_empty(),
+        Value::Bool(_) | Value::Number(_) | Value::String(_) => true,
+    }
+}
+
+/// Whether the network part forbids the internet altogether, the one rule that can be kept.
+fn no_internet(network: NetworkConfig) -> Result<bool, ApiError> {
+    let instead = "use allow_internet_access to switch the internet on or off as a whole";
+    if network.allow_public_traffic == Some(false) {
+        let instead = "leave it out, and check a token of your own in the program that listens";
+        return Err(ApiError::unsupported("network.allowPublicTraffic: false", instead));
+    }
+    if network.mask_request_host.is_some_and(|host| !host.is_empty()) {
+        let instead = "leave it out: programs see the host name the client asked for";
+        return Err(ApiError::unsupported("network.maskRequestHost", instead));
+    }
+    if network.egress_proxy.as_ref().is_some_and(is_filled) {
+        let instead = "set ALL_PROXY in envVars for programs that honour it";
+        return Err(ApiError::unsupported("network.egressProxy", instead));
+    }
+    if network.allow_out.is_some_and(|allowed| !allowed.is_empty()) {
+        return Err(ApiError::unsupported("network.allowOut", instead));
+    }
+    match network.deny_out.unwrap_or_default().as_slice() {
+        [] => Ok(false),
+        [all] if all == ALL_TRAFFIC => Ok(true),
+        _ => Err(ApiError::unsupported("network.denyOut other than 0.0.0.0/0", instead)),
+    }
+}
+
+fn check_map(
+    field: &str,
+    map: &BTreeMap<String, String>,
+    bytes_max: usize,
+    entries_max: usize,
+) -> Result<(), ApiError> {
+    let bytes: usize = map.iter().map(|(key, value)| key.len() + value.len()).sum();
+    if map.len() <= entries_max && bytes <= bytes_max {
+        return Ok(());
+    }
+    Err(ApiError::bad_request(format!(
+        "{field} has {} entries of {bytes} bytes together; at most {entries_max} entries of \
+         {bytes_max} bytes are taken",
+        map.len()
+    )))
+}
+
+fn check_env(env: &BTreeMap<String, String>) -> Result<(), ApiError> {
+    for (name, value) in env {
+        if name.is_empty() || name.contains(['=', '\0']) || value.contains('\0') {
+            let message = format!(
+                "envVars: {name:?} cannot be set; names are not empty and have no =, and neither \
+                 names nor values have a NUL"
+            );
+            return Err(ApiError::bad_request(message));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,85 @@
+use std::sync::Arc;
+
+use axum::Router;
+use axum::middleware::from_fn_with_state;
+use axum::routing::{get, post};
+use http::{HeaderName, Method, header};
+use tower_http::cors::{Any, CorsLayer};
+
+use super::{ApiError, limits, unsupported};
+use crate::api;
+use crate::app::App;
+
+/// Every endpoint.
+pub(crate) fn router(app: Arc<App>) -> Router {
+    let supported = Router::new()
+        .route("/health", get(api::health::health))
+        .route("/sandboxes", post(api::sandboxes::create_v1).get(api::sandboxes::list_v1))
+        .route("/v2/sandboxes", post(api::sandboxes::create_v2).get(api::sandboxes::list_v2))
+        .route("/sandboxes/metrics", get(api::metrics::latest))
+        .route("/sandboxes/{id}", get(api::sandboxes::get).delete(api::sandboxes::kill))
+        .route("/sandboxes/{id}/connect", post(api::sandboxes::connect_v1))
+        .route("/v2/sandboxes/{id}/connect", post(api::sandboxes::connect_v2))
+        .route("/sandboxes/{id}/timeout", post(api::sandboxes::set_timeout))
+        .route("/sandboxes/{id}/refreshes", post(api::sandboxes::refresh))
+        .route("/sandboxes/{id}/metrics", get(api::metrics::of_sandbox))
+        .route("/templates", get(api::templates::list).post(unsupported::refuse_builds))
+        .route("/templates/aliases/{alias}", get(api::templates::alias))
+        .route("/nodes", get(api::nodes::list))
+        .route("/nodes/{id}", get(api::nodes::get).post(unsupported::refuse_admin));
+    unsupported::routes(supported)
+        .fallback(unknown_path)
+        .method_not_allowed_fallback(unknown_path)
+        .layer(from_fn_with_state(Arc::clone(&app), limits::bound))
+        .layer(cors())
+        .with_state(app)
+}
+
+async fn unknown_path(method: Method, uri: http::Uri) -> ApiError {
+    ApiError::not_found(format!("there is no endpoint {method} {}", uri.path()))
+}
+
+/// Browsers may call the API from anywhere: it is the key that admits, not the origin.
+fn cors() -> CorsLayer {
+    let plain = [header::ORIGIN, header::CONTENT_LENGTH, header::CONTENT_TYPE, header::USER_AGENT];
+    let named = [
+        "authorization",
+        "x-api-key",
+        "x-team-id",
+        "idempotency-key",
+        "browser",
+        "lang",
+        "lang_version",
+        "machine",
+        "os",
+        "package_version",
+        "processor",
+        "publisher",
+        "release",
+        "sdk_runtime",
+        "system",
+    ];
+    let exposed = [
+        "x-next-token",
+        "x-total-running",
+        "ratelimit-limit",
+        "ratelimit-remaining",
+        "ratelimit-reset",
+        "retry-after",
+    ];
+    CorsLayer::new()
+        .allow_origin(Any)
+        .allow_methods([
+            Method::GET,
+            Method::POST,
+            Method::PUT,
+            Method::PATCH,
+            Method::DELETE,
+            Method::HEAD,
+            Method::OPTIONS,
+        ])
+        .allow_headers(
+            plain.into_iter().chain(named.map(HeaderName::from_static)).collect::<Vec<_>>(),
+        )
+        .expose_headers(exposed.map(HeaderName::from_static))
+}

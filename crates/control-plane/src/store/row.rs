@@ -1,0 +1,174 @@
+use std::collections::BTreeMap;
+use std::error::Error;
+use std::str::FromStr;
+
+use e2b_wire::Timestamp;
+use model::{BuildId, LifecycleId, Resources, SandboxId, TeamId, TemplateId};
+use sqlx::sqlite::SqliteRow;
+use sqlx::{FromRow, Row as _};
+
+use crate::Team;
+
+/// Where the record of a sandbox stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum RowState {
+    /// The node was asked, or is about to be.
+    Starting,
+    Running,
+    /// Its end was asked for and is not confirmed.
+    Killing,
+    Ended,
+}
+
+/// The record of one sandbox.
+#[derive(Debug, Clone)]
+pub(crate) struct SandboxRow {
+    pub(crate) id: SandboxId,
+    pub(crate) team: TeamId,
+    pub(crate) template: TemplateId,
+    pub(crate) build: BuildId,
+    pub(crate) alias: Option<String>,
+    pub(crate) envd_version: String,
+    pub(crate) state: RowState,
+    /// Known once it runs.
+    pub(crate) lifecycle: Option<LifecycleId>,
+    pub(crate) metadata: BTreeMap<String, String>,
+    pub(crate) secure: bool,
+    /// What the request said.
+    pub(crate) internet: Option<bool>,
+    pub(crate) resources: Resources,
+    pub(crate) created_at: Timestamp,
+    /// When it was asked for, until it runs.
+    pub(crate) started_at: Timestamp,
+    pub(crate) ends_at: Timestamp,
+}
+
+/// A template that can be started.
+#[derive(Debug, Clone)]
+pub(crate) struct TemplateRow {
+    pub(crate) id: TemplateId,
+    pub(crate) build: BuildId,
+    /// In the order the node tells them.
+    pub(crate) aliases: Vec<String>,
+    pub(crate) resources: Resources,
+    pub(crate) envd_version: String,
+    pub(crate) created_at: Timestamp,
+    pub(crate) updated_at: Timestamp,
+    pub(crate) spawn_count: i64,
+    pub(crate) last_spawned_at: Option<Timestamp>,
+}
+
+impl RowState {
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Starting => "starting",
+            Self::Running => "running",
+            Self::Killing => "killing",
+            Self::Ended => "ended",
+        }
+    }
+}
+
+/// Text that is no state of a record.
+#[derive(Debug, thiserror::Error)]
+#[error("{0:?} is no state of a sandbox")]
+pub(crate) struct UnknownState(String);
+
+impl FromStr for RowState {
+    type Err = UnknownState;
+
+    fn from_str(text: &str) -> Result<Self, UnknownState> {
+        [Self::Starting, Self::Running, Self::Killing, Self::Ended]
+            .into_iter()
+            .find(|state| state.as_str() == text)
+            .ok_or_else(|| UnknownState(text.to_owned()))
+    }
+}
+
+impl<'r> FromRow<'r, SqliteRow> for SandboxRow {
+    fn from_row(row: &'r SqliteRow) -> Result<Self, sqlx::Error> {
+        let metadata: String = row.try_get("metadata")?;
+        Ok(Self {
+            id: parsed(row, "id")?,
+            team: parsed(row, "team_id")?,
+            template: parsed(row, "template_id")?,
+            build: parsed(row, "build_id")?,
+            alias: row.try_get("alias")?,
+            envd_version: row.try_get("envd_version")?,
+            state: parsed(row, "state")?,
+            lifecycle: maybe_parsed(row, "lifecycle")?,
+            metadata: serde_json::from_str(&metadata).map_err(wrong("metadata"))?,
+            secure: row.try_get::<i64, _>("secure")? != 0,
+            internet: row.try_get::<Option<i64>, _>("internet")?.map(|allowed| allowed != 0),
+            resources: resources(row)?,
+            created_at: time(row, "created_at")?,
+            started_at: time(row, "started_at")?,
+            ends_at: time(row, "ends_at")?,
+        })
+    }
+}
+
+impl<'r> FromRow<'r, SqliteRow> for TemplateRow {
+    /// Without its aliases, which are rows of their own.
+    fn from_row(row: &'r SqliteRow) -> Result<Self, sqlx::Error> {
+        let last_spawned_at: Option<i64> = row.try_get("last_spawned_at")?;
+        Ok(Self {
+            id: parsed(row, "id")?,
+            build: parsed(row, "build_id")?,
+            aliases: Vec::new(),
+            resources: resources(row)?,
+            envd_version: row.try_get("envd_version")?,
+            created_at: time(row, "created_at")?,
+            updated_at: time(row, "updated_at")?,
+            spawn_count: row.try_get("spawn_count")?,
+            last_spawned_at: last_spawned_at
+                .map(Timestamp::from_micros)
+                .transpose()
+                .map_err(wrong("last_spawned_at"))?,
+        })
+    }
+}
+
+impl<'r> FromRow<'r, SqliteRow> for Team {
+    fn from_row(row: &'r SqliteRow) -> Result<Self, sqlx::Error> {
+        Ok(Self { id: parsed(row, "id")?, slug: row.try_get("slug")?, name: row.try_get("name")? })
+    }
+}
+
+fn resources(row: &SqliteRow) -> Result<Resources, sqlx::Error> {
+    Ok(Resources {
+        vcpus: number(row, "vcpus")?,
+        memory_mib: number(row, "memory_mib")?,
+        disk_mib: number(row, "disk_mib")?,
+    })
+}
+
+fn parsed<T: FromStr>(row: &SqliteRow, column: &'static str) -> Result<T, sqlx::Error>
+where
+    T::Err: Error + Send + Sync + 'static,
+{
+    row.try_get::<&str, _>(column)?.parse().map_err(wrong(column))
+}
+
+fn maybe_parsed<T: FromStr>(row: &SqliteRow, column: &'static str) -> Result<Option<T>, sqlx::Error>
+where
+    T::Err: Error + Send + Sync + 'static,
+{
+    let text: Option<&str> = row.try_get(column)?;
+    text.map(str::parse).transpose().map_err(wrong(column))
+}
+
+fn number<T: TryFrom<i64>>(row: &SqliteRow, column: &'static str) -> Result<T, sqlx::Error>
+where
+    T::Error: Error + Send + Sync + 'static,
+{
+    T::try_from(row.try_get(column)?).map_err(wrong(column))
+}
+
+fn time(row: &SqliteRow, column: &'static str) -> Result<Timestamp, sqlx::Error> {
+    Timestamp::from_micros(row.try_get(column)?).map_err(wrong(column))
+}
+
+fn wrong<E: Error + Send + Sync + 'static>(column: &str) -> impl FnOnce(E) -> sqlx::Error {
+    move |source| sqlx::Error::ColumnDecode { index: column.to_owned(), source: Box::new(source) }
+}

@@ -1,0 +1,144 @@
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use e2b_wire::{ApiKey, Timestamp};
+use model::{BuildId, EndReason, LifecycleId, Resources, SandboxId, SandboxPhase, TemplateId};
+use node_wire::SandboxStatus;
+use tempfile::TempDir;
+
+use super::{Inserted, Intent};
+use crate::Team;
+use crate::app::now;
+use crate::store::{RowState, SandboxRow, Store};
+
+async fn store() -> (TempDir, Store) {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(&dir.path().join("store.sqlite")).await.unwrap();
+    store.configure_team(&Team::default(), &ApiKey::generate().hash(), now()).await.unwrap();
+    (dir, store)
+}
+
+fn starting(id: &str) -> SandboxRow {
+    SandboxRow {
+        id: SandboxId::parse(id).unwrap(),
+        team: Team::default().id,
+        template: TemplateId::parse("base").unwrap(),
+        build: BuildId::parse("b").unwrap(),
+        alias: Some("base".into()),
+        envd_version: "0.6.4".into(),
+        state: RowState::Starting,
+        lifecycle: None,
+        metadata: BTreeMap::from([("k".into(), "\u{e9}\"'".into())]),
+        secure: true,
+        internet: Some(false),
+        resources: Resources { vcpus: 2, memory_mib: 512, disk_mib: 1024 },
+        created_at: now(),
+        started_at: now(),
+        ends_at: now().after(Duration::from_secs(60)),
+    }
+}
+
+fn running(id: &str) -> SandboxStatus {
+    let row = starting(id);
+    SandboxStatus {
+        id: row.id,
+        lifecycle: LifecycleId::parse("run1").unwrap(),
+        team: row.team,
+        template: row.template,
+        phase: SandboxPhase::Live,
+        resources: row.resources,
+        metadata: row.metadata,
+        started_at: row.started_at.to_system_time(),
+        ends_at: row.ends_at.to_system_time(),
+        left: Vec::new(),
+    }
+}
+
+async fn insert(store: &Store, id: &str) -> SandboxId {
+    let row = starting(id);
+    let intent = Intent { row: &row, idempotency: None, team_limit: 1000 };
+    assert_eq!(store.insert_sandbox(&intent).await.unwrap(), Inserted::Yes);
+    row.id
+}
+
+async fn state(store: &Store, id: &SandboxId) -> Option<RowState> {
+    let row = store.sandbox(&Team::default().id, id).await.unwrap();
+    row.map(|row| row.state)
+}
+
+#[tokio::test]
+async fn a_row_is_read_as_it_was_written_and_only_by_its_team() {
+    let (_dir, store) = store().await;
+    let id = insert(&store, "ia").await;
+    assert!(store.sandbox_runs(&running("ia")).await.unwrap());
+    let team = Team::default().id;
+    let row = store.sandbox(&team, &id).await.unwrap().unwrap();
+    assert_eq!(row.metadata, starting("ia").metadata);
+    assert_eq!((row.secure, row.internet), (true, Some(false)));
+    assert_eq!(row.lifecycle.unwrap().as_str(), "run1");
+    assert_eq!(row.resources, starting("ia").resources);
+    let other = model::TeamId::parse("other").unwrap();
+    assert!(store.sandbox(&other, &id).await.unwrap().is_none());
+    assert!(store.running_sandboxes(&other).await.unwrap().is_empty());
+    assert_eq!(store.running_sandboxes(&team).await.unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn the_limit_counts_what_starts_and_runs() {
+    let (_dir, store) = store().await;
+    let first = insert(&store, "ia").await;
+    let row = starting("ib");
+    let intent = Intent { row: &row, idempotency: None, team_limit: 1 };
+    assert_eq!(store.insert_sandbox(&intent).await.unwrap(), Inserted::AtLimit);
+    store.sandbox_killing(&first).await.unwrap();
+    assert_eq!(store.insert_sandbox(&intent).await.unwrap(), Inserted::Yes);
+}
+
+#[tokio::test]
+async fn the_end_told_by_the_node_closes_a_row_of_that_run_and_leaves_a_kill_alone() {
+    let (_dir, store) = store().await;
+    let id = insert(&store, "ia").await;
+    store.sandbox_runs(&running("ia")).await.unwrap();
+    let (this, other) = (LifecycleId::parse("run1").unwrap(), LifecycleId::parse("run2").unwrap());
+    store.sandbox_ended(&id, &other, EndReason::Crashed, now()).await.unwrap();
+    assert_eq!(state(&store, &id).await, Some(RowState::Running));
+    store.sandbox_killing(&id).await.unwrap();
+    store.sandbox_ended(&id, &this, EndReason::Request, now()).await.unwrap();
+    assert_eq!(state(&store, &id).await, Some(RowState::Killing));
+    assert!(!store.close_sandbox(&id, RowState::Running, "lost").await.unwrap());
+    assert!(store.close_sandbox(&id, RowState::Killing, "request").await.unwrap());
+    assert_eq!(state(&store, &id).await, None);
+    assert!(!store.sandbox_runs(&running("ia")).await.unwrap(), "an ended row stays ended");
+}
+
+#[tokio::test]
+async fn an_end_moves_only_from_where_it_was_read() {
+    let (_dir, store) = store().await;
+    let id = insert(&store, "ia").await;
+    store.sandbox_runs(&running("ia")).await.unwrap();
+    let team = Team::default().id;
+    let from = store.sandbox(&team, &id).await.unwrap().unwrap().ends_at;
+    let (first, second) = (from.after(Duration::from_secs(1)), from.after(Duration::from_secs(2)));
+    store.move_end(&id, from, first).await.unwrap();
+    store.move_end(&id, from, second).await.unwrap();
+    assert_eq!(store.sandbox(&team, &id).await.unwrap().unwrap().ends_at, first);
+}
+
+#[tokio::test]
+async fn old_rows_and_too_many_rows_are_removed_and_live_ones_never() {
+    let (_dir, store) = store().await;
+    let live = insert(&store, "ilive").await;
+    store.sandbox_runs(&running("ilive")).await.unwrap();
+    let lifecycle = LifecycleId::parse("none").unwrap();
+    for n in 1..=4_i64 {
+        let id = insert(&store, &format!("i{n}")).await;
+        let at = Timestamp::from_micros(n * 1_000_000).unwrap();
+        store.sandbox_ended(&id, &lifecycle, EndReason::Timeout, at).await.unwrap();
+    }
+    let at = |second: i64| Timestamp::from_micros(second * 1_000_000).unwrap();
+    assert_eq!(store.purge_ended(at(0), 10).await.unwrap(), 0);
+    assert_eq!(store.purge_ended(at(2), 10).await.unwrap(), 1, "older than second 2");
+    assert_eq!(store.purge_ended(at(0), 2).await.unwrap(), 1, "more than two");
+    assert_eq!(store.purge_ended(at(9), 10).await.unwrap(), 2);
+    assert_eq!(state(&store, &live).await, Some(RowState::Running));
+}

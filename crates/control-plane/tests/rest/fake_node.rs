@@ -1,0 +1,296 @@
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use async_trait::async_trait;
+use model::{
+    BuildId, EndReason, LifecycleId, NodeId, NodePhase, Resources, SandboxId, SandboxPhase,
+    SandboxSpec, TemplateId,
+};
+use node_wire::{
+    CreateError, NodeApi, NodeError, NodeEvent, NodeInfo, NodeMetrics, Route, Routes, Sample,
+    SandboxStatus, Started, TemplateInfo,
+};
+use parking_lot::Mutex;
+use tokio::sync::{broadcast, watch};
+
+pub(crate) const ADDR: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 1, 2, 3));
+pub(crate) const RESOURCES: Resources = Resources { vcpus: 2, memory_mib: 512, disk_mib: 1024 };
+const EVENTS: usize = 16;
+
+/// A node that keeps its sandboxes in a map.
+#[derive(Debug)]
+pub(crate) struct FakeNode {
+    state: Mutex<State>,
+    events: broadcast::Sender<NodeEvent>,
+    /// While true, creates wait before they do anything.
+    hold: watch::Sender<bool>,
+    /// While true, creates wait after they did their work.
+    hold_answers: watch::Sender<bool>,
+    /// How many creates have begun.
+    pub(crate) begun: watch::Sender<u32>,
+}
+
+#[derive(Debug)]
+struct State {
+    sandboxes: BTreeMap<SandboxId, SandboxStatus>,
+    specs: Vec<SandboxSpec>,
+    /// What the next create answers instead.
+    fail: Option<CreateError>,
+    /// What cannot be released.
+    stuck: BTreeSet<SandboxId>,
+    templates: Vec<TemplateInfo>,
+    phase: NodePhase,
+    runs: u32,
+}
+
+/// A route table that can be looked at.
+#[derive(Debug, Default)]
+pub(crate) struct FakeRoutes(Mutex<HashMap<SandboxId, Route>>);
+
+pub(crate) fn template(id: &str, alias: &str) -> TemplateInfo {
+    TemplateInfo {
+        id: TemplateId::parse(id).unwrap(),
+        build: BuildId::parse("11111111-2222-4333-8444-555555555555").unwrap(),
+        aliases: vec![alias.to_owned()],
+        resources: RESOURCES,
+        envd_version: "0.6.4".to_owned(),
+        created_at: SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000),
+    }
+}
+
+impl FakeNode {
+    pub(crate) fn new() -> Arc<Self> {
+        let state = State {
+            sandboxes: BTreeMap::new(),
+            specs: Vec::new(),
+            fail: None,
+            stuck: BTreeSet::new(),
+            templates: vec![template("basetemplateid00000a", "base")],
+            phase: NodePhase::Healthy,
+            runs: 0,
+        };
+        Arc::new(Self {
+            state: Mutex::new(state),
+            events: broadcast::channel(EVENTS).0,
+            hold: watch::channel(false).0,
+            hold_answers: watch::channel(false).0,
+            begun: watch::channel(0).0,
+        })
+    }
+
+    pub(crate) fn fail_next(&self, error: CreateError) {
+        self.state.lock().fail = Some(error);
+    }
+
+    pub(crate) fn hold_creates(&self, hold: bool) {
+        self.hold.send_replace(hold);
+    }
+
+    pub(crate) fn hold_answers(&self, hold: bool) {
+        self.hold_answers.send_replace(hold);
+    }
+
+    pub(crate) fn set_phase(&self, phase: NodePhase) {
+        self.state.lock().phase = phase;
+    }
+
+    pub(crate) fn set_templates(&self, templates: Vec<TemplateInfo>) {
+        self.state.lock().templates = templates;
+    }
+
+    pub(crate) fn set_stuck(&self, id: &SandboxId, stuck: bool) {
+        let mut state = self.state.lock();
+        if stuck {
+            state.stuck.insert(id.clone());
+        } else {
+            state.stuck.remove(id);
+        }
+    }
+
+    pub(crate) fn has(&self, id: &SandboxId) -> bool {
+        self.state.lock().sandboxes.contains_key(id)
+    }
+
+    pub(crate) fn count(&self) -> usize {
+        self.state.lock().sandboxes.len()
+    }
+
+    pub(crate) fn last_spec(&self) -> SandboxSpec {
+        self.state.lock().specs.last().unwrap().clone()
+    }
+
+    pub(crate) fn ends_at(&self, id: &SandboxId) -> SystemTime {
+        self.state.lock().sandboxes.get(id).unwrap().ends_at
+    }
+
+    /// Ends it and says so.
+    pub(crate) fn end(&self, id: &SandboxId, reason: EndReason) {
+        if let Some(status) = self.lose(id) {
+            let (lifecycle, at) = (status.lifecycle, SystemTime::now());
+            self.tell(NodeEvent::Ended { id: id.clone(), lifecycle, reason, at });
+        }
+    }
+
+    /// Ends it without a word.
+    pub(crate) fn lose(&self, id: &SandboxId) -> Option<SandboxStatus> {
+        self.state.lock().sandboxes.remove(id)
+    }
+
+    /// Says so much at once that nobody can follow.
+    pub(crate) fn babble(&self) {
+        for _ in 0..4 * EVENTS {
+            self.tell(NodeEvent::EndMoved {
+                id: SandboxId::parse("inone").unwrap(),
+                lifecycle: LifecycleId::parse("none").unwrap(),
+                ends_at: SystemTime::now(),
+            });
+        }
+    }
+
+    fn start(&self, spec: SandboxSpec) -> Result<Started, CreateError> {
+        let mut state = self.state.lock();
+        if let Some(error) = state.fail.take() {
+            return Err(error);
+        }
+        if state.sandboxes.contains_key(&spec.id) {
+            return Err(CreateError::AlreadyExists(spec.id.to_string()));
+        }
+        state.runs += 1;
+        let lifecycle = LifecycleId::parse(&format!("run{}", state.runs)).unwrap();
+        let started_at = SystemTime::now();
+        let status = SandboxStatus {
+            id: spec.id.clone(),
+            lifecycle: lifecycle.clone(),
+            team: spec.team.clone(),
+            template: spec.template.clone(),
+            phase: SandboxPhase::Live,
+            resources: RESOURCES,
+            metadata: spec.metadata.clone(),
+            started_at,
+            ends_at: started_at + spec.ttl,
+            left: Vec::new(),
+        };
+        state.sandboxes.insert(spec.id.clone(), status.clone());
+        let route = Route { sandbox: spec.id.clone(), lifecycle, addr: ADDR };
+        state.specs.push(spec);
+        Ok(Started { status, route })
+    }
+
+    fn tell(&self, event: NodeEvent) {
+        // An error only says that nobody listens.
+        drop(self.events.send(event));
+    }
+}
+
+#[async_trait]
+impl NodeApi for FakeNode {
+    async fn info(&self) -> Result<NodeInfo, NodeError> {
+        let state = self.state.lock();
+        Ok(NodeInfo {
+            id: NodeId::parse("node-1").unwrap(),
+            phase: state.phase,
+            version: "1.2.3".to_owned(),
+            driver: "fake".to_owned(),
+            sandboxes: u32::try_from(state.sandboxes.len()).unwrap(),
+            starting: 0,
+            stuck: 0,
+            slots: 100,
+            metrics: NodeMetrics { cpu_count: 4, cpu_percent: 12.5, ..NodeMetrics::default() },
+            enforcement: Vec::new(),
+            templates: state.templates.clone(),
+        })
+    }
+
+    async fn create(&self, spec: SandboxSpec, _limit: Duration) -> Result<Started, CreateError> {
+        self.begun.send_modify(|begun| *begun += 1);
+        self.hold.subscribe().wait_for(|hold| !hold).await.unwrap();
+        let started = self.start(spec);
+        self.hold_answers.subscribe().wait_for(|hold| !hold).await.unwrap();
+        started
+    }
+
+    async fn kill(&self, id: &SandboxId, reason: EndReason) -> Result<(), NodeError> {
+        let stuck = {
+            let mut state = self.state.lock();
+            let stuck = state.stuck.contains(id);
+            let Some(status) = state.sandboxes.get_mut(id) else {
+                return Err(NodeError::NotFound(id.to_string()));
+            };
+            if stuck {
+                status.phase = SandboxPhase::Stuck;
+            }
+            stuck
+        };
+        if stuck {
+            let left = "/var/lib/secret: busy".to_owned();
+            return Err(NodeError::Stuck { id: id.to_string(), left });
+        }
+        self.end(id, reason);
+        Ok(())
+    }
+
+    async fn set_end(&self, id: &SandboxId, ends_at: SystemTime) -> Result<(), NodeError> {
+        let over = {
+            let mut state = self.state.lock();
+            let Some(status) = state.sandboxes.get_mut(id) else {
+                return Err(NodeError::NotFound(id.to_string()));
+            };
+            status.ends_at = ends_at;
+            ends_at <= SystemTime::now()
+        };
+        if over {
+            self.end(id, EndReason::Timeout);
+        }
+        Ok(())
+    }
+
+    async fn list(&self) -> Result<Vec<SandboxStatus>, NodeError> {
+        Ok(self.state.lock().sandboxes.values().cloned().collect())
+    }
+
+    async fn samples(&self, id: &SandboxId) -> Result<Vec<Sample>, NodeError> {
+        if !self.has(id) {
+            return Err(NodeError::NotFound(id.to_string()));
+        }
+        let sample = |second| Sample {
+            at: SystemTime::UNIX_EPOCH + Duration::from_secs(second),
+            cpu_count: 2,
+            cpu_used_pct: 12.5,
+            mem_total_bytes: 512 << 20,
+            mem_used_bytes: 64 << 20,
+            mem_cache_bytes: 8 << 20,
+            disk_total_bytes: 1 << 30,
+            disk_used_bytes: 1 << 20,
+        };
+        Ok(vec![sample(1_700_000_000), sample(1_700_000_010)])
+    }
+
+    fn events(&self) -> broadcast::Receiver<NodeEvent> {
+        self.events.subscribe()
+    }
+}
+
+impl FakeRoutes {
+    pub(crate) fn addr(&self, id: &SandboxId) -> Option<IpAddr> {
+        self.0.lock().get(id).map(|route| route.addr)
+    }
+
+    pub(crate) fn count(&self) -> usize {
+        self.0.lock().len()
+    }
+}
+
+impl Routes for FakeRoutes {
+    fn publish(&self, route: Route) {
+        self.0.lock().insert(route.sandbox.clone(), route);
+    }
+
+    fn withdraw(&self, sandbox: &SandboxId, lifecycle: &LifecycleId) {
+        let mut routes = self.0.lock();
+        if routes.get(sandbox).is_some_and(|route| route.lifecycle == *lifecycle) {
+            routes.remove(sandbox);
+        }
+    }
+}

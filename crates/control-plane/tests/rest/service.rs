@@ -1,0 +1,135 @@
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use control_plane::{Config, ControlPlane, Limits};
+use e2b_wire::{ApiKey, TokenSeed};
+use lifecycle::{Budget, TaskGroup};
+use model::{SandboxId, Secret};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::net::TcpListener;
+
+use crate::client::Client;
+use crate::fake_node::{FakeNode, FakeRoutes};
+
+pub(crate) const ADMIN_TOKEN: &str = "admin-token-of-this-test";
+pub(crate) const SEED: &[u8] = b"seed of this test";
+const LIMIT: Duration = Duration::from_secs(10);
+
+/// A control plane that serves on a port of its own.
+#[derive(Debug)]
+pub(crate) struct Service {
+    pub(crate) node: Arc<FakeNode>,
+    pub(crate) routes: Arc<FakeRoutes>,
+    pub(crate) plane: Arc<ControlPlane>,
+    pub(crate) addr: SocketAddr,
+    pub(crate) key: ApiKey,
+    /// Sends the key.
+    pub(crate) client: Client,
+    server: TaskGroup,
+    dir: Arc<TempDir>,
+}
+
+impl Service {
+    pub(crate) async fn start() -> Self {
+        Self::start_with(|_| {}).await
+    }
+
+    pub(crate) async fn start_with(change: impl FnOnce(&mut Config)) -> Self {
+        let dir = Arc::new(tempfile::tempdir().unwrap());
+        Self::start_on(FakeNode::new(), dir, ApiKey::generate(), change).await
+    }
+
+    /// Ends this control plane and starts another on the same database and node.
+    pub(crate) async fn restart(self, between: impl FnOnce(&FakeNode)) -> Self {
+        self.stop().await;
+        between(&self.node);
+        Self::start_on(self.node, self.dir, self.key, |_| {}).await
+    }
+
+    /// A second control plane on the same database and node, as after a crash of the first.
+    pub(crate) async fn beside(&self) -> Self {
+        let (node, dir) = (Arc::clone(&self.node), Arc::clone(&self.dir));
+        Self::start_on(node, dir, self.key.clone(), |_| {}).await
+    }
+
+    /// As [`Service::restart`], configured with another key.
+    pub(crate) async fn restart_with_key(self, key: ApiKey) -> Self {
+        self.stop().await;
+        Self::start_on(self.node, self.dir, key, |_| {}).await
+    }
+
+    /// The bytes of the database; all of them once it is stopped.
+    pub(crate) fn database(&self) -> Vec<u8> {
+        std::fs::read(self.dir.path().join("store.sqlite")).unwrap()
+    }
+
+    pub(crate) async fn stop(&self) {
+        self.server.close(Budget::within(LIMIT)).await.unwrap();
+        self.plane.close(Budget::within(LIMIT)).await.unwrap();
+    }
+
+    async fn start_on(
+        node: Arc<FakeNode>,
+        dir: Arc<TempDir>,
+        key: ApiKey,
+        change: impl FnOnce(&mut Config),
+    ) -> Self {
+        let routes = Arc::new(FakeRoutes::default());
+        let mut config = Config::new(
+            dir.path().join("store.sqlite"),
+            key.clone(),
+            Secret::new(ADMIN_TOKEN.to_owned()),
+            TokenSeed::new(SEED),
+        );
+        // Only what a test asks for is compared.
+        config.limits = Limits { reconcile_every: Duration::from_secs(3600), ..Limits::default() };
+        change(&mut config);
+        let plane = ControlPlane::start(config, Arc::clone(&node) as _, Arc::clone(&routes) as _);
+        let plane = Arc::new(plane.await.unwrap());
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let addr = listener.local_addr().unwrap();
+        let server = TaskGroup::default();
+        let (router, stop) = (plane.router(), server.stop_token().clone());
+        server.spawn(tracing::Span::none(), async move {
+            let serve = axum::serve(listener, router);
+            serve.with_graceful_shutdown(stop.cancelled_owned()).await.unwrap();
+        });
+        let client = Client::new(addr).with("x-api-key", &key.expose());
+        Self { node, routes, plane, addr, key, client, server, dir }
+    }
+
+    /// Makes a sandbox from `base` with these fields too; its id.
+    pub(crate) async fn create(&self, mut body: Value) -> SandboxId {
+        body["templateID"] = json!("base");
+        let sandbox = self.client.post("/sandboxes", &body).await.ok(201);
+        SandboxId::parse(sandbox["sandboxID"].as_str().unwrap()).unwrap()
+    }
+
+    /// Ids of the list that was asked for.
+    pub(crate) async fn list(&self, query: &str) -> Vec<String> {
+        let rows = self.client.get(&format!("/v2/sandboxes{query}")).await.ok(200);
+        rows.as_array()
+            .unwrap()
+            .iter()
+            .map(|row| row["sandboxID"].as_str().unwrap().to_owned())
+            .collect()
+    }
+
+    /// Waits until the sandbox is not found any more.
+    pub(crate) async fn gone(&self, id: &SandboxId) {
+        let path = format!("/sandboxes/{id}");
+        wait_for(async || self.client.get(&path).await.status == 404).await;
+    }
+}
+
+/// Asks again until it is so.
+pub(crate) async fn wait_for(mut is_so: impl AsyncFnMut() -> bool) {
+    let asked = Budget::within(LIMIT).run("wait", async {
+        while !is_so().await {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    });
+    asked.await.unwrap();
+}

@@ -1,0 +1,41 @@
+//! E2B's public wire: REST bodies, error bodies, names, keys and tokens, exactly as the SDKs
+//! expect them.
+//!
+//! Data and its formats only: no HTTP server, no client, no clock, no store, no policy.
+#![warn(clippy::indexing_slicing)]
+
+pub mod host_name;
+pub mod proxy_error;
+
+mod error_body;
+mod key;
+mod metadata_query;
+mod metrics;
+mod network;
+mod node;
+mod page_token;
+mod sandbox;
+mod sandbox_id;
+mod sandbox_list;
+mod template;
+mod template_ref;
+mod timestamp;
+mod token;
+
+pub use error_body::{ErrorBody, error_code};
+pub use key::{ApiKey, ApiKeyError, KeyHash};
+pub use metadata_query::{MetadataQueryError, parse_metadata_query};
+pub use metrics::{SandboxMetric, SandboxesWithMetrics};
+pub use network::NetworkConfig;
+pub use node::{DiskMetrics, MachineInfo, Node, NodeDetail, NodeMetrics};
+pub use page_token::{Order, PageToken, PageTokenError};
+pub use sandbox::{
+    AutoResume, CLIENT_ID, ConnectSandbox, Lifecycle, ListedSandbox, NewSandbox, RefreshSandbox,
+    Sandbox, SandboxDetail, SandboxTimeout, VolumeMount,
+};
+pub use sandbox_id::{SandboxIdError, new_sandbox_id, parse_sandbox_path};
+pub use sandbox_list::{SandboxListQuery, SandboxState};
+pub use template::{Template, TemplateAlias};
+pub use template_ref::{TemplateRef, TemplateRefError};
+pub use timestamp::{Timestamp, TimestampError};
+pub use token::TokenSeed;

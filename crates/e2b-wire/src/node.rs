@@ -1,0 +1,71 @@
+use serde::{Deserialize, Serialize};
+
+/// A row of `GET /nodes`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Node {
+    #[serde(flatten)]
+    pub detail: NodeDetail,
+    pub sandbox_starting_count: u32,
+}
+
+/// The answer to `GET /nodes/{id}`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct NodeDetail {
+    pub id: String,
+    #[serde(rename = "serviceInstanceID")]
+    pub service_instance_id: String,
+    #[serde(rename = "clusterID")]
+    pub cluster_id: String,
+    pub version: String,
+    pub commit: String,
+    /// `ready`, `draining`, `connecting`, `unhealthy` or `standby`.
+    pub status: String,
+    pub sandbox_count: u32,
+    /// Counted by the answering process since it started.
+    pub create_successes: u64,
+    pub create_fails: u64,
+    pub machine_info: MachineInfo,
+    pub metrics: NodeMetrics,
+}
+
+/// What processors a node has; empty where the node does not say.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct MachineInfo {
+    pub cpu_family: String,
+    pub cpu_model: String,
+    pub cpu_model_name: String,
+    pub cpu_architecture: String,
+}
+
+/// How much of a node is used. Every field is required.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct NodeMetrics {
+    #[serde(rename = "allocatedCPU")]
+    pub allocated_cpu: u32,
+    pub cpu_percent: u32,
+    pub cpu_count: u32,
+    pub allocated_memory_bytes: u64,
+    pub memory_used_bytes: u64,
+    pub memory_total_bytes: u64,
+    /// Pages, as the three below; zero on nodes that use no huge pages.
+    pub huge_pages_total: u64,
+    pub huge_pages_used: u64,
+    pub huge_pages_reserved: u64,
+    pub huge_page_size_bytes: u64,
+    pub disks: Vec<DiskMetrics>,
+}
+
+/// One file system of a node.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct DiskMetrics {
+    pub mount_point: String,
+    pub device: String,
+    pub filesystem_type: String,
+    pub used_bytes: u64,
+    pub total_bytes: u64,
+}

@@ -1,0 +1,147 @@
+//! The listener of the one port: takes connections, speaks HTTP/1.1 and HTTP/2 on them, ends them
+//! in time.
+
+mod accept;
+mod clock;
+mod connection;
+mod refuse;
+
+use std::convert::Infallible;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Request, Response};
+use hyper::body::Incoming;
+use lifecycle::{Budget, Expired, Gate};
+use rustix::net::sockopt;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, debug_span, info};
+
+use self::accept::Acceptor;
+pub(crate) use self::clock::Serving;
+pub(crate) use self::connection::ClientPass;
+use self::connection::Connection;
+use crate::upstream::semaphore;
+use crate::{BoxError, Edge};
+
+/// Quiet time after which the kernel asks whether a client is still there, and between the tries.
+/// No other limit ends a stream whose client vanished without a word.
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(30);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
+const KEEPALIVE_TRIES: u32 = 6;
+
+/// Connections that are being told that there is no room.
+const MAX_REFUSALS: usize = 64;
+
+/// How much of the time an unused connection to a sandbox may live passes between two looks.
+const SWEEPS: u32 = 8;
+
+/// The listener has stopped, but not in order.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    #[error("{tasks} connections did not end when they were cut")]
+    Late { tasks: usize, source: Expired },
+}
+
+/// Serves `listener` until `stop`: sandbox traffic by `edge`, everything else by `api`.
+///
+/// After `stop` no connection is accepted; those that are open end when what is under way on them
+/// has ended, or after [`crate::Config::grace`]. The edge and its connections to sandboxes end
+/// with the listener, so an edge is served once.
+///
+/// Cancel safety: no. A dropped call stops accepting at once, and leaves open connections to
+/// themselves.
+///
+/// # Errors
+/// [`ServeError::Late`] when something did not end within [`crate::Config::reserve`].
+pub async fn serve<S, B>(
+    listener: TcpListener,
+    edge: Arc<Edge>,
+    api: S,
+    stop: CancellationToken,
+) -> Result<(), ServeError>
+where
+    S: tower::Service<Request<Incoming>, Response = Response<B>, Error = Infallible>,
+    S: Clone + Send + Sync + 'static,
+    S::Future: Send + 'static,
+    B: http_body::Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
+{
+    let config = edge.config().clone();
+    let clients = edge.clients().clone();
+    let open = Gate::default();
+    let room = semaphore(config.max_connections);
+    let refusals = semaphore(MAX_REFUSALS);
+    clients.spawn(debug_span!("sweep"), sweep(Arc::clone(&edge), clients.stop_token().clone()));
+
+    let mut acceptor = Acceptor::new(listener);
+    while let Some((socket, peer)) = acceptor.next(&stop).await {
+        if let Err(error) = prepare(&socket) {
+            debug!(%peer, error = %observe::chain(&error), "client left at once");
+            continue;
+        }
+        let span = debug_span!("client", %peer);
+        let Some(pass) = ClientPass::new(&room, &open) else {
+            refuse(socket, &refusals, &edge, span);
+            continue;
+        };
+        let connection = Connection {
+            pass: Arc::new(pass),
+            edge: Arc::clone(&edge),
+            api: api.clone(),
+            stop: stop.clone(),
+        };
+        clients.spawn(span, connection.drive(socket));
+    }
+    drop(acceptor);
+
+    info!(open = open.inside(), "listener stopped");
+    if open.wait_empty(Budget::within(config.grace)).await.is_err() {
+        info!(open = open.inside(), "connections are cut");
+    }
+    let closed = edge.close(Budget::within(config.reserve)).await;
+    closed.map_err(|source| ServeError::Late { tasks: edge.running(), source })
+}
+
+fn prepare(socket: &TcpStream) -> io::Result<()> {
+    socket.set_nodelay(true)?;
+    sockopt::set_socket_keepalive(socket, true)?;
+    sockopt::set_tcp_keepidle(socket, KEEPALIVE_IDLE)?;
+    sockopt::set_tcp_keepintvl(socket, KEEPALIVE_INTERVAL)?;
+    sockopt::set_tcp_keepcnt(socket, KEEPALIVE_TRIES)?;
+    Ok(())
+}
+
+/// Says no, if there is room even for that.
+fn refuse(socket: TcpStream, refusals: &Arc<Semaphore>, edge: &Edge, span: tracing::Span) {
+    let Ok(permit) = Arc::clone(refusals).try_acquire_owned() else { return };
+    let (limit, stop) = (edge.config().max_connections, edge.clients().stop_token().clone());
+    edge.clients().spawn(span, async move {
+        let _permit = permit;
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => {}
+            () = refuse::refuse(socket, limit) => {}
+        }
+    });
+}
+
+/// Closes unused connections to sandboxes from time to time.
+async fn sweep(edge: Arc<Edge>, stop: CancellationToken) {
+    let max_age = edge.config().upstream_idle;
+    let pause = (max_age / SWEEPS).max(Duration::from_millis(1));
+    loop {
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(pause) => edge.close_idle(max_age),
+        }
+    }
+}
+
+/// A connection as the listener gives it.
+type Accepted = (TcpStream, SocketAddr);

@@ -1,0 +1,164 @@
+//! One run of a sandbox as the edge sees it: its address, its connections, its end.
+
+mod dial;
+mod pool;
+
+use std::net::SocketAddr;
+use std::num::NonZero;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use lifecycle::{Budget, TaskGroup};
+use node_wire::Route;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, debug_span};
+
+pub(crate) use self::dial::DialError;
+use self::pool::Pool;
+use crate::Config;
+use crate::request_body::RequestBody;
+
+/// The sending end of a connection to a sandbox.
+pub(crate) type Sender = http1::SendRequest<RequestBody>;
+
+/// Bytes a connection may hold between its two ends.
+pub(crate) const BUFFER_BYTES: usize = 64 * 1024;
+
+/// Everything the edge has of one lifecycle. Ended with it: no connection of it is ever used for
+/// another, although the address may be.
+#[derive(Debug)]
+pub(crate) struct Upstream {
+    route: Route,
+    exchanges: Arc<Semaphore>,
+    pool: Pool,
+    fresh: Duration,
+    dial_limit: Duration,
+    tasks: TaskGroup,
+    stop: CancellationToken,
+}
+
+/// The right to one exchange with one sandbox.
+#[derive(Debug)]
+pub(crate) struct Passes {
+    _edge: OwnedSemaphorePermit,
+    _sandbox: OwnedSemaphorePermit,
+}
+
+/// A connection on which an exchange is under way. Dropping it ends the connection, unless a
+/// tunnel has taken that over.
+#[derive(Debug)]
+pub(crate) struct Lease {
+    pub(crate) upstream: Arc<Upstream>,
+    pub(crate) port: NonZero<u16>,
+    pub(crate) sender: Sender,
+    pub(crate) passes: Passes,
+}
+
+/// Which limit an exchange would break.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Full {
+    Edge,
+    Sandbox,
+}
+
+impl Upstream {
+    /// `idle` has one permit for every unused connection the edge may keep.
+    pub(crate) fn new(
+        route: Route,
+        config: &Config,
+        idle: Arc<Semaphore>,
+        tasks: TaskGroup,
+    ) -> Self {
+        Self {
+            route,
+            exchanges: semaphore(config.max_exchanges_per_sandbox),
+            pool: Pool::new(config.max_idle_per_port, idle),
+            fresh: config.fresh,
+            dial_limit: config.dial_limit,
+            stop: tasks.stop_token().child_token(),
+            tasks,
+        }
+    }
+
+    pub(crate) fn route(&self) -> &Route {
+        &self.route
+    }
+
+    /// Ends every connection; later ones are refused.
+    pub(crate) fn end(&self) {
+        self.stop.cancel();
+        self.pool.close();
+    }
+
+    /// Cancelled by [`Upstream::end`], and when the edge ends.
+    pub(crate) fn stop_token(&self) -> &CancellationToken {
+        &self.stop
+    }
+
+    pub(crate) fn enter(&self, edge: &Arc<Semaphore>) -> Result<Passes, Full> {
+        let own = Arc::clone(&self.exchanges).try_acquire_owned().map_err(|_none| Full::Sandbox)?;
+        let all = Arc::clone(edge).try_acquire_owned().map_err(|_none| Full::Edge)?;
+        Ok(Passes { _edge: all, _sandbox: own })
+    }
+
+    /// A connection kept from an earlier exchange; only a fresh one, unless what it is for can be
+    /// sent again.
+    pub(crate) fn kept(&self, port: NonZero<u16>, repeatable: bool) -> Option<Sender> {
+        self.pool.take(port, if repeatable { Duration::MAX } else { self.fresh })
+    }
+
+    /// Closes connections not used for `max_age`.
+    pub(crate) fn close_idle(&self, max_age: Duration) {
+        self.pool.close_idle(max_age);
+    }
+
+    /// Starts a task that must end when [`Upstream::stop_token`] is cancelled.
+    pub(crate) fn spawn(&self, what: &str, task: impl Future<Output = ()> + Send + 'static) {
+        let Route { sandbox, lifecycle, .. } = &self.route;
+        let span = debug_span!("upstream", what, sandbox.id = %sandbox, lifecycle.id = %lifecycle);
+        self.tasks.spawn(span, task);
+    }
+
+    /// A new connection.
+    ///
+    /// Cancel safety: yes.
+    pub(crate) async fn connect(&self, port: NonZero<u16>) -> Result<Sender, DialError> {
+        let addr = SocketAddr::new(self.route.addr, port.get());
+        let socket = dial::dial(addr, Budget::within(self.dial_limit)).await?;
+        let (sender, connection) = http1::Builder::new()
+            // Small servers inside sandboxes compare names as people write them.
+            .title_case_headers(true)
+            .max_buf_size(BUFFER_BYTES)
+            .handshake(TokioIo::new(socket))
+            .await
+            .map_err(DialError::Handshake)?;
+        let stop = self.stop.clone();
+        self.spawn("connection", async move {
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => {}
+                ended = connection.with_upgrades() => {
+                    if let Err(error) = ended {
+                        debug!(error = %observe::chain(&error), "connection to sandbox ended");
+                    }
+                }
+            }
+        });
+        Ok(sender)
+    }
+}
+
+impl Lease {
+    /// Keeps the connection for the next exchange; to be called when this one is complete.
+    pub(crate) fn give_back(self) {
+        self.upstream.pool.put(self.port, self.sender);
+    }
+}
+
+/// A semaphore of `permits`, or of as many as there can be.
+pub(crate) fn semaphore(permits: usize) -> Arc<Semaphore> {
+    Arc::new(Semaphore::new(permits.min(Semaphore::MAX_PERMITS)))
+}

@@ -1,0 +1,16 @@
+//! The edge over real sockets: clients on one side, servers that stand for sandboxes on the other.
+
+#[cfg(test)]
+mod kit;
+#[cfg(test)]
+mod listener;
+#[cfg(test)]
+mod refusals;
+#[cfg(test)]
+mod reuse;
+#[cfg(test)]
+mod routing;
+#[cfg(test)]
+mod streams;
+#[cfg(test)]
+mod upgrades;

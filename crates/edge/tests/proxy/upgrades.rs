@@ -1,0 +1,144 @@
+use futures::{SinkExt as _, StreamExt as _};
+use http::Response;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio_tungstenite::tungstenite::Message;
+
+use crate::kit::{LIFECYCLE, SANDBOX, Server, World, config, full, in_world, read_head};
+
+/// A server that changes to a protocol in which every byte is sent back, then says bye.
+async fn echo(world: &World) -> Server {
+    world
+        .sandbox_raw(|mut socket| async move {
+            let head = read_head(&mut socket).await;
+            assert!(head.contains("Connection: upgrade\r\n"), "{head}");
+            assert!(head.contains("Upgrade: echo\r\n"), "{head}");
+            // The first bytes of the new protocol come with the head.
+            let answer =
+                b"HTTP/1.1 101 Over\r\nConnection: Upgrade\r\nUpgrade: echo\r\nX-Own: 1\r\n\r\nhi";
+            socket.write_all(answer).await.unwrap();
+            let (mut from, mut to) = socket.split();
+            if tokio::io::copy(&mut from, &mut to).await.is_ok() {
+                drop(to.write_all(b"bye").await);
+            }
+        })
+        .await
+}
+
+async fn upgraded(world: &World, server: &Server) -> TcpStream {
+    let mut client = world.socket().await;
+    let request = format!(
+        "GET / HTTP/1.1\r\nHost: {}-{SANDBOX}.x\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n",
+        server.port
+    );
+    client.write_all(request.as_bytes()).await.unwrap();
+    let head = read_head(&mut client).await;
+    assert!(head.starts_with("HTTP/1.1 101"), "{head}");
+    assert!(head.contains("Upgrade: echo\r\n") && head.contains("X-Own: 1\r\n"), "{head}");
+    assert_eq!(read(&mut client, 2).await, b"hi");
+    client
+}
+
+async fn read(socket: &mut TcpStream, count: usize) -> Vec<u8> {
+    let mut bytes = vec![0; count];
+    socket.read_exact(&mut bytes).await.unwrap();
+    bytes
+}
+
+#[tokio::test]
+async fn any_protocol_passes_both_ways_and_each_way_ends_by_itself() {
+    in_world(config(), async |world| {
+        let server = echo(world).await;
+        let mut client = upgraded(world, &server).await;
+        for _ in 0..3 {
+            client.write_all(b"ping").await.unwrap();
+            assert_eq!(read(&mut client, 4).await, b"ping");
+        }
+        client.shutdown().await.unwrap();
+        let mut rest = Vec::new();
+        client.read_to_end(&mut rest).await.unwrap();
+        assert_eq!(rest, b"bye");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_websocket_works_through_a_host_name() {
+    in_world(config(), async |world| {
+        let server = world
+            .sandbox_raw(|socket| async move {
+                let mut socket = tokio_tungstenite::accept_async(socket).await.unwrap();
+                while let Some(Ok(message)) = socket.next().await {
+                    if message.is_text() || message.is_binary() {
+                        socket.send(message).await.unwrap();
+                    }
+                }
+            })
+            .await;
+        let uri = format!("ws://{}-{SANDBOX}.localhost/chat", server.port);
+        let (mut client, response) =
+            tokio_tungstenite::client_async(uri, world.socket().await).await.unwrap();
+        assert_eq!(response.status(), 101);
+        let big = Message::binary(vec![7; 300_000]);
+        for message in [Message::text("one"), big, Message::text("two")] {
+            client.send(message.clone()).await.unwrap();
+            assert_eq!(client.next().await.unwrap().unwrap(), message);
+        }
+        client.close(None).await.unwrap();
+        while let Some(message) = client.next().await {
+            assert!(message.unwrap().is_close());
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn withdrawing_a_sandbox_closes_its_tunnels_in_order() {
+    in_world(config(), async |world| {
+        let server = echo(world).await;
+        let mut client = upgraded(world, &server).await;
+        world.withdraw(SANDBOX, LIFECYCLE);
+        let mut rest = Vec::new();
+        client.read_to_end(&mut rest).await.unwrap();
+        assert_eq!(rest, b"");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_sandbox_may_decline_an_upgrade() {
+    in_world(config(), async |world| {
+        let server = world
+            .sandbox_http(|request: http::Request<_>| async move {
+                assert_eq!(request.headers()["upgrade"], "websocket");
+                Response::builder().status(426).body(full("no")).unwrap()
+            })
+            .await;
+        let mut request = server.get("/");
+        request.headers_mut().insert("connection", "upgrade".parse().unwrap());
+        request.headers_mut().insert("upgrade", "websocket".parse().unwrap());
+        let (status, _, body) = world.text(request).await;
+        assert_eq!((status, body.as_str()), (426, "no"));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_change_of_protocol_that_nobody_asked_for_is_no_answer() {
+    in_world(config(), async |world| {
+        let server = world
+            .sandbox_raw(|mut socket| async move {
+                read_head(&mut socket).await;
+                let answer = b"HTTP/1.1 101 Over\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n";
+                socket.write_all(answer).await.unwrap();
+                drop(socket.read(&mut [0; 16]).await);
+            })
+            .await;
+        assert_eq!(world.text(server.get("/")).await.0, 502);
+        let mut request = server.get("/");
+        request.headers_mut().insert("connection", "upgrade".parse().unwrap());
+        request.headers_mut().insert("upgrade", "websocket".parse().unwrap());
+        assert_eq!(world.text(request).await.0, 502);
+    })
+    .await;
+}

@@ -1,0 +1,27 @@
+//! The guest agent: what runs inside a sandbox and does there what clients ask for.
+//!
+//! Serves processes and the file system by Connect RPC, file contents by plain HTTP, and is the
+//! first process of its sandbox: it reaps orphans and ends everything when it is told to. It
+//! knows nothing of nodes, templates or other sandboxes; what it must know it is told once by
+//! `POST /init`. The wire is in the crate `guest-wire`.
+
+pub mod cli;
+pub mod run;
+
+mod accounts;
+mod agent;
+mod cors;
+mod files;
+mod filesystem;
+mod forward;
+mod gatekeeper;
+mod log;
+mod paths;
+mod pollable;
+mod process;
+mod reaper;
+mod rest;
+mod server;
+mod settings;
+mod tasks;
+mod watch;

@@ -1,0 +1,17 @@
+//! Processes of the sandbox's users: starting them, feeding them, and handing out what they say.
+
+mod command;
+mod end;
+mod fork;
+mod hub;
+mod input;
+mod launch;
+mod output;
+mod registry;
+mod running;
+mod service;
+mod stdio;
+
+pub(crate) use registry::Processes;
+pub(crate) use service::ProcessService;
+pub(crate) use service::feed::keepalive_interval;

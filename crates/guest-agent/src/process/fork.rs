@@ -1,0 +1,362 @@
+//! Fork and exec, by hand: the standard library's way cannot register the child before it is
+//! reaped, cannot give it all groups of its user, and takes "not found" for a failed start.
+//!
+//! Everything is allocated before the fork. Between fork and exec only system calls are made:
+//! another thread may have held any lock of this program at that moment, the allocator's too.
+
+#![expect(unsafe_code, reason = "fork, exec and raw credentials have no safe form")]
+
+use std::ffi::CStr;
+use std::io;
+use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::ptr;
+
+use libc::{c_char, c_int, c_long};
+use rustix::pipe::{PipeFlags, pipe_with};
+use rustix::process::Pid;
+use tokio::sync::oneshot;
+
+use super::command::Command;
+use super::stdio::ChildEnds;
+use crate::pollable::Pollable;
+use crate::reaper::{Exit, Reaper};
+
+/// How much more willing the kernel is to end a user's process than the agent when memory is out.
+const OOM_SCORE_ADJ: &[u8] = b"100";
+/// Best effort, class 2, at its middle level, 4: `IOPRIO_PRIO_VALUE` of ioprio_set(2).
+const IO_PRIORITY: c_long = (2 << 13) | 4;
+
+/// A process that was forked and has not told yet whether it could be set up.
+pub(super) struct Forked {
+    pub(super) pid: Pid,
+    pub(super) end: oneshot::Receiver<Exit>,
+    report: Pollable,
+}
+
+/// Why a process could not become its program.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ForkError {
+    #[error("make a pipe")]
+    Pipe(#[source] io::Error),
+    #[error("fork")]
+    Fork(#[source] io::Error),
+    #[error("{step}")]
+    SetUp { step: Step, source: io::Error },
+}
+
+/// What the child does before its program runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Step {
+    Session,
+    Stdio,
+    Terminal,
+    Groups,
+    Group,
+    User,
+    Workdir,
+    Exec,
+}
+
+impl Step {
+    const ALL: [Self; 8] = [
+        Self::Session,
+        Self::Stdio,
+        Self::Terminal,
+        Self::Groups,
+        Self::Group,
+        Self::User,
+        Self::Workdir,
+        Self::Exec,
+    ];
+
+    /// Position in [`Step::ALL`], as one byte on the report pipe.
+    fn byte(self) -> u8 {
+        match self {
+            Self::Session => 0,
+            Self::Stdio => 1,
+            Self::Terminal => 2,
+            Self::Groups => 3,
+            Self::Group => 4,
+            Self::User => 5,
+            Self::Workdir => 6,
+            Self::Exec => 7,
+        }
+    }
+}
+
+impl std::fmt::Display for Step {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Session => "start a session",
+            Self::Stdio => "set up standard input and output",
+            Self::Terminal => "take control of the terminal",
+            Self::Groups => "set the groups",
+            Self::Group => "set the primary group",
+            Self::User => "set the user",
+            Self::Workdir => "enter the working directory",
+            Self::Exec => "execute the program",
+        })
+    }
+}
+
+/// Forks a child that becomes `command`, registered with `reaper`.
+///
+/// # Errors
+/// When there is no room for another process.
+pub(super) fn fork(
+    command: &Command,
+    stdio: ChildEnds,
+    reaper: &Reaper,
+) -> Result<Forked, ForkError> {
+    let (report, reporter) =
+        pipe_with(PipeFlags::CLOEXEC).map_err(|errno| ForkError::Pipe(errno.into()))?;
+    let report = Pollable::new(report).map_err(ForkError::Pipe)?;
+    let prepared = Prepared::new(command, &stdio, &reporter);
+    let (pid, end) = reaper.register(|| prepared.fork()).map_err(ForkError::Fork)?;
+    drop(prepared);
+    drop(stdio);
+    Ok(Forked { pid, end, report })
+}
+
+impl Forked {
+    /// Waits until the child runs its program, or has failed to. "No such program" is not a
+    /// failure: the child itself says so on its standard error and ends with 127 or 126.
+    ///
+    /// # Errors
+    /// What the child could not do.
+    pub(super) async fn executed(self) -> Result<(Pid, oneshot::Receiver<Exit>), ForkError> {
+        let mut report = [0; 5];
+        // The child writes at most once, and five bytes come in one piece.
+        let count = self.report.read(&mut report).await.map_err(ForkError::Pipe)?;
+        if count == 0 {
+            return Ok((self.pid, self.end));
+        }
+        let [step, errno @ ..] = report;
+        let step = Step::ALL.get(usize::from(step)).copied().unwrap_or(Step::Exec);
+        let source = io::Error::from_raw_os_error(i32::from_ne_bytes(errno));
+        Err(ForkError::SetUp { step, source })
+    }
+}
+
+/// Raw pointers and numbers for the child, all of which borrow from a command that outlives it.
+struct Prepared<'a> {
+    command: &'a Command,
+    /// Ends with a null pointer, as do the next two.
+    arguments: Vec<*const c_char>,
+    variables: Vec<*const c_char>,
+    /// `/bin/sh`, room for a script's path, its arguments.
+    script: Vec<*const c_char>,
+    stdio: [c_int; 3],
+    is_terminal: bool,
+    reporter: c_int,
+    _descriptors: (&'a ChildEnds, &'a OwnedFd),
+}
+
+const SHELL: &CStr = c"/bin/sh";
+
+impl<'a> Prepared<'a> {
+    fn new(command: &'a Command, stdio: &'a ChildEnds, reporter: &'a OwnedFd) -> Self {
+        let pointers = |strings: &'a [std::ffi::CString]| {
+            let all = strings.iter().map(|string| string.as_ptr());
+            all.chain(std::iter::once(ptr::null())).collect::<Vec<_>>()
+        };
+        let arguments = pointers(&command.arguments);
+        let mut script = vec![SHELL.as_ptr(), ptr::null()];
+        script.extend(arguments.iter().skip(1));
+        Self {
+            command,
+            arguments,
+            variables: pointers(&command.variables),
+            script,
+            stdio: [&stdio.input, &stdio.output, &stdio.error].map(|fd| fd.as_raw_fd()),
+            is_terminal: stdio.is_terminal,
+            reporter: reporter.as_raw_fd(),
+            _descriptors: (stdio, reporter),
+        }
+    }
+
+    fn fork(&self) -> io::Result<Pid> {
+        // SAFETY: both sets are written before they are read. Every signal is blocked around the
+        // fork, so that no handler of this program ever runs in the child, where it would write
+        // to a pipe that belongs to the parent.
+        let (pid, saved) = unsafe {
+            let mut every = std::mem::zeroed();
+            let mut saved = std::mem::zeroed();
+            libc::sigfillset(&raw mut every);
+            libc::pthread_sigmask(libc::SIG_SETMASK, &raw const every, &raw mut saved);
+            (libc::fork(), saved)
+        };
+        if pid == 0 {
+            // SAFETY: this is the child, and it is the only thread there is.
+            unsafe { self.become_program() }
+        }
+        let failure = io::Error::last_os_error();
+        // SAFETY: the mask is the one saved above.
+        unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &raw const saved, ptr::null_mut()) };
+        Pid::from_raw(pid).filter(|_| pid > 0).ok_or(failure)
+    }
+
+    /// # Safety
+    /// Only in a freshly forked child. Never returns, and neither allocates nor locks.
+    unsafe fn become_program(&self) -> ! {
+        // SAFETY: system calls alone, with pointers that `self` keeps alive.
+        unsafe {
+            default_signals();
+            self.check(Step::Session, libc::setsid());
+            for (fd, target) in self.stdio.iter().zip(0..) {
+                self.check(Step::Stdio, libc::dup2(*fd, target));
+            }
+            if self.is_terminal {
+                self.check(Step::Terminal, libc::ioctl(0, libc::TIOCSCTTY, 0));
+            }
+            yield_to_agent();
+            self.take_credentials();
+            self.check(Step::Workdir, libc::chdir(self.command.workdir.as_ptr()));
+            // Everything here is closed on exec already; this is for what a library opened.
+            libc::syscall(libc::SYS_close_range, 3, c_int::MAX, libc::CLOSE_RANGE_CLOEXEC);
+            self.exec()
+        }
+    }
+
+    /// Raw system calls: the C library's own wrappers want to tell all threads.
+    ///
+    /// # Safety
+    /// As for [`Self::become_program`].
+    unsafe fn take_credentials(&self) {
+        let Command { uid, gid, groups, .. } = self.command;
+        // SAFETY: the list of groups is as long as it says.
+        unsafe {
+            // Without privileges nobody else can be become, and the user itself is one already.
+            if libc::geteuid() != 0 && libc::geteuid() == *uid {
+                return;
+            }
+            let set = libc::syscall(libc::SYS_setgroups, groups.len(), groups.as_ptr());
+            self.check_long(Step::Groups, set);
+            self.check_long(Step::Group, libc::syscall(libc::SYS_setgid, *gid));
+            self.check_long(Step::User, libc::syscall(libc::SYS_setuid, *uid));
+        }
+    }
+
+    /// # Safety
+    /// As for [`Self::become_program`].
+    unsafe fn exec(&self) -> ! {
+        let mut denied = false;
+        for candidate in &self.command.candidates {
+            // SAFETY: all three are arrays of C strings with a null pointer at the end. The
+            // script's arguments are written in memory that the parent does not share.
+            let errno = unsafe {
+                libc::execve(candidate.as_ptr(), self.arguments.as_ptr(), self.variables.as_ptr());
+                if *libc::__errno_location() == libc::ENOEXEC {
+                    self.exec_script(candidate);
+                }
+                *libc::__errno_location()
+            };
+            match errno {
+                libc::ENOENT | libc::ENOTDIR => {}
+                libc::EACCES | libc::EPERM | libc::EISDIR | libc::ENOEXEC => denied = true,
+                // SAFETY: in the child still.
+                _ => unsafe { self.fail(Step::Exec) },
+            }
+        }
+        let (text, code) = if denied {
+            (&self.command.not_executable, 126)
+        } else {
+            (&self.command.not_found, 127)
+        };
+        // SAFETY: the text is as long as it says.
+        unsafe {
+            libc::write(2, text.as_ptr().cast(), text.len());
+            libc::_exit(code)
+        }
+    }
+
+    /// A text without `#!` is a script for the shell, as it is for every shell.
+    ///
+    /// # Safety
+    /// As for [`Self::become_program`].
+    unsafe fn exec_script(&self, script: &CStr) {
+        // SAFETY: the second pointer is room left for this; the child has its own copy.
+        unsafe {
+            let arguments = self.script.as_ptr().cast_mut();
+            arguments.add(1).write(script.as_ptr());
+            libc::execve(SHELL.as_ptr(), arguments.cast_const(), self.variables.as_ptr());
+        }
+    }
+
+    /// # Safety
+    /// As for [`Self::become_program`].
+    unsafe fn check(&self, step: Step, result: c_int) {
+        if result < 0 {
+            // SAFETY: in the child still.
+            unsafe { self.fail(step) }
+        }
+    }
+
+    /// # Safety
+    /// As for [`Self::become_program`].
+    unsafe fn check_long(&self, step: Step, result: c_long) {
+        if result < 0 {
+            // SAFETY: in the child still.
+            unsafe { self.fail(step) }
+        }
+    }
+
+    /// Reports the step and the system's reason, and ends.
+    ///
+    /// # Safety
+    /// As for [`Self::become_program`].
+    unsafe fn fail(&self, step: Step) -> ! {
+        // SAFETY: five bytes are written from an array of five.
+        unsafe {
+            let [a, b, c, d] = (*libc::__errno_location()).to_ne_bytes();
+            let report = [step.byte(), a, b, c, d];
+            libc::write(self.reporter, report.as_ptr().cast(), report.len());
+            libc::_exit(127)
+        }
+    }
+}
+
+/// What this program ignores or handles, its children must not inherit: a child with SIGPIPE
+/// ignored does not end when nobody reads it any more.
+///
+/// # Safety
+/// Only in a freshly forked child.
+unsafe fn default_signals() {
+    const SIGNALS: c_int = 64;
+    /// Of the kernel's signal mask.
+    const MASK_BYTES: usize = 8;
+    /// The kernel's `struct sigaction`: handler, flags, restorer, mask. All zero is the default.
+    const DEFAULT: [u64; 4] = [0; 4];
+    // SAFETY: the kernel reads 32 bytes from an array of as many. It is called directly because
+    // the C library keeps two signals to itself, and those may be ignored as well. Numbers that
+    // cannot be set give an error and change nothing.
+    unsafe {
+        for number in 1..=SIGNALS {
+            let default = DEFAULT.as_ptr();
+            let old = ptr::null_mut::<u64>();
+            libc::syscall(libc::SYS_rt_sigaction, number, default, old, MASK_BYTES);
+        }
+        let mut none = std::mem::zeroed();
+        libc::sigemptyset(&raw mut none);
+        libc::sigprocmask(libc::SIG_SETMASK, &raw const none, ptr::null_mut());
+    }
+}
+
+/// The agent goes first: for memory, CPU and disk. What is not allowed here is left as it is.
+///
+/// # Safety
+/// Only in a freshly forked child.
+unsafe fn yield_to_agent() {
+    // SAFETY: the strings are constants.
+    unsafe {
+        let path = c"/proc/self/oom_score_adj";
+        let file = libc::open(path.as_ptr(), libc::O_WRONLY | libc::O_CLOEXEC);
+        if file >= 0 {
+            libc::write(file, OOM_SCORE_ADJ.as_ptr().cast(), OOM_SCORE_ADJ.len());
+            libc::close(file);
+        }
+        libc::setpriority(libc::PRIO_PROCESS, 0, 0);
+        const IOPRIO_WHO_PROCESS: c_long = 1;
+        libc::syscall(libc::SYS_ioprio_set, IOPRIO_WHO_PROCESS, 0, IO_PRIORITY);
+    }
+}

@@ -1,0 +1,153 @@
+//! Which processes there are, and which ended a moment ago.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::time::Instant;
+
+use super::running::Running;
+use crate::reaper::Reaper;
+
+/// How long a client that comes late still hears how a process ended.
+const RETENTION: Duration = Duration::from_secs(30);
+/// How many ends are kept at most; the oldest goes first.
+const RETAINED_MAX: usize = 1024;
+/// How many processes of clients may run at once. What those start themselves is not counted.
+const RUNNING_MAX: usize = 4096;
+
+/// All processes started by clients.
+pub(crate) struct Processes {
+    pub(super) reaper: Arc<Reaper>,
+    table: Mutex<Table>,
+}
+
+#[derive(Default)]
+struct Table {
+    running: HashMap<u32, Arc<Running>>,
+    ended: VecDeque<(Instant, Arc<Running>)>,
+    /// Places taken by processes that are being started.
+    starting: usize,
+}
+
+/// What a request names a process by.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Selector {
+    Pid(u32),
+    Tag(String),
+}
+
+impl Selector {
+    fn names(&self, process: &Running) -> bool {
+        match self {
+            Self::Pid(pid) => process.wire_pid() == *pid,
+            Self::Tag(tag) => process.tag.as_ref() == Some(tag),
+        }
+    }
+}
+
+/// No process goes by that name.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum NotFound {
+    #[error("process with pid {0} not found")]
+    Pid(u32),
+    #[error("process with tag {0} not found")]
+    Tag(String),
+}
+
+/// Too many run already.
+#[derive(Debug, thiserror::Error)]
+#[error("{RUNNING_MAX} processes run already: end one of them first")]
+pub(super) struct TooManyProcesses;
+
+/// The right to start one process, given back when dropped.
+pub(super) struct Place(Arc<Processes>);
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut table = self.0.table.lock();
+        table.starting = table.starting.saturating_sub(1);
+    }
+}
+
+impl Processes {
+    pub(crate) fn new(reaper: Arc<Reaper>) -> Self {
+        Self { reaper, table: Mutex::default() }
+    }
+
+    /// Reserves room for one more process, before anything is made for it.
+    pub(super) fn place(self: &Arc<Self>) -> Result<Place, TooManyProcesses> {
+        let mut table = self.table.lock();
+        if table.running.len().saturating_add(table.starting) >= RUNNING_MAX {
+            return Err(TooManyProcesses);
+        }
+        table.starting = table.starting.saturating_add(1);
+        Ok(Place(Arc::clone(self)))
+    }
+
+    /// Enters a process that was just started. Ends kept under its number or tag are forgotten:
+    /// whoever asks means the new one.
+    pub(super) fn insert(&self, process: Arc<Running>) {
+        let pid = process.wire_pid();
+        let mut table = self.table.lock();
+        table.ended.retain(|(_at, old)| {
+            let same_tag = old.tag.is_some() && old.tag == process.tag;
+            old.wire_pid() != pid && !same_tag
+        });
+        table.running.insert(pid, process);
+    }
+
+    /// Moves a process that has ended to those that are only remembered.
+    pub(super) fn retire(&self, process: Arc<Running>) {
+        let pid = process.wire_pid();
+        let mut table = self.table.lock();
+        let table = &mut *table;
+        // Its number may belong to a younger process already, if its output outlived it.
+        if !table.running.get(&pid).is_some_and(|running| Arc::ptr_eq(running, &process)) {
+            return;
+        }
+        table.running.remove(&pid);
+        forget_old(&mut table.ended);
+        if table.ended.len() >= RETAINED_MAX {
+            table.ended.pop_front();
+        }
+        table.ended.push_back((Instant::now(), process));
+    }
+
+    /// Every running process, in no particular order.
+    pub(super) fn list(&self) -> Vec<Arc<Running>> {
+        self.table.lock().running.values().cloned().collect()
+    }
+
+    /// A running process. Of several with the same tag, any.
+    pub(super) fn running(&self, selector: &Selector) -> Result<Arc<Running>, NotFound> {
+        let table = self.table.lock();
+        let found = match selector {
+            Selector::Pid(pid) => table.running.get(pid),
+            Selector::Tag(_) => table.running.values().find(|process| selector.names(process)),
+        };
+        found.cloned().ok_or_else(|| match selector {
+            Selector::Pid(pid) => NotFound::Pid(*pid),
+            Selector::Tag(tag) => NotFound::Tag(tag.clone()),
+        })
+    }
+
+    /// A running process, or one that ended a moment ago.
+    pub(super) fn running_or_ended(&self, selector: &Selector) -> Result<Arc<Running>, NotFound> {
+        // In this order: a process goes from the first to the second and never back.
+        self.running(selector).or_else(|not_found| {
+            let mut table = self.table.lock();
+            forget_old(&mut table.ended);
+            let mut ended = table.ended.iter().rev();
+            let found = ended.find(|(_at, process)| selector.names(process));
+            found.map(|(_at, process)| Arc::clone(process)).ok_or(not_found)
+        })
+    }
+}
+
+fn forget_old(ended: &mut VecDeque<(Instant, Arc<Running>)>) {
+    while ended.front().is_some_and(|(at, _process)| at.elapsed() > RETENTION) {
+        ended.pop_front();
+    }
+}

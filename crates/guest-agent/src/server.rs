@@ -1,0 +1,153 @@
+//! The listener and the table of routes.
+
+use std::net::SocketAddr;
+use std::os::fd::{AsFd as _, FromRawFd as _, OwnedFd, RawFd};
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::DefaultBodyLimit;
+use axum::routing::{get, post};
+use connectrpc::{CompressionPolicy, ConnectRpcService, DeadlinePolicy, Limits};
+use guest_wire::proto::filesystem::FilesystemExt as _;
+use guest_wire::proto::process::ProcessExt as _;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+
+use crate::agent::Agent;
+use crate::cli::Listen;
+use crate::filesystem::FilesystemService;
+use crate::process::ProcessService;
+use crate::{cors, files, gatekeeper, log, rest, tasks};
+
+/// Longer than the proxies in front keep a connection, so that it is always they who close one
+/// that nobody uses.
+const IDLE_MAX: Duration = Duration::from_secs(640);
+/// Open at once; more wait to be accepted.
+const CONNECTIONS_MAX: usize = 1024;
+/// Of one RPC message, such as input for a process.
+const MESSAGE_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Of a REST body that is not a file.
+const BODY_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// How long to wait when there are no descriptors left for another connection.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Why there is nothing to accept connections from.
+#[derive(Debug, thiserror::Error)]
+pub enum ListenError {
+    #[error("listen on {addr}")]
+    Bind { addr: SocketAddr, source: std::io::Error },
+    #[error("use descriptor {fd} as the listener: it must be an inherited TCP socket that listens")]
+    Inherited { fd: RawFd, source: std::io::Error },
+}
+
+/// Binds, or takes over the socket that was inherited.
+pub(crate) fn listen(wanted: &Listen) -> Result<TcpListener, ListenError> {
+    match *wanted {
+        Listen::Addr(addr) => {
+            let bind = || {
+                let listener = std::net::TcpListener::bind(addr)?;
+                listener.set_nonblocking(true)?;
+                TcpListener::from_std(listener)
+            };
+            bind().map_err(|source| ListenError::Bind { addr, source })
+        }
+        Listen::Inherited(fd) => {
+            inherit(fd).map_err(|source| ListenError::Inherited { fd, source })
+        }
+    }
+}
+
+fn inherit(fd: RawFd) -> std::io::Result<TcpListener> {
+    if fd < 3 {
+        return Err(std::io::Error::other("0, 1 and 2 are standard input and output"));
+    }
+    let flags = rustix::io::FdFlags::CLOEXEC;
+    // SAFETY: the number was given on the command line for this purpose, so nothing else in this
+    // program owns it; a number that is not open makes the next call fail, and the owner then
+    // closes nothing of ours, since no other descriptor has been opened by this thread meanwhile.
+    #[expect(unsafe_code, reason = "an inherited descriptor is known by its number alone")]
+    let owned = unsafe {
+        if libc::fcntl(fd, libc::F_GETFD) < 0 {
+            return Err(std::io::Error::last_os_error());
+        }
+        OwnedFd::from_raw_fd(fd)
+    };
+    // Children must not inherit it in their turn.
+    rustix::io::fcntl_setfd(owned.as_fd(), flags)?;
+    if !rustix::net::sockopt::socket_acceptconn(owned.as_fd())? {
+        return Err(std::io::Error::other("it does not listen"));
+    }
+    let listener = std::net::TcpListener::from(owned);
+    listener.set_nonblocking(true)?;
+    TcpListener::from_std(listener)
+}
+
+/// Accepts and serves connections for ever.
+pub(crate) async fn serve(listener: TcpListener, agent: Arc<Agent>) {
+    let router = router(agent);
+    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    loop {
+        // The semaphore is never closed.
+        let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
+        let stream = match listener.accept().await {
+            Ok((stream, _peer)) => stream,
+            Err(error) => {
+                log::odd(format_args!("a connection could not be accepted: {error}"));
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        let router = router.clone();
+        tasks::spawn(async move {
+            serve_connection(stream, router).await;
+            drop(place);
+        });
+    }
+}
+
+async fn serve_connection(stream: TcpStream, router: Router) {
+    // Small answers must not wait for more to send. A socket that cannot is closed already.
+    drop(stream.set_nodelay(true));
+    let service = TowerToHyperService::new(router);
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(IDLE_MAX)
+        .serve_connection(TokioIo::new(stream), service);
+    // A peer that goes away in the middle is what peers do.
+    drop(connection.await);
+}
+
+fn router(agent: Arc<Agent>) -> Router {
+    let deadlines = DeadlinePolicy::new().with_enforce_on_streams(true);
+    let limits = Limits::default()
+        .with_max_request_body_size(MESSAGE_BYTES_MAX)
+        .with_max_message_size(MESSAGE_BYTES_MAX);
+    let services = connectrpc::Router::new();
+    let services = Arc::new(ProcessService::new(Arc::clone(&agent))).register(services);
+    let services = Arc::new(FilesystemService::new(Arc::clone(&agent))).register(services);
+    // The proxy is one hop away: compressing for it costs more time than it saves.
+    let rpc = ConnectRpcService::new(services)
+        .with_limits(limits)
+        .with_deadline_policy(deadlines)
+        .with_compression_policy(CompressionPolicy::disabled());
+    let file_routes = Router::new()
+        .route("/files", get(files::download).post(files::upload))
+        .layer(DefaultBodyLimit::disable());
+    Router::new()
+        .route("/health", get(rest::health))
+        .route("/metrics", get(rest::metrics))
+        .route("/envs", get(rest::envs))
+        .route("/init", post(rest::init))
+        .route("/files/compose", post(files::compose))
+        .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
+        .merge(file_routes)
+        .route_service("/process.Process/{method}", rpc.clone())
+        .route_service("/filesystem.Filesystem/{method}", rpc)
+        .layer(axum::middleware::from_fn_with_state(Arc::clone(&agent), gatekeeper::layer))
+        .layer(axum::middleware::from_fn(cors::layer))
+        .with_state(agent)
+}

@@ -1,0 +1,100 @@
+//! One running `envd` with a scratch directory, ended when dropped.
+
+use std::io::{BufRead as _, BufReader};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use tempfile::TempDir;
+
+pub(crate) struct Envd {
+    child: Child,
+    pub(crate) addr: SocketAddr,
+    scratch: TempDir,
+}
+
+impl Envd {
+    pub(crate) fn start() -> Self {
+        Self::start_with(&[], &[])
+    }
+
+    pub(crate) fn start_with(arguments: &[&str], variables: &[(&str, &str)]) -> Self {
+        Self::start_by(&[], arguments, variables)
+    }
+
+    /// Through another program, which executes the rest of its arguments.
+    pub(crate) fn start_by(
+        wrapper: &[&str],
+        arguments: &[&str],
+        variables: &[(&str, &str)],
+    ) -> Self {
+        let scratch = TempDir::new().unwrap();
+        let line = wrapper.iter().copied().chain([env!("CARGO_BIN_EXE_envd")]);
+        let line: Vec<&str> = line.collect();
+        let mut command = command(line[0]);
+        command
+            .args(&line[1..])
+            .args(["--listen", "127.0.0.1:0", "--run-dir"])
+            .arg(scratch.path().join("run"))
+            .args(arguments)
+            .envs(variables.iter().copied())
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let mut said = BufReader::new(child.stdout.take().unwrap());
+        let mut first = String::new();
+        said.read_line(&mut first).unwrap();
+        let addr = first.trim().strip_prefix("envd: listening on ").unwrap().parse().unwrap();
+        Self { child, addr, scratch }
+    }
+
+    /// A path below the scratch directory.
+    pub(crate) fn path(&self, relative: &str) -> PathBuf {
+        self.scratch.path().join(relative)
+    }
+
+    pub(crate) fn text_path(&self, relative: &str) -> String {
+        self.path(relative).to_str().unwrap().to_owned()
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub(crate) fn child(&mut self) -> &mut Child {
+        &mut self.child
+    }
+}
+
+impl Drop for Envd {
+    fn drop(&mut self) {
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
+
+pub(crate) fn command(program: &str) -> Command {
+    Command::new(program)
+}
+
+/// Waits until `condition` holds, looking every few milliseconds.
+pub(crate) async fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
+    for _ in 0..2_000 {
+        if condition() {
+            return;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    }
+    panic!("{what} did not come about in ten seconds");
+}
+
+/// Whether the process exists and is not a zombie.
+pub(crate) fn is_alive(pid: u32) -> bool {
+    let stat = std::fs::read_to_string(Path::new("/proc").join(pid.to_string()).join("stat"));
+    let state = |stat: String| stat.rsplit(')').next().unwrap().trim().chars().next();
+    !matches!(stat.ok().and_then(state), None | Some('Z' | 'X'))
+}
+
+pub(crate) fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
+}

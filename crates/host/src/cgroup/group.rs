@@ -1,0 +1,474 @@
+use std::fs;
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use lifecycle::{Budget, Owned, Release};
+use rustix::fs::{AtFlags, Mode, OFlags, mkdirat, openat, unlinkat};
+use rustix::io::Errno;
+use tokio::io::Interest;
+
+use super::layout::{Hierarchy, Layout};
+use super::limits::{CPU_PERIOD_US, DEVICES, Limits};
+use super::usage::keyed;
+use crate::HostError;
+use crate::error::Tried;
+use crate::ready::Ready;
+
+/// The cgroups of one node: a directory of its own in every hierarchy it uses.
+#[derive(Debug)]
+pub struct Cgroups {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    layout: Layout,
+    /// The node's directory, the same name in every hierarchy.
+    root: String,
+}
+
+/// The v1 controllers a sandbox is put under.
+const V1: [&str; 5] = ["memory", "pids", "cpu", "cpuacct", "devices"];
+/// The v2 controllers that are switched on for our groups where the host has them there.
+const V2: [&str; 3] = ["memory", "pids", "cpu"];
+
+impl Inner {
+    fn v2(&self) -> Result<&Hierarchy, HostError> {
+        self.layout
+            .unified
+            .as_ref()
+            .ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))
+            .tried("find", "a cgroup2 mount")
+    }
+
+    /// The v1 hierarchies in use, each once (`cpu` and `cpuacct` are often one).
+    fn v1(&self) -> Vec<&Hierarchy> {
+        let mut used: Vec<&Hierarchy> = Vec::new();
+        for controller in V1 {
+            if self.layout.v2_has(controller) {
+                continue;
+            }
+            if let Some(found) = self.layout.v1_with(controller)
+                && !used.iter().any(|seen| std::ptr::eq(*seen, found))
+            {
+                used.push(found);
+            }
+        }
+        used
+    }
+
+    fn all(&self) -> Result<Vec<&Hierarchy>, HostError> {
+        let mut all = self.v1();
+        // Last: the kill works as long as this one is there.
+        all.push(self.v2()?);
+        Ok(all)
+    }
+}
+
+impl Cgroups {
+    /// Makes the node's directories, or takes over the ones that are there.
+    ///
+    /// # Errors
+    /// When there is no v2 hierarchy or a directory cannot be made.
+    pub fn open(layout: Layout, root: String) -> Result<Self, HostError> {
+        let inner = Inner { layout, root };
+        for hierarchy in inner.all()? {
+            make_dir(hierarchy, &inner.root)?;
+        }
+        let v2 = inner.v2()?;
+        for controller in V2.into_iter().filter(|c| inner.layout.v2_has(c)) {
+            let switch = format!("+{controller}");
+            write_at(&v2.dir, "cgroup.subtree_control", &switch)?;
+            write_at(&v2.dir, &format!("{}/cgroup.subtree_control", inner.root), &switch)?;
+        }
+        Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// The node's directories as they are: nothing is made.
+    #[must_use]
+    pub fn existing(layout: Layout, root: String) -> Self {
+        Self { inner: Arc::new(Inner { layout, root }) }
+    }
+
+    /// The cgroup of helpers that are the node's and no sandbox's, made if it is not there.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub fn helpers(&self) -> Result<OwnedFd, HostError> {
+        let v2 = self.inner.v2()?;
+        let path = format!("{}/{}", self.inner.root, crate::census::HELPERS);
+        make_dir(v2, &path)?;
+        let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC;
+        openat(&v2.dir, &path, flags, Mode::empty()).tried("open cgroup", &path)
+    }
+
+    /// The path of the node's directory below the v2 mount, for runtimes that want one.
+    #[must_use]
+    pub fn v2_path(&self, name: &str) -> String {
+        format!("/{}/{name}", self.inner.root)
+    }
+
+    #[must_use]
+    pub fn layout(&self) -> &Layout {
+        &self.inner.layout
+    }
+
+    /// Makes the cgroup `name` with `limits`. On an error nothing of it is left.
+    ///
+    /// # Errors
+    /// The step that failed.
+    pub fn create(&self, name: &str, limits: &Limits) -> Result<Owned<Cgroup>, HostError> {
+        let mut group = self.named(name);
+        let made = group.make(limits);
+        match made {
+            Ok(()) => Ok(Owned::adopt(group)),
+            Err(error) => {
+                // Its directories are empty: nothing has been started in them.
+                if let Err(left) = group.remove() {
+                    tracing::error!(cgroup = name, error = %left, "a half-made cgroup is left");
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// The cgroup `name`, whether it exists or not: what a fresh process needs to release it.
+    #[must_use]
+    pub fn named(&self, name: &str) -> Cgroup {
+        Cgroup {
+            inner: Arc::clone(&self.inner),
+            name: name.to_owned(),
+            dir: None,
+            procs: Vec::new(),
+        }
+    }
+
+    /// The names of every cgroup below ours, in any hierarchy.
+    ///
+    /// # Errors
+    /// When a directory of ours cannot be read.
+    pub fn list(&self) -> Result<Vec<String>, HostError> {
+        let mut names = std::collections::BTreeSet::new();
+        for hierarchy in self.inner.all()? {
+            names.extend(list_dirs(&self.inner, hierarchy)?);
+        }
+        Ok(names.into_iter().collect())
+    }
+
+    /// Removes the node's own directories. They must be empty.
+    ///
+    /// # Errors
+    /// When one is not.
+    pub fn close(&self) -> Result<(), HostError> {
+        for hierarchy in self.inner.all()? {
+            remove_dir(hierarchy, &self.inner.root)?;
+        }
+        Ok(())
+    }
+}
+
+/// The cgroup of one sandbox, in every hierarchy: every process of the sandbox is in it.
+#[derive(Debug)]
+pub struct Cgroup {
+    inner: Arc<Inner>,
+    name: String,
+    /// The v2 directory; a child can be born in it.
+    dir: Option<OwnedFd>,
+    /// `cgroup.procs` of every v1 hierarchy, open for writing.
+    procs: Vec<OwnedFd>,
+}
+
+impl Cgroup {
+    fn below(&self, file: &str) -> String {
+        format!("{}/{}/{file}", self.inner.root, self.name)
+    }
+
+    fn make(&mut self, limits: &Limits) -> Result<(), HostError> {
+        let inner = Arc::clone(&self.inner);
+        let path = format!("{}/{}", inner.root, self.name);
+        for hierarchy in inner.all()? {
+            make_new_dir(hierarchy, &path)?;
+        }
+        let v2 = inner.v2()?;
+        self.set_limits(limits)?;
+        let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC;
+        self.dir = Some(openat(&v2.dir, &path, flags, Mode::empty()).tried("open cgroup", &path)?);
+        for hierarchy in inner.v1() {
+            self.procs.push(open_file(
+                &hierarchy.dir,
+                &self.below("cgroup.procs"),
+                OFlags::WRONLY,
+            )?);
+        }
+        Ok(())
+    }
+
+    fn set_limits(&self, limits: &Limits) -> Result<(), HostError> {
+        let layout = &self.inner.layout;
+        let v2 = self.inner.v2()?;
+        let write =
+            |h: &Hierarchy, file: &str, text: &str| write_at(&h.dir, &self.below(file), text);
+        if let Some(bytes) = limits.memory_bytes {
+            let bytes = bytes.to_string();
+            if layout.v2_has("memory") {
+                write(v2, "memory.max", &bytes)?;
+                write_if_there(&v2.dir, &self.below("memory.swap.max"), "0")?;
+            } else if let Some(h) = layout.v1_with("memory") {
+                write(h, "memory.limit_in_bytes", &bytes)?;
+                write_if_there(&h.dir, &self.below("memory.memsw.limit_in_bytes"), &bytes)?;
+            }
+        }
+        if let Some(pids) = limits.pids {
+            let pids = pids.to_string();
+            if layout.v2_has("pids") {
+                write(v2, "pids.max", &pids)?;
+            } else if let Some(h) = layout.v1_with("pids") {
+                write(h, "pids.max", &pids)?;
+            }
+        }
+        if let Some(millis) = limits.cpu_millis {
+            let quota = millis * CPU_PERIOD_US / 1000;
+            if layout.v2_has("cpu") {
+                write(v2, "cpu.max", &format!("{quota} {CPU_PERIOD_US}"))?;
+            } else if let Some(h) = layout.v1_with("cpu") {
+                write(h, "cpu.cfs_period_us", &CPU_PERIOD_US.to_string())?;
+                write(h, "cpu.cfs_quota_us", &quota.to_string())?;
+            }
+        }
+        if let Some(h) = layout.v1_with("devices") {
+            write(h, "devices.deny", "a")?;
+            for device in DEVICES {
+                write(h, "devices.allow", device)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The v2 directory, for a child to be born in. `None` for a group that was only named.
+    #[must_use]
+    pub fn dir(&self) -> Option<BorrowedFd<'_>> {
+        self.dir.as_ref().map(AsFd::as_fd)
+    }
+
+    /// The v1 `cgroup.procs` files a child puts itself into.
+    pub fn procs(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        self.procs.iter().map(AsFd::as_fd)
+    }
+
+    /// The name below the node's directory.
+    #[must_use]
+    pub fn id(&self) -> &str {
+        &self.name
+    }
+
+    /// Whether `pid` is in it.
+    #[must_use]
+    pub fn contains(&self, pid: i32) -> bool {
+        self.read_v2("cgroup.procs").is_some_and(|t| t.lines().any(|l| l.parse() == Ok(pid)))
+    }
+
+    /// The processes in it and in the groups below it, as they are now.
+    #[must_use]
+    pub fn pids(&self) -> Vec<i32> {
+        let Ok(v2) = self.inner.v2() else { return Vec::new() };
+        let mut pids = Vec::new();
+        let mut paths = vec![format!("{}/{}", self.inner.root, self.name)];
+        while let Some(path) = paths.pop() {
+            let listed = read_at(&v2.dir, &format!("{path}/cgroup.procs")).unwrap_or_default();
+            pids.extend(listed.lines().filter_map(|line| line.parse::<i32>().ok()));
+            let below = child_dirs(v2, &path).unwrap_or_default();
+            paths.extend(below.into_iter().map(|name| format!("{path}/{name}")));
+        }
+        pids
+    }
+
+    /// Kills every process in it and waits, by event, until there is none. A group that does not
+    /// exist is empty.
+    ///
+    /// Cancel safety: yes; the kill stays in force.
+    ///
+    /// # Errors
+    /// When the kill is refused, or a process is still there at the end of `budget`.
+    pub async fn kill(&self, budget: Budget) -> Result<(), HostError> {
+        let v2 = self.inner.v2()?;
+        match write_at(&v2.dir, &self.below("cgroup.kill"), "1") {
+            Ok(()) => {}
+            Err(error) if error.errno() == Some(Errno::NOENT) => return Ok(()),
+            Err(error) => return Err(error),
+        }
+        let events = self.below("cgroup.events");
+        let file = match open_file(&v2.dir, &events, OFlags::RDONLY) {
+            Ok(file) => file,
+            Err(error) if error.errno() == Some(Errno::NOENT) => return Ok(()),
+            Err(error) => return Err(error),
+        };
+        let ready = Ready::new(file, Interest::PRIORITY).tried("watch", &events)?;
+        let empty = ready.until(|fd| {
+            let mut buffer = [0_u8; 256];
+            let len = rustix::io::pread(fd, &mut buffer, 0)?;
+            let text = String::from_utf8_lossy(buffer.get(..len).unwrap_or_default());
+            Ok((keyed(&text, "populated") == Some(0)).then_some(()))
+        });
+        match budget.run("cgroup kill", empty).await {
+            Ok(result) => result.tried("watch", &events),
+            Err(expired) => Err(io::Error::new(io::ErrorKind::TimedOut, expired))
+                .tried("empty cgroup", &self.name),
+        }
+    }
+
+    /// Removes its directories, with what is below them. Already gone is fine.
+    ///
+    /// # Errors
+    /// When a process is still in one.
+    pub fn remove(&self) -> Result<(), HostError> {
+        let path = format!("{}/{}", self.inner.root, self.name);
+        for hierarchy in self.inner.all()? {
+            remove_tree(hierarchy, &path)?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn is_on_v2(&self, controller: &str) -> bool {
+        self.inner.layout.v2_has(controller)
+    }
+
+    pub(super) fn read_v2(&self, file: &str) -> Option<String> {
+        read_at(&self.inner.v2().ok()?.dir, &self.below(file)).ok()
+    }
+
+    pub(super) fn read_v2_number(&self, file: &str) -> Option<u64> {
+        self.read_v2(file)?.trim().parse().ok()
+    }
+
+    pub(super) fn read_stat(&self, file: &str, key: &str) -> Option<u64> {
+        keyed(&self.read_v2(file)?, key)
+    }
+
+    pub(super) fn read_number(&self, controller: &str, file: &str) -> Option<u64> {
+        let h = self.inner.layout.v1_with(controller)?;
+        read_at(&h.dir, &self.below(file)).ok()?.trim().parse().ok()
+    }
+
+    pub(super) fn read_v1_stat(&self, controller: &str, file: &str, key: &str) -> Option<u64> {
+        let h = self.inner.layout.v1_with(controller)?;
+        keyed(&read_at(&h.dir, &self.below(file)).ok()?, key)
+    }
+}
+
+impl Release for Cgroup {
+    const KIND: &'static str = "cgroup";
+    type Error = HostError;
+
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    async fn release(&self, budget: Budget) -> Result<(), HostError> {
+        self.kill(budget).await?;
+        // A killed process may keep its directory busy for the instant between its last event and
+        // the end of its exit.
+        loop {
+            match self.remove() {
+                Err(error)
+                    if error.errno() == Some(Errno::BUSY) && budget.remaining() > RETRY * 2 =>
+                {
+                    tokio::time::sleep(RETRY).await;
+                }
+                done => return done,
+            }
+        }
+    }
+}
+
+const RETRY: Duration = Duration::from_millis(2);
+
+fn label(hierarchy: &Hierarchy, path: &str) -> String {
+    hierarchy.path.join(path).to_string_lossy().into_owned()
+}
+
+fn make_dir(hierarchy: &Hierarchy, path: &str) -> Result<(), HostError> {
+    match mkdirat(&hierarchy.dir, path, Mode::from_raw_mode(0o755)) {
+        Ok(()) | Err(Errno::EXIST) => Ok(()),
+        Err(error) => Err(error).tried("make cgroup", label(hierarchy, path)),
+    }
+}
+
+/// An old group of the same name would lend us its limits and its processes.
+fn make_new_dir(hierarchy: &Hierarchy, path: &str) -> Result<(), HostError> {
+    mkdirat(&hierarchy.dir, path, Mode::from_raw_mode(0o755))
+        .tried("make cgroup", label(hierarchy, path))
+}
+
+fn remove_dir(hierarchy: &Hierarchy, path: &str) -> Result<(), HostError> {
+    match unlinkat(&hierarchy.dir, path, AtFlags::REMOVEDIR) {
+        Ok(()) | Err(Errno::NOENT) => Ok(()),
+        Err(error) => Err(error).tried("remove cgroup", label(hierarchy, path)),
+    }
+}
+
+/// A runtime or a program inside may have made groups below ours: they go first.
+fn remove_tree(hierarchy: &Hierarchy, path: &str) -> Result<(), HostError> {
+    for child in child_dirs(hierarchy, path)? {
+        remove_tree(hierarchy, &format!("{path}/{child}"))?;
+    }
+    remove_dir(hierarchy, path)
+}
+
+fn child_dirs(hierarchy: &Hierarchy, path: &str) -> Result<Vec<String>, HostError> {
+    let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC;
+    let dir = match openat(&hierarchy.dir, path, flags, Mode::empty()) {
+        Ok(dir) => dir,
+        Err(Errno::NOENT) => return Ok(Vec::new()),
+        Err(error) => return Err(error).tried("read cgroup", label(hierarchy, path)),
+    };
+    let mut names = Vec::new();
+    for entry in rustix::fs::Dir::new(dir).tried("read cgroup", label(hierarchy, path))? {
+        let entry = entry.tried("read cgroup", label(hierarchy, path))?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if entry.file_type() == rustix::fs::FileType::Directory && name != "." && name != ".." {
+            names.push(name);
+        }
+    }
+    Ok(names)
+}
+
+fn list_dirs(inner: &Inner, hierarchy: &Hierarchy) -> Result<Vec<String>, HostError> {
+    child_dirs(hierarchy, &inner.root)
+}
+
+fn open_file(dir: &OwnedFd, path: &str, mode: OFlags) -> Result<OwnedFd, HostError> {
+    openat(dir, path, mode | OFlags::CLOEXEC, Mode::empty()).tried("open", path)
+}
+
+fn write_at(dir: &OwnedFd, path: &str, text: &str) -> Result<(), HostError> {
+    let file = open_file(dir, path, OFlags::WRONLY)?;
+    fs::File::from(file).write_all(text.as_bytes()).tried("write", path)
+}
+
+fn write_if_there(dir: &OwnedFd, path: &str, text: &str) -> Result<(), HostError> {
+    match write_at(dir, path, text) {
+        Err(error) if error.errno() == Some(Errno::NOENT) => Ok(()),
+        done => done,
+    }
+}
+
+fn read_at(dir: &OwnedFd, path: &str) -> Result<String, HostError> {
+    let mut text = String::new();
+    fs::File::from(open_file(dir, path, OFlags::RDONLY)?)
+        .read_to_string(&mut text)
+        .tried("read", path)?;
+    Ok(text)
+}
+
+impl Cgroups {
+    /// Every directory of the node, whether it exists or not.
+    ///
+    /// # Errors
+    /// When there is no v2 hierarchy.
+    pub fn roots(&self) -> Result<Vec<PathBuf>, HostError> {
+        Ok(self.inner.all()?.iter().map(|h| h.path.join(&self.inner.root)).collect())
+    }
+}

@@ -1,0 +1,34 @@
+//! The network of sandboxes: one slot each, and one constant firewall table of the node.
+
+mod firewall;
+mod netlink;
+mod resolvers;
+mod slot;
+
+pub use firewall::{Firewall, FirewallError};
+pub use resolvers::resolvers;
+pub use slot::{Slot, SlotNet, remove_link};
+
+use std::fs;
+
+use crate::error::Tried;
+use crate::{HostError, Mark};
+
+/// The slots whose links exist on the host, whoever holds them.
+///
+/// # Errors
+/// When the links cannot be listed.
+pub fn linked_slots(mark: Mark) -> Result<Vec<u16>, HostError> {
+    let mut slots = Vec::new();
+    for entry in fs::read_dir("/sys/class/net").tried("list", "network links")? {
+        let name = entry.tried("list", "network links")?.file_name();
+        slots.extend(mark.slot_of_link(&name.to_string_lossy()));
+    }
+    Ok(slots)
+}
+
+/// Whether the link of `slot` exists.
+#[must_use]
+pub fn is_linked(mark: Mark, slot: u16) -> bool {
+    fs::exists(format!("/sys/class/net/{}", mark.link(slot))).unwrap_or(true)
+}

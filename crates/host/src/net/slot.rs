@@ -1,0 +1,217 @@
+//! A slot: a user namespace, a network namespace of its, and the pair of links that joins it to the
+//! host.
+//!
+//! Both namespaces are held by descriptor only. When the last descriptor and the last process in
+//! them are gone, the kernel takes links, addresses and routes away by itself: closing is the whole
+//! release, and a crash of the daemon releases what it alone held.
+
+use std::fs;
+use std::io;
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use lifecycle::{Budget, Release};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, listen, socket_with, sockopt};
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+
+use super::netlink::Netlink;
+use crate::error::Tried;
+use crate::identity::UIDS_PER_SLOT;
+use crate::process::hold_namespaces;
+use crate::{HostError, Mark};
+
+/// The sandbox's end of its link.
+const GUEST_LINK: &str = "eth0";
+/// Two addresses, one at each end (RFC 3021).
+const LINK_PREFIX: u8 = 31;
+/// How many connections wait for the guest agent while it starts.
+const BACKLOG: i32 = 128;
+
+/// What a slot shows of itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SlotNet {
+    pub index: u16,
+    pub guest: Ipv4Addr,
+    pub host: Ipv4Addr,
+    /// The user id outside that is root inside.
+    pub uid_base: u32,
+}
+
+/// A network identity, used by one sandbox and then thrown away.
+#[derive(Debug)]
+pub struct Slot {
+    net: SlotNet,
+    name: String,
+    userns: OwnedFd,
+    netns: OwnedFd,
+    /// Bound and listening inside, for the guest agent to inherit.
+    listener: OwnedFd,
+}
+
+impl Slot {
+    /// Makes slot `index`. Blocks for about a millisecond. On an error nothing of it is left but
+    /// what the kernel takes away by itself.
+    ///
+    /// `agent_port` is the TCP port on which the guest agent will serve.
+    ///
+    /// # Errors
+    /// The step that failed.
+    pub fn create(
+        mark: Mark,
+        index: u16,
+        agent_port: u16,
+        holders: BorrowedFd<'_>,
+    ) -> Result<Self, HostError> {
+        let name = mark.link(index);
+        let net = SlotNet {
+            index,
+            guest: mark.guest_address(index),
+            host: mark.host_address(index),
+            uid_base: mark.uid_base(index),
+        };
+        let (userns, netns) =
+            namespaces(net.uid_base, holders).tried("make namespaces of", &name)?;
+        let mut netlink = Netlink::open().tried("open", "netlink")?;
+        netlink.add_veth(&name, GUEST_LINK, netns.as_fd()).tried("make link", &name)?;
+        host_end(&mut netlink, &name, net.host).tried("set up link", &name)?;
+        let listener = inside(netns.as_fd(), || guest_end(net, agent_port))
+            .tried("set up the inside of", &name)?;
+        Ok(Self { net, name, userns, netns, listener })
+    }
+
+    #[must_use]
+    pub fn net(&self) -> SlotNet {
+        self.net
+    }
+
+    #[must_use]
+    pub fn userns(&self) -> BorrowedFd<'_> {
+        self.userns.as_fd()
+    }
+
+    #[must_use]
+    pub fn netns(&self) -> BorrowedFd<'_> {
+        self.netns.as_fd()
+    }
+
+    /// The guest agent's socket.
+    #[must_use]
+    pub fn listener(&self) -> BorrowedFd<'_> {
+        self.listener.as_fd()
+    }
+
+    /// Takes the way to the internet away. What is on the link itself, the host's end, stays
+    /// reachable for answers.
+    ///
+    /// # Errors
+    /// When the route cannot be removed.
+    pub fn isolate(&self) -> Result<(), HostError> {
+        inside(self.netns.as_fd(), || Netlink::open()?.remove_default_route())
+            .tried("remove default route of", &self.name)
+    }
+
+    /// Lets go of the guest agent's socket: from now on only the sandbox holds it, so connections
+    /// are refused when the agent is gone instead of waiting for nobody.
+    ///
+    /// # Errors
+    /// When the descriptor table is full.
+    pub fn hand_over_listener(&mut self) -> Result<(), HostError> {
+        self.listener = rustix::fs::open(
+            "/dev/null",
+            rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::CLOEXEC,
+            rustix::fs::Mode::empty(),
+        )
+        .tried("let go of the socket of", &self.name)?;
+        Ok(())
+    }
+}
+
+impl Release for Slot {
+    const KIND: &'static str = "slot";
+    type Error = HostError;
+
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Nothing to do: the descriptors close when the owner is consumed.
+    async fn release(&self, _budget: Budget) -> Result<(), HostError> {
+        Ok(())
+    }
+}
+
+/// Removes the link of a slot that nobody holds any more, with its namespace's end of it.
+///
+/// # Errors
+/// When the kernel refuses; an absent link is fine.
+pub fn remove_link(mark: Mark, slot: u16) -> Result<(), HostError> {
+    let name = mark.link(slot);
+    let removed = Netlink::open().and_then(|mut netlink| netlink.remove_link(&name));
+    match removed {
+        Err(error) if error.raw_os_error() == Some(libc::ENODEV) => Ok(()),
+        done => done.tried("remove link", name),
+    }
+}
+
+fn namespaces(uid_base: u32, holders: BorrowedFd<'_>) -> io::Result<(OwnedFd, OwnedFd)> {
+    let holder = hold_namespaces(holders)?;
+    let pid = holder.pid();
+    let map = format!("0 {uid_base} {UIDS_PER_SLOT}");
+    fs::write(format!("/proc/{pid}/uid_map"), &map)?;
+    fs::write(format!("/proc/{pid}/gid_map"), &map)?;
+    let open = |kind: &str| fs::File::open(format!("/proc/{pid}/ns/{kind}")).map(OwnedFd::from);
+    Ok((open("user")?, open("net")?))
+}
+
+fn host_end(netlink: &mut Netlink, name: &str, address: Ipv4Addr) -> io::Result<()> {
+    // Nothing on this link speaks IPv6; without this the kernel would start to.
+    set_sysctl(&format!("net/ipv6/conf/{name}/disable_ipv6"), "1")?;
+    let index = netlink.index_of(name)?;
+    netlink.add_address(index, address, LINK_PREFIX)?;
+    netlink.set_up(index)
+}
+
+/// Runs in a thread that is inside the slot's network namespace.
+fn guest_end(net: SlotNet, agent_port: u16) -> io::Result<OwnedFd> {
+    let mut netlink = Netlink::open()?;
+    let loopback = netlink.index_of("lo")?;
+    netlink.set_up(loopback)?;
+    set_sysctl(&format!("net/ipv6/conf/{GUEST_LINK}/disable_ipv6"), "1")?;
+    // Programs inside are root of their own namespace only: let them serve port 80 and ping.
+    set_sysctl("net/ipv4/ip_unprivileged_port_start", "0")?;
+    let index = netlink.index_of(GUEST_LINK)?;
+    netlink.add_address(index, net.guest, LINK_PREFIX)?;
+    netlink.set_up(index)?;
+    netlink.add_default_route(net.host)?;
+    let socket = socket_with(AddressFamily::INET, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+    sockopt::set_socket_reuseaddr(&socket, true)?;
+    bind(&socket, &SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, agent_port))?;
+    listen(&socket, BACKLOG)?;
+    Ok(socket)
+}
+
+fn set_sysctl(key: &str, value: &str) -> io::Result<()> {
+    match fs::write(format!("/proc/sys/{key}"), value) {
+        // A kernel without IPv6 has none of its keys.
+        Err(error) if error.kind() == io::ErrorKind::NotFound && key.starts_with("net/ipv6") => {
+            Ok(())
+        }
+        done => done,
+    }
+}
+
+/// Runs `work` in a thread of its own that is in the network namespace `netns` and ends there: no
+/// thread ever has to find its way back.
+fn inside<T: Send>(
+    netns: BorrowedFd<'_>,
+    work: impl FnOnce() -> io::Result<T> + Send,
+) -> io::Result<T> {
+    let run = || {
+        move_into_link_name_space(netns, Some(LinkNameSpaceType::Network))?;
+        work()
+    };
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().name("netns".into()).spawn_scoped(scope, run)?;
+        thread.join().unwrap_or_else(|_panic| Err(io::Error::other("the netns thread panicked")))
+    })
+}

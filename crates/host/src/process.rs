@@ -1,0 +1,143 @@
+//! Processes by pidfd: spawned straight into their cgroup, awaited by event, never signalled by
+//! a bare number.
+
+mod clone;
+mod spawn;
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+
+use rustix::fd::BorrowedFd;
+use rustix::process::{
+    Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, WaitIdStatus, pidfd_open, pidfd_send_signal,
+    waitid,
+};
+use tokio::io::Interest;
+
+pub use spawn::{Finished, MAX_OUTPUT, RunError, Spawn, run};
+
+pub(crate) use clone::hold_namespaces;
+
+use crate::HostError;
+use crate::error::Tried;
+use crate::proc::start_time;
+use crate::ready::Ready;
+
+/// Who a process is, for a daemon that did not start it: a number alone may belong to another
+/// process by now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct ProcessIdentity {
+    pub pid: i32,
+    /// Clock ticks since boot.
+    pub start_time: u64,
+}
+
+/// A process held by descriptor. Dropping it lets go of the descriptor, not of the process.
+#[derive(Debug)]
+pub struct Process {
+    pidfd: OwnedFd,
+    identity: ProcessIdentity,
+}
+
+impl Process {
+    pub(crate) fn from_pidfd(pidfd: OwnedFd, pid: i32) -> Self {
+        let start_time = start_time(pid).unwrap_or(0);
+        Self { pidfd, identity: ProcessIdentity { pid, start_time } }
+    }
+
+    /// Opens the process `pid` as it is now.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn open(pid: i32) -> Result<Self, HostError> {
+        let raw = Pid::from_raw(pid)
+            .ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))
+            .tried("open process", pid.to_string())?;
+        let pidfd = pidfd_open(raw, PidfdFlags::empty()).tried("open process", pid.to_string())?;
+        Ok(Self::from_pidfd(pidfd, pid))
+    }
+
+    #[must_use]
+    pub fn identity(&self) -> ProcessIdentity {
+        self.identity
+    }
+
+    /// Sends `signal`. A process that has ended already is not an error.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn signal(&self, signal: Signal) -> Result<(), HostError> {
+        match pidfd_send_signal(&self.pidfd, signal) {
+            Ok(()) | Err(rustix::io::Errno::SRCH) => Ok(()),
+            Err(err) => Err(err).tried("signal process", self.identity.pid.to_string()),
+        }
+    }
+
+    /// Waits until it has ended, and reaps it when it is a child of ours. `None` when somebody
+    /// else is its parent and so has its status.
+    ///
+    /// Cancel safety: yes.
+    ///
+    /// # Errors
+    /// When the reactor is gone or refuses the descriptor.
+    pub async fn exited(&self) -> Result<Option<ExitStatus>, HostError> {
+        let pid = self.identity.pid.to_string();
+        let fd = self.pidfd.try_clone().tried("watch process", &pid)?;
+        let ready = Ready::new(fd, Interest::READABLE).tried("watch process", &pid)?;
+        ready.until(reap).await.tried("wait for process", &pid)
+    }
+}
+
+/// How a child ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ExitStatus {
+    Code(i32),
+    Signal(i32),
+}
+
+impl ExitStatus {
+    #[must_use]
+    pub fn success(self) -> bool {
+        self == Self::Code(0)
+    }
+}
+
+impl std::fmt::Display for ExitStatus {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Code(code) => write!(f, "exit status {code}"),
+            Self::Signal(signal) => write!(f, "signal {signal}"),
+        }
+    }
+}
+
+/// Takes the status of an ended child. The outer `Option` is "has it ended".
+fn reap(pidfd: BorrowedFd<'_>) -> io::Result<Option<Option<ExitStatus>>> {
+    match waitid(WaitId::PidFd(pidfd), WaitIdOptions::EXITED | WaitIdOptions::NOHANG) {
+        Ok(None) => Ok(None),
+        Ok(Some(status)) => Ok(Some(Some(exit_status(&status)))),
+        // Not our child, or reaped already: a readable pidfd is all there is to know.
+        Err(rustix::io::Errno::CHILD) => Ok(is_readable(pidfd)?.then_some(None)),
+        Err(err) => Err(err.into()),
+    }
+}
+
+fn exit_status(status: &WaitIdStatus) -> ExitStatus {
+    match (status.exit_status(), status.terminating_signal()) {
+        (Some(code), _) => ExitStatus::Code(code),
+        (None, Some(signal)) => ExitStatus::Signal(signal),
+        (None, None) => ExitStatus::Code(-1),
+    }
+}
+
+fn is_readable(fd: BorrowedFd<'_>) -> io::Result<bool> {
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+    let mut fds = [PollFd::new(&fd, PollFlags::IN)];
+    Ok(poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 }))? > 0)
+}
+
+impl AsFd for Process {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.pidfd.as_fd()
+    }
+}

@@ -1,0 +1,246 @@
+use std::ffi::{CString, OsStr, OsString};
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use lifecycle::{Budget, Expired};
+use rustix::fs::{MemfdFlags, Mode, OFlags};
+use rustix::process::Signal;
+
+use super::clone::{self, ExecPlan};
+use super::{ExitStatus, Process};
+use crate::HostError;
+use crate::error::Tried;
+
+/// A program to start. Standard input is `/dev/null`; standard output and error go where
+/// [`Spawn::output`] says, to `/dev/null` when it says nothing.
+#[derive(Debug)]
+pub struct Spawn<'a> {
+    program: PathBuf,
+    args: Vec<OsString>,
+    env: Vec<(OsString, OsString)>,
+    input: Option<BorrowedFd<'a>>,
+    output: Option<BorrowedFd<'a>>,
+    inherit: Vec<BorrowedFd<'a>>,
+    cgroup: Option<BorrowedFd<'a>>,
+    join: Vec<BorrowedFd<'a>>,
+}
+
+impl<'a> Spawn<'a> {
+    /// `program` is a path; nothing is searched for.
+    pub fn new(program: impl Into<PathBuf>) -> Self {
+        Self {
+            program: program.into(),
+            args: Vec::new(),
+            env: Vec::new(),
+            input: None,
+            output: None,
+            inherit: Vec::new(),
+            cgroup: None,
+            join: Vec::new(),
+        }
+    }
+
+    #[must_use]
+    pub fn args<S: AsRef<OsStr>>(mut self, args: impl IntoIterator<Item = S>) -> Self {
+        self.args.extend(args.into_iter().map(|arg| arg.as_ref().to_owned()));
+        self
+    }
+
+    /// The child's environment is exactly what is given here.
+    #[must_use]
+    pub fn env(mut self, name: &str, value: impl AsRef<OsStr>) -> Self {
+        self.env.push((name.into(), value.as_ref().to_owned()));
+        self
+    }
+
+    #[must_use]
+    pub fn input(mut self, fd: BorrowedFd<'a>) -> Self {
+        self.input = Some(fd);
+        self
+    }
+
+    #[must_use]
+    pub fn output(mut self, fd: BorrowedFd<'a>) -> Self {
+        self.output = Some(fd);
+        self
+    }
+
+    /// The child has this descriptor too, as 3, 4, ... in the order of these calls.
+    #[must_use]
+    pub fn inherit(mut self, fd: BorrowedFd<'a>) -> Self {
+        self.inherit.push(fd);
+        self
+    }
+
+    /// The cgroup v2 directory it is born in.
+    #[must_use]
+    pub fn in_cgroup(mut self, dir: BorrowedFd<'a>) -> Self {
+        self.cgroup = Some(dir);
+        self
+    }
+
+    /// A cgroup v1 `cgroup.procs` file, open for writing, that it puts itself into before it execs.
+    #[must_use]
+    pub fn join(mut self, procs: impl IntoIterator<Item = BorrowedFd<'a>>) -> Self {
+        self.join.extend(procs);
+        self
+    }
+
+    /// Starts it. Blocks until it has execed, well under a millisecond.
+    ///
+    /// # Errors
+    /// When it cannot be started; nothing is left then.
+    pub fn start(&self) -> Result<Process, HostError> {
+        let name = self.program.display().to_string();
+        let started = self.plan().and_then(|(plan, _kept)| clone::spawn(&plan));
+        let (pidfd, pid) = started.tried("start", name)?;
+        Ok(Process::from_pidfd(pidfd, pid))
+    }
+
+    fn plan(&self) -> io::Result<(ExecPlan<'_>, Vec<OwnedFd>)> {
+        let null = open_null()?;
+        let mut kept = Vec::new();
+        let mut fds = Vec::new();
+        let stdio = [
+            self.input.unwrap_or_else(|| null.as_fd()),
+            self.output.unwrap_or_else(|| null.as_fd()),
+            self.output.unwrap_or_else(|| null.as_fd()),
+        ];
+        for (target, source) in (0..).zip(stdio.iter().chain(&self.inherit)) {
+            // Far above every target, so that no dup2 overwrites a source that is still needed.
+            let high = rustix::io::fcntl_dupfd_cloexec(source, FIRST_SOURCE)?;
+            fds.push((high.as_raw_fd(), target));
+            kept.push(high);
+        }
+        let text = |text: &OsStr| CString::new(text.as_bytes()).map_err(io::Error::from);
+        let mut argv = vec![text(self.program.as_os_str())?];
+        for arg in &self.args {
+            argv.push(text(arg)?);
+        }
+        let mut envp = Vec::new();
+        for (name, value) in &self.env {
+            let mut pair = name.clone();
+            pair.push("=");
+            pair.push(value);
+            envp.push(text(&pair)?);
+        }
+        let plan = ExecPlan {
+            program: text(self.program.as_os_str())?,
+            argv,
+            envp,
+            join: self.join.iter().map(AsRawFd::as_raw_fd).collect(),
+            fds,
+            cgroup: self.cgroup,
+        };
+        Ok((plan, kept))
+    }
+}
+
+const FIRST_SOURCE: RawFd = 64;
+
+fn open_null() -> io::Result<OwnedFd> {
+    Ok(rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?)
+}
+
+/// What a helper program left when it ended.
+#[derive(Debug)]
+pub struct Finished {
+    pub status: ExitStatus,
+    /// The first [`MAX_OUTPUT`] bytes of its output and error output.
+    pub output: String,
+}
+
+/// How much of a helper's output is kept, in bytes.
+pub const MAX_OUTPUT: u64 = 64 * 1024;
+
+/// Why a helper did not end by itself.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    #[error(transparent)]
+    Host(#[from] HostError),
+    #[error("{program} was killed")]
+    Expired { program: String, source: Expired },
+}
+
+/// Runs a helper to its end and gives back what it printed. `input` is its standard input.
+///
+/// Cancel safety: a dropped call kills the helper, and reaps it on the next wait of the daemon.
+///
+/// # Errors
+/// When it cannot be started, or is not over within `budget`; it has been killed and reaped then.
+pub async fn run(
+    program: &Path,
+    args: &[&str],
+    input: Option<&[u8]>,
+    budget: Budget,
+) -> Result<Finished, RunError> {
+    let name = program.display().to_string();
+    let memory = |what| rustix::fs::memfd_create(what, MemfdFlags::CLOEXEC);
+    let output = memory("helper output").tried("make output buffer for", &name)?;
+    let stdin = match input {
+        Some(bytes) => {
+            let fd = memory("helper input").tried("make input buffer for", &name)?;
+            io::Write::write_all(
+                &mut File::from(fd.try_clone().tried("write input of", &name)?),
+                bytes,
+            )
+            .tried("write input of", &name)?;
+            rustix::fs::seek(&fd, rustix::fs::SeekFrom::Start(0)).tried("write input of", &name)?;
+            fd
+        }
+        None => open_null().tried("open", "/dev/null")?,
+    };
+    let process = Spawn::new(program)
+        .args(args)
+        .env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
+        .env("LC_ALL", "C")
+        .input(stdin.as_fd())
+        .output(output.as_fd())
+        .start()?;
+    let mut armed = KillOnDrop(Some(process));
+    let status = match budget.run("helper", armed.exited()).await {
+        Ok(status) => status?,
+        Err(source) => {
+            armed.kill_and_wait().await?;
+            return Err(RunError::Expired { program: name, source });
+        }
+    };
+    armed.0 = None;
+    rustix::fs::seek(&output, rustix::fs::SeekFrom::Start(0)).tried("read output of", &name)?;
+    let mut bytes = Vec::new();
+    File::from(output).take(MAX_OUTPUT).read_to_end(&mut bytes).tried("read output of", &name)?;
+    let status = status.unwrap_or(ExitStatus::Code(-1));
+    Ok(Finished { status, output: String::from_utf8_lossy(&bytes).into_owned() })
+}
+
+struct KillOnDrop(Option<Process>);
+
+impl KillOnDrop {
+    async fn exited(&self) -> Result<Option<ExitStatus>, HostError> {
+        match &self.0 {
+            Some(process) => process.exited().await,
+            None => Ok(None),
+        }
+    }
+
+    async fn kill_and_wait(&mut self) -> Result<(), HostError> {
+        if let Some(process) = self.0.take() {
+            process.signal(Signal::KILL)?;
+            process.exited().await?;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for KillOnDrop {
+    fn drop(&mut self) {
+        if let Some(process) = &self.0
+            && let Err(error) = process.signal(Signal::KILL)
+        {
+            tracing::error!(%error, "a helper could not be killed");
+        }
+    }
+}

@@ -1,0 +1,242 @@
+//! Makes the template `base`: a small Debian (or Ubuntu) of the host's own release, with what
+//! programs written for E2B's base template expect to find.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use lifecycle::Budget;
+use model::Resources;
+
+use crate::command::{Command, find_program};
+use crate::{Draft, NewTemplate, Store, Template};
+
+mod error;
+mod guest;
+mod release;
+mod sources;
+
+pub use error::BuildError;
+pub use guest::{AGENT, USER};
+pub use release::ReleaseError;
+pub use sources::SourcesError;
+
+/// What users say to get it.
+pub const ALIAS: &str = "base";
+
+/// Beyond the essential packages. Recommended packages are not followed.
+const PACKAGES: [&str; 12] = [
+    "bash",
+    "ca-certificates",
+    "curl",
+    "git",
+    "iproute2",
+    "netcat-openbsd",
+    "procps",
+    "python3",
+    "python3-pip",
+    "python3-venv",
+    "sudo",
+    "tzdata",
+];
+
+/// A build takes longer than this only where something is wrong.
+pub const USUAL_LIMIT: Duration = Duration::from_secs(900);
+
+/// What the build needs while it runs, generously: files are unpacked beside their archives.
+const ROOM_MIB: u64 = 1024;
+
+/// Documentation is most of what a package installs that no program reads. Licences stay.
+const DPKG_OPTIONS: [&str; 4] = [
+    "path-exclude=/usr/share/doc/*",
+    "path-include=/usr/share/doc/*/copyright",
+    "path-exclude=/usr/share/man/*",
+    "path-exclude=/usr/share/locale/*",
+];
+
+/// The lines by which mmdebstrap tells where it is, and what they mean to people.
+const STAGES: [(&str, &str); 7] = [
+    ("I: running apt-get update", "reading package lists"),
+    ("I: downloading packages", "downloading packages"),
+    ("I: extracting archives", "unpacking the essential packages"),
+    ("I: installing essential packages", "setting up the essential packages"),
+    ("I: installing remaining packages", "installing the other packages"),
+    ("I: running --customize-hook", "adding the user"),
+    ("I: cleaning package lists", "cleaning up"),
+];
+
+/// How far a build is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Progress {
+    /// 1 to [`Progress::STEPS`].
+    pub step: u64,
+    /// What is being done now, in words.
+    pub what: &'static str,
+}
+
+impl Progress {
+    pub const STEPS: u64 = 10;
+}
+
+/// What the base template says of itself, beside what is in it.
+#[derive(Debug, Clone)]
+pub struct Request {
+    /// The version of the guest agent it is made for.
+    pub envd_version: String,
+    pub resources: Resources,
+}
+
+impl Request {
+    /// Two processors and 512 MiB, as E2B's base template has.
+    #[must_use]
+    pub fn new(envd_version: String, disk_mib: u64) -> Self {
+        let resources = Resources { vcpus: 2, memory_mib: 512, disk_mib };
+        Self { envd_version, resources }
+    }
+}
+
+/// Makes the template and puts it in the place of the one there is. Sandboxes that run go on
+/// with the files they started from.
+///
+/// Takes 15 to 60 seconds with a good network. Runs as root, with the network access the host
+/// has and the host's own package sources and keys.
+///
+/// Cancel safety: yes. Whatever was made is removed by the next [`Store::open`].
+///
+/// # Errors
+/// See [`BuildError`]; each says what to do.
+pub async fn build(
+    store: &Arc<Store>,
+    request: Request,
+    progress: &(dyn Fn(Progress) + Send + Sync),
+    budget: Budget,
+) -> Result<Arc<Template>, BuildError> {
+    progress(Progress { step: 1, what: "checking this host" });
+    let tools = Tools::find()?;
+    check_room(store.dir())?;
+    let release = release::of_host(Path::new("/etc/os-release"))?;
+    let sources = sources::of_host(Path::new("/etc/apt"), &release)?;
+
+    let draft = store.begin()?;
+    let filled = fill(&draft, &tools, &release, &sources, progress, budget).await;
+    progress(Progress { step: Progress::STEPS, what: "checking and saving" });
+    let store = Arc::clone(store);
+    tokio::task::spawn_blocking(move || match filled {
+        Ok(()) => finish(&store, draft, request),
+        Err(error) => Err(discard(draft, error)),
+    })
+    .await?
+}
+
+fn check_room(dir: &Path) -> Result<(), BuildError> {
+    let stat = rustix::fs::statvfs(dir)
+        .map_err(|e| BuildError::Free { dir: dir.to_path_buf(), source: e.into() })?;
+    let free_mib = stat.f_bavail.saturating_mul(stat.f_frsize) / (1024 * 1024);
+    if free_mib < ROOM_MIB {
+        return Err(BuildError::NoRoom { dir: dir.to_path_buf(), free_mib });
+    }
+    Ok(())
+}
+
+async fn fill(
+    draft: &Draft,
+    tools: &Tools,
+    release: &str,
+    sources: &sources::Sources,
+    progress: &(dyn Fn(Progress) + Send + Sync),
+    budget: Budget,
+) -> Result<(), BuildError> {
+    let mirrors = sources.write_to(draft.path()).map_err(BuildError::WriteSources)?;
+    let install = Command {
+        name: "mmdebstrap",
+        program: tools.setpriv.clone(),
+        args: install_arguments(tools, release, &draft.rootfs(), &mirrors),
+    };
+    let on_line = |line: &str| {
+        tracing::debug!(line, "mmdebstrap");
+        let found = (2..).zip(STAGES).find(|(_, (says, _))| line.starts_with(says));
+        if let Some((step, (_, what))) = found {
+            progress(Progress { step, what });
+        }
+    };
+    install.run(on_line, budget).await.map_err(|error| error::sort(error, draft.path()))?;
+    progress(Progress { step: 9, what: "adding what sandboxes need" });
+    let rootfs = draft.rootfs();
+    tokio::task::spawn_blocking(move || guest::set_up(&rootfs)).await??;
+    Ok(())
+}
+
+fn finish(store: &Store, draft: Draft, request: Request) -> Result<Arc<Template>, BuildError> {
+    let packages = match guest::verify(&draft.rootfs(), &PACKAGES) {
+        Ok(packages) => packages,
+        Err(error) => return Err(discard(draft, error)),
+    };
+    let content = NewTemplate {
+        aliases: vec![ALIAS.to_owned()],
+        resources: request.resources,
+        user: USER.to_owned(),
+        workdir: None,
+        envd_version: request.envd_version,
+        packages,
+    };
+    store.publish(draft, content).map_err(|(draft, error)| discard(draft, error.into()))
+}
+
+fn discard(draft: Draft, error: BuildError) -> BuildError {
+    if let Err(left) = draft.discard() {
+        tracing::warn!(error = %left, "unfinished template left; the next start removes it");
+    }
+    error
+}
+
+#[derive(Debug)]
+struct Tools {
+    mmdebstrap: PathBuf,
+    setpriv: PathBuf,
+    unshare: PathBuf,
+}
+
+impl Tools {
+    fn find() -> Result<Self, BuildError> {
+        if !rustix::process::geteuid().is_root() {
+            return Err(BuildError::NotRoot);
+        }
+        let find =
+            |tool, package| find_program(tool).ok_or(BuildError::MissingTool { tool, package });
+        Ok(Self {
+            mmdebstrap: find("mmdebstrap", "mmdebstrap")?,
+            setpriv: find("setpriv", "util-linux")?,
+            unshare: find("unshare", "util-linux")?,
+        })
+    }
+}
+
+/// `setpriv` ends the build with us, even when we are killed. `unshare` gives it a mount and a
+/// process namespace that end with it: however it ends, no mount is left on the host and no process
+/// goes on writing.
+fn install_arguments(
+    tools: &Tools,
+    release: &str,
+    rootfs: &Path,
+    mirrors: &[PathBuf],
+) -> Vec<OsString> {
+    let mut args: Vec<OsString> = ["--pdeathsig", "KILL", "--"].map(OsString::from).to_vec();
+    args.push((&tools.unshare).into());
+    for option in ["--mount", "--propagation=private", "--pid", "--fork", "--kill-child=SIGKILL"] {
+        args.push(option.into());
+    }
+    args.push("--".into());
+    args.push((&tools.mmdebstrap).into());
+    for option in ["--mode=root", "--format=directory", "--variant=minbase"] {
+        args.push(option.into());
+    }
+    args.push(format!("--include={}", PACKAGES.join(",")).into());
+    args.push("--aptopt=APT::Install-Recommends \"false\"".into());
+    args.extend(DPKG_OPTIONS.iter().map(|option| format!("--dpkgopt={option}").into()));
+    args.push(format!("--customize-hook={}", guest::ADD_USER).into());
+    args.push(release.into());
+    args.push(rootfs.into());
+    args.extend(mirrors.iter().map(Into::into));
+    args
+}

@@ -1,0 +1,115 @@
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+
+use crate::{Budget, Expired};
+
+/// Counts who is inside a scope, and lets nobody in once closing has begun.
+#[derive(Debug, Clone, Default)]
+pub struct Gate {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    state: Mutex<State>,
+    left: Notify,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    closed: bool,
+    inside: u32,
+}
+
+/// Being inside. Dropping it is leaving.
+#[derive(Debug)]
+#[must_use = "dropping the pass at once guards nothing"]
+pub struct Pass {
+    shared: Arc<Shared>,
+}
+
+/// Nobody is let in any more.
+#[derive(Debug, thiserror::Error)]
+#[error("gate is closed")]
+pub struct GateClosed;
+
+impl Gate {
+    /// Goes in. Deciding and counting are one critical section with [`Gate::shut`], so work is
+    /// either counted or refused.
+    ///
+    /// # Errors
+    /// [`GateClosed`] from the moment [`Gate::shut`] was called.
+    pub fn enter(&self) -> Result<Pass, GateClosed> {
+        let mut state = self.shared.state.lock();
+        if state.closed {
+            return Err(GateClosed);
+        }
+        state.inside += 1;
+        Ok(Pass { shared: Arc::clone(&self.shared) })
+    }
+
+    /// Takes effect before it returns; waits for nobody.
+    pub fn shut(&self) {
+        self.shared.state.lock().closed = true;
+    }
+
+    /// How many passes are out.
+    #[must_use]
+    pub fn inside(&self) -> u32 {
+        self.shared.state.lock().inside
+    }
+
+    /// Waits until nobody is inside.
+    ///
+    /// Cancel safety: yes.
+    ///
+    /// # Errors
+    /// [`Expired`] when someone is still inside at the end of `budget`.
+    pub async fn wait_empty(&self, budget: Budget) -> Result<(), Expired> {
+        budget
+            .run("gate", async {
+                loop {
+                    let left = self.shared.left.notified();
+                    tokio::pin!(left);
+                    // Registered before the count is read: a last leave between the two is seen.
+                    left.as_mut().enable();
+                    if self.inside() == 0 {
+                        return;
+                    }
+                    left.await;
+                }
+            })
+            .await
+    }
+}
+
+impl Drop for Pass {
+    fn drop(&mut self) {
+        let mut state = self.shared.state.lock();
+        state.inside -= 1;
+        if state.inside == 0 {
+            self.shared.left.notify_waiters();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::Gate;
+    use crate::Budget;
+
+    #[tokio::test(start_paused = true)]
+    async fn nobody_enters_after_shut_and_wait_ends_when_the_last_leaves() {
+        let gate = Gate::default();
+        let pass = gate.enter().unwrap();
+        gate.shut();
+        gate.enter().unwrap_err();
+        gate.wait_empty(Budget::within(Duration::from_secs(5))).await.unwrap_err();
+        drop(pass);
+        gate.wait_empty(Budget::within(Duration::from_secs(5))).await.unwrap();
+    }
+}

@@ -1,0 +1,168 @@
+//! The container driver: an OCI bundle run by crun or runc.
+
+mod bundle;
+mod capabilities;
+mod runtime;
+mod seccomp;
+
+use std::fs;
+use std::os::unix::fs::{DirBuilderExt, chown};
+use std::path::{Path, PathBuf};
+
+use async_trait::async_trait;
+use host::Faults;
+use host::cgroup::Support;
+use host::mount::{RootMount, RootPaths, remove_tree};
+use lifecycle::{Budget, Release, close_in};
+
+pub use runtime::{Runtime, RuntimeError};
+
+use crate::driver::{BootError, BootSpec, Driver, Part, ReleaseError, Running, Stop};
+
+/// What the driver is told once.
+#[derive(Debug)]
+pub struct ContainerConfig {
+    pub runtime: Runtime,
+    /// The guest agent, a static binary, bound read-only into every sandbox. Everybody must be able
+    /// to get to it.
+    pub agent: PathBuf,
+    /// Where mount points are made: in the private view.
+    pub view: PathBuf,
+    /// Prefix of the cgroup path for runtimes that join by path.
+    pub cgroup_root: String,
+    pub support: Vec<Support>,
+    pub faults: Faults,
+}
+
+/// Runs sandboxes as containers.
+#[derive(Debug)]
+pub struct Container {
+    config: ContainerConfig,
+    seccomp: seccomp::Policy,
+    /// The most open files a sandbox may raise itself to.
+    open_files: u64,
+}
+
+/// Files the driver keeps in a lifecycle directory.
+const STATE: &str = "runtime";
+const BUNDLE: &str = "config.json";
+const LOG: &str = "runtime.log";
+const PID: &str = "pid";
+
+impl Container {
+    #[must_use]
+    pub fn new(config: ContainerConfig) -> Self {
+        let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+        // Without CAP_SYS_RESOURCE a runtime cannot raise the host's own limit.
+        let open_files = limit.maximum.unwrap_or(bundle::OPEN_FILES).min(bundle::OPEN_FILES);
+        Self { config, seccomp: seccomp::Policy::new(), open_files }
+    }
+
+    /// Mounts the root and writes the bundle: everything that comes before the runtime is called.
+    ///
+    /// # Errors
+    /// The step that failed; what was made is in `spec.held` or goes with [`Part::Files`].
+    pub fn prepare(&self, spec: &mut BootSpec<'_>) -> Result<(), BootError> {
+        let faults = &self.config.faults;
+        let paths = RootPaths::new(spec.dir, &self.config.view, spec.id);
+        faults.hit("create.mount.before")?;
+        let owner = spec.slot.net().uid_base;
+        spec.held.mount =
+            Some(RootMount::create(spec.base, paths.clone(), spec.slot.userns(), owner)?);
+        write_resolvers(spec, &paths)?;
+        faults.hit("create.mount.after")?;
+        self.write_bundle(spec, &paths)
+    }
+
+    fn write_bundle(&self, spec: &BootSpec<'_>, paths: &RootPaths) -> Result<(), BootError> {
+        let bundle = bundle::Bundle {
+            spec,
+            root: &paths.root,
+            agent: &self.config.agent,
+            seccomp: &self.seccomp,
+            open_files: self.open_files,
+            cgroup_path: (!self.config.runtime.leaves_cgroups_alone())
+                .then(|| format!("/{}/{}", self.config.cgroup_root, spec.id)),
+        };
+        let text = serde_json::to_vec(&bundle.to_json())
+            .map_err(|error| BootError::Write { what: BUNDLE, source: error.into() })?;
+        fs::write(spec.dir.join(BUNDLE), text)
+            .map_err(|source| BootError::Write { what: BUNDLE, source })
+    }
+}
+
+/// Puts `/etc/resolv.conf` into the writable layer: a plain file that programs may change.
+fn write_resolvers(spec: &BootSpec<'_>, paths: &RootPaths) -> Result<(), BootError> {
+    let write = || {
+        let owner = Some(spec.slot.net().uid_base);
+        let etc = paths.upper.join("etc");
+        fs::DirBuilder::new().mode(0o755).create(&etc)?;
+        // The mode given to mkdir is cut by the umask, and this directory hides the base's.
+        fs::set_permissions(&etc, std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
+        chown(&etc, owner, owner)?;
+        let file = etc.join("resolv.conf");
+        let lines: String = spec.resolvers.iter().map(|r| format!("nameserver {r}\n")).collect();
+        fs::write(&file, lines)?;
+        fs::set_permissions(&file, std::os::unix::fs::PermissionsExt::from_mode(0o644))?;
+        chown(&file, owner, owner)
+    };
+    write().map_err(|source| BootError::Write { what: "/etc/resolv.conf", source })
+}
+
+#[async_trait]
+impl Driver for Container {
+    fn name(&self) -> &'static str {
+        "container"
+    }
+
+    fn support(&self) -> Vec<Support> {
+        let mut support = self.config.support.clone();
+        support.push(Support {
+            what: "disk",
+            enforced: false,
+            detail: "sandboxes share the file system of the data directory; new work is refused \
+                     when it runs low"
+                .into(),
+        });
+        support
+    }
+
+    async fn boot(&self, mut spec: BootSpec<'_>, stop: &Stop) -> Result<Running, BootError> {
+        let faults = &self.config.faults;
+        self.prepare(&mut spec)?;
+        let call = self.config.runtime.on(spec.id, spec.dir);
+        faults.hit("create.machine.before")?;
+        call.create(spec.cgroup, spec.slot.listener(), stop).await?;
+        let process = call.first_process(spec.cgroup)?;
+        faults.hit("create.machine.after")?;
+        call.start(spec.cgroup, stop).await?;
+        faults.hit("create.start.after")?;
+        spec.slot.hand_over_listener()?;
+        // The machine has the root in its own namespace now; every mount left here would be copied
+        // into every later machine's namespace first.
+        close_in(&mut spec.held.mount, stop.budget).await?;
+        Ok(Running { process })
+    }
+
+    async fn release(
+        &self,
+        part: Part,
+        id: &str,
+        dir: &Path,
+        budget: Budget,
+    ) -> Result<(), ReleaseError> {
+        let paths = RootPaths::new(dir, &self.config.view, id);
+        match part {
+            Part::Runtime => self.config.runtime.on(id, dir).delete(budget).await,
+            Part::Mounts => Ok(RootMount::named(paths).release(budget).await?),
+            Part::Files => {
+                paths.remove_files()?;
+                remove_tree(&dir.join(STATE))?;
+                for file in [BUNDLE, LOG, PID] {
+                    host::mount::remove_file(&dir.join(file))?;
+                }
+                Ok(())
+            }
+        }
+    }
+}

@@ -1,0 +1,218 @@
+//! The runtime's command line: create, start, delete, each with a time limit.
+
+use std::fs;
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::path::{Path, PathBuf};
+
+use host::cgroup::Cgroup;
+use host::process::{Process, Spawn};
+use lifecycle::Budget;
+use rustix::process::Signal;
+
+use super::{LOG, PID, STATE};
+use crate::driver::{BootError, ReleaseError, Stop};
+
+/// An OCI runtime on this host.
+#[derive(Debug, Clone)]
+pub struct Runtime {
+    kind: Kind,
+    program: PathBuf,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Crun,
+    Runc,
+}
+
+/// The runtime that was asked for is not here.
+#[derive(Debug, thiserror::Error)]
+pub enum RuntimeError {
+    #[error("no OCI runtime found; install crun (or runc)")]
+    None,
+    #[error("{0} is not installed; install it or set runtime = \"auto\"")]
+    Missing(&'static str),
+    #[error("unknown runtime {0:?}; use auto, crun or runc")]
+    Unknown(String),
+}
+
+const SEARCH: [&str; 4] = ["/usr/bin", "/usr/sbin", "/usr/local/bin", "/usr/local/sbin"];
+
+impl Runtime {
+    /// `choice` is `auto` (crun, or runc when there is no crun), `crun` or `runc`.
+    ///
+    /// # Errors
+    /// When it is not installed.
+    pub fn find(choice: &str) -> Result<Self, RuntimeError> {
+        let kinds: &[Kind] = match choice {
+            "auto" => &[Kind::Crun, Kind::Runc],
+            "crun" => &[Kind::Crun],
+            "runc" => &[Kind::Runc],
+            other => return Err(RuntimeError::Unknown(other.to_owned())),
+        };
+        for &kind in kinds {
+            let found = SEARCH.iter().map(|dir| Path::new(dir).join(kind.name()));
+            if let Some(program) = found.into_iter().find(|path| path.exists()) {
+                return Ok(Self { kind, program });
+            }
+        }
+        Err(match kinds {
+            [kind] => RuntimeError::Missing(kind.name()),
+            _ => RuntimeError::None,
+        })
+    }
+
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        self.kind.name()
+    }
+
+    /// Where the program is.
+    #[must_use]
+    pub fn program(&self) -> &Path {
+        &self.program
+    }
+
+    /// Whether it stays in the cgroup it is started in and touches none.
+    pub(super) fn leaves_cgroups_alone(&self) -> bool {
+        self.kind == Kind::Crun
+    }
+
+    /// The calls for one lifecycle.
+    pub(super) fn on<'a>(&'a self, id: &'a str, dir: &'a Path) -> Call<'a> {
+        Call { runtime: self, id, dir }
+    }
+}
+
+impl Kind {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Crun => "crun",
+            Self::Runc => "runc",
+        }
+    }
+}
+
+pub(super) struct Call<'a> {
+    runtime: &'a Runtime,
+    id: &'a str,
+    dir: &'a Path,
+}
+
+impl Call<'_> {
+    fn command(&self) -> Spawn<'_> {
+        let path = |name| self.dir.join(name).into_os_string();
+        let spawn = Spawn::new(&self.runtime.program)
+            .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
+            .args(["--root".into(), path(STATE), "--log".into(), path(LOG)])
+            .args(["--log-format", "json"]);
+        match self.runtime.kind {
+            // Limits are written by us, before anything runs under them.
+            Kind::Crun => spawn.args(["--cgroup-manager=disabled"]),
+            Kind::Runc => spawn,
+        }
+    }
+
+    /// Puts the runtime itself under the sandbox's limits and into its kill.
+    fn confined<'a>(&self, spawn: Spawn<'a>, cgroup: &'a Cgroup) -> Spawn<'a> {
+        let spawn = spawn.join(cgroup.procs());
+        match (self.runtime.kind, cgroup.dir()) {
+            // runc joins by path, and refuses a v2 group that it already is in.
+            (Kind::Crun, Some(dir)) => spawn.in_cgroup(dir),
+            (Kind::Runc, _) | (Kind::Crun, None) => spawn,
+        }
+    }
+
+    /// Makes the container, its first process waiting to be started. `agent` becomes descriptor 3.
+    pub(super) async fn create(
+        &self,
+        cgroup: &Cgroup,
+        agent: BorrowedFd<'_>,
+        stop: &Stop,
+    ) -> Result<(), BootError> {
+        let spawn = self
+            .command()
+            .args(["create", "--preserve-fds", "1", "--bundle"])
+            .args([self.dir])
+            .args(["--pid-file".as_ref(), self.dir.join(PID).as_os_str()])
+            .args([self.id])
+            .inherit(agent);
+        debug_assert!(agent.as_raw_fd() >= 0);
+        self.finish("create", &self.confined(spawn, cgroup), stop).await
+    }
+
+    pub(super) async fn start(&self, cgroup: &Cgroup, stop: &Stop) -> Result<(), BootError> {
+        let spawn = self.command().args(["start", self.id]);
+        self.finish("start", &self.confined(spawn, cgroup), stop).await
+    }
+
+    /// The container's first process, proven to be the one in our cgroup.
+    pub(super) fn first_process(&self, cgroup: &Cgroup) -> Result<Process, BootError> {
+        let text = fs::read_to_string(self.dir.join(PID))
+            .map_err(|source| BootError::Write { what: "pid file", source })?;
+        let pid = text.trim().parse().map_err(|_not_a_number| BootError::Astray(text.clone()))?;
+        let process = Process::open(pid)?;
+        // Opened first, asked then: a number that was reused in between is not in our cgroup.
+        if cgroup.contains(pid) {
+            Ok(process)
+        } else {
+            Err(BootError::Astray(format!("process {pid} is not in cgroup {}", cgroup.id())))
+        }
+    }
+
+    async fn finish(
+        &self,
+        call: &'static str,
+        spawn: &Spawn<'_>,
+        stop: &Stop,
+    ) -> Result<(), BootError> {
+        let process = spawn.start()?;
+        let status = match stop.race(call, process.exited()).await {
+            Ok(status) => status?,
+            Err(source) => {
+                // It is ours to end and to reap, whatever it was in the middle of.
+                process.signal(Signal::KILL)?;
+                process.exited().await?;
+                return Err(BootError::Stopped { call, source });
+            }
+        };
+        match status {
+            Some(status) if status.success() => Ok(()),
+            status => {
+                let ended = status.map_or_else(|| "ended".to_owned(), |s| s.to_string());
+                let message = self.last_message().unwrap_or(ended);
+                Err(BootError::Refused { runtime: self.runtime.name(), call, message })
+            }
+        }
+    }
+
+    /// The last thing the runtime wrote to its log.
+    fn last_message(&self) -> Option<String> {
+        let text = fs::read_to_string(self.dir.join(LOG)).ok()?;
+        let line: serde_json::Value = serde_json::from_str(text.lines().last()?).ok()?;
+        Some(line.get("msg")?.as_str()?.to_owned())
+    }
+
+    /// Removes the runtime's record. The machine must be dead.
+    pub(super) async fn delete(&self, budget: Budget) -> Result<(), ReleaseError> {
+        if !self.dir.join(STATE).join(self.id).exists() {
+            return Ok(());
+        }
+        let runtime = self.runtime.name();
+        let (state, program) = (self.dir.join(STATE), &self.runtime.program);
+        let state = state.to_string_lossy();
+        let mut args = vec!["--root", &state];
+        if self.runtime.leaves_cgroups_alone() {
+            args.push("--cgroup-manager=disabled");
+        }
+        args.extend(["delete", "--force", self.id]);
+        let done = host::process::run(program, &args, None, budget)
+            .await
+            .map_err(|source| ReleaseError::Run { runtime, source })?;
+        if done.status.success() || !self.dir.join(STATE).join(self.id).exists() {
+            return Ok(());
+        }
+        let message = done.output.trim().to_owned();
+        Err(ReleaseError::Refused { runtime, call: "delete", message })
+    }
+}

@@ -1,0 +1,15 @@
+//! The words of Cofferdam: ids, phases and their legal transitions, sizes, specs, policies.
+//!
+//! Pure: no clock, no I/O, no Linux, no wire format. Other crates convert at their edges.
+
+mod id;
+mod node_phase;
+mod sandbox_phase;
+mod secret;
+mod spec;
+
+pub use id::{BuildId, IdError, LifecycleId, NodeId, SandboxId, TeamId, TemplateId};
+pub use node_phase::NodePhase;
+pub use sandbox_phase::{SandboxEvent, SandboxPhase};
+pub use secret::Secret;
+pub use spec::{EndReason, OnTimeout, Resources, SandboxSpec};

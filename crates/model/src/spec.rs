@@ -1,0 +1,72 @@
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use crate::{SandboxId, Secret, TeamId, TemplateId};
+
+/// What a sandbox may use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Resources {
+    /// Whole processors' worth of time.
+    pub vcpus: u32,
+    /// Memory including page cache, MiB. Swap is never added to it.
+    pub memory_mib: u64,
+    /// Size told to users, MiB; enforced only where the driver can.
+    pub disk_mib: u64,
+}
+
+/// What becomes of a sandbox when its time is over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnTimeout {
+    Kill,
+}
+
+/// Everything a node has to know to run a sandbox.
+#[derive(Debug, Clone)]
+pub struct SandboxSpec {
+    pub id: SandboxId,
+    pub team: TeamId,
+    pub template: TemplateId,
+    /// `None`: what the template says.
+    pub resources: Option<Resources>,
+    pub env: BTreeMap<String, String>,
+    pub metadata: BTreeMap<String, String>,
+    /// The guest agent's token; `None` leaves the agent open to whoever reaches it.
+    pub access_token: Option<Secret>,
+    /// Counted from the moment the guest agent answered.
+    pub ttl: Duration,
+    pub on_timeout: OnTimeout,
+    /// Whether it may open connections to the internet.
+    pub internet: bool,
+}
+
+/// Why a sandbox ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum EndReason {
+    /// Somebody asked.
+    Request,
+    /// Its time was over.
+    Timeout,
+    /// The machine ended by itself.
+    Crashed,
+    /// The start failed.
+    StartFailed,
+    /// The node stops.
+    NodeStop,
+    /// An earlier daemon left it behind and this one could not take it over.
+    Reclaimed,
+}
+
+impl EndReason {
+    /// The word used in logs, events and the store.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Request => "request",
+            Self::Timeout => "timeout",
+            Self::Crashed => "crashed",
+            Self::StartFailed => "start-failed",
+            Self::NodeStop => "node-stop",
+            Self::Reclaimed => "reclaimed",
+        }
+    }
+}

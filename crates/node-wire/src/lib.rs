@@ -1,0 +1,16 @@
+//! What a node is to the control plane and to the edge: calls, answers, events, routes.
+//!
+//! The services never depend on each other; they meet here. In one process the trait objects are
+//! the node and the edge themselves, in a cluster they are clients.
+
+mod api;
+mod error;
+mod route;
+mod status;
+
+pub use api::{NodeApi, Started};
+pub use error::{CreateError, NodeError};
+pub use route::{Route, Routes};
+pub use status::{
+    Enforcement, NodeEvent, NodeInfo, NodeMetrics, Sample, SandboxStatus, TemplateInfo,
+};

@@ -1,0 +1,98 @@
+use std::collections::BTreeMap;
+use std::time::SystemTime;
+
+use model::{
+    BuildId, EndReason, LifecycleId, NodeId, NodePhase, Resources, SandboxId, SandboxPhase, TeamId,
+    TemplateId,
+};
+
+/// One sandbox as its node sees it.
+#[derive(Debug, Clone)]
+pub struct SandboxStatus {
+    pub id: SandboxId,
+    pub lifecycle: LifecycleId,
+    pub team: TeamId,
+    pub template: TemplateId,
+    pub phase: SandboxPhase,
+    pub resources: Resources,
+    pub metadata: BTreeMap<String, String>,
+    pub started_at: SystemTime,
+    pub ends_at: SystemTime,
+    /// Steps that failed in the last teardown round, with their errors. Empty unless stuck.
+    pub left: Vec<String>,
+}
+
+/// Which promises the machine driver can keep on this host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Enforcement {
+    /// `memory`, `swap`, `pids`, `cpu`, `disk`, ...
+    pub what: &'static str,
+    pub enforced: bool,
+    /// How, or why not and what would change it.
+    pub detail: String,
+}
+
+/// How much of the machine is used.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct NodeMetrics {
+    pub cpu_count: u32,
+    pub cpu_percent: f64,
+    pub memory_total_bytes: u64,
+    pub memory_used_bytes: u64,
+    pub disk_total_bytes: u64,
+    pub disk_used_bytes: u64,
+    pub allocated_vcpus: u32,
+    pub allocated_memory_bytes: u64,
+}
+
+/// A template the node can start.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TemplateInfo {
+    pub id: TemplateId,
+    pub build: BuildId,
+    /// Names users say, such as `base`.
+    pub aliases: Vec<String>,
+    pub resources: Resources,
+    pub envd_version: String,
+    pub created_at: SystemTime,
+}
+
+/// A node.
+#[derive(Debug, Clone)]
+pub struct NodeInfo {
+    pub id: NodeId,
+    pub phase: NodePhase,
+    pub version: String,
+    /// `container`, ...
+    pub driver: String,
+    pub sandboxes: u32,
+    pub starting: u32,
+    pub stuck: u32,
+    pub slots: u32,
+    pub metrics: NodeMetrics,
+    pub enforcement: Vec<Enforcement>,
+    pub templates: Vec<TemplateInfo>,
+}
+
+/// What one sandbox used at one moment.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Sample {
+    pub at: SystemTime,
+    pub cpu_count: u32,
+    /// 0 to 100: the share used of all `cpu_count` processors together.
+    pub cpu_used_pct: f64,
+    pub mem_total_bytes: u64,
+    pub mem_used_bytes: u64,
+    pub mem_cache_bytes: u64,
+    pub disk_total_bytes: u64,
+    pub disk_used_bytes: u64,
+}
+
+/// Something changed on a node.
+#[derive(Debug, Clone)]
+pub enum NodeEvent {
+    /// The sandbox is not routable any more; its release may still be running.
+    Ended { id: SandboxId, lifecycle: LifecycleId, reason: EndReason, at: SystemTime },
+    /// Its end was moved.
+    EndMoved { id: SandboxId, lifecycle: LifecycleId, ends_at: SystemTime },
+}

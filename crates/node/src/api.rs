@@ -1,0 +1,192 @@
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use async_trait::async_trait;
+use lifecycle::Budget;
+use machine::Stop;
+use model::{EndReason, LifecycleId, NodePhase, SandboxId, SandboxPhase, SandboxSpec};
+use node_wire::{
+    CreateError, Enforcement, NodeApi, NodeError, NodeEvent, NodeInfo, Sample, SandboxStatus,
+    Started, TemplateInfo,
+};
+use rand::Rng;
+use tokio::sync::{broadcast, oneshot};
+
+use crate::entry::Identity;
+use crate::metrics::{disk, sample_now};
+use crate::provision::Order;
+use crate::start::{Inner, Node};
+use crate::supervise::{Admission, supervise};
+
+impl Inner {
+    /// Refuses work that the disk could not take.
+    fn check_disk(&self) -> Result<(), CreateError> {
+        match disk(&self.config.data_dir) {
+            Some((_, free)) if free / MIB < self.config.disk_reserve_mib => Err(self.disk_full()),
+            _ => Ok(()),
+        }
+    }
+
+    pub(crate) fn disk_full(&self) -> CreateError {
+        let free_mib = disk(&self.config.data_dir).map_or(0, |(_, free)| free / MIB);
+        CreateError::DiskFull { free_mib, reserve_mib: self.config.disk_reserve_mib }
+    }
+
+    pub(crate) fn announce(&self, event: NodeEvent) {
+        // Nobody listening is a node without a control plane: it enforces ends all the same.
+        if self.events.send(event).is_err() {
+            tracing::debug!("no one listens to this node's events");
+        }
+    }
+
+    /// Everything up to the first acquisition: what can be refused is refused here.
+    fn admit(
+        self: &Arc<Self>,
+        spec: SandboxSpec,
+        limit: Duration,
+        answer: oneshot::Sender<Result<Started, CreateError>>,
+    ) -> Result<(Order, Admission), CreateError> {
+        let refused = |_closed| match self.phase() {
+            NodePhase::Starting => CreateError::Starting,
+            NodePhase::Healthy | NodePhase::Draining | NodePhase::Stopped => CreateError::Draining,
+        };
+        let pass = self.gate.enter().map_err(refused)?;
+        if self.phase() == NodePhase::Starting {
+            return Err(CreateError::Starting);
+        }
+        self.check_disk()?;
+        let unknown = || CreateError::UnknownTemplate(spec.template.to_string());
+        let template = self.images.get(&spec.template).ok_or_else(unknown)?;
+        let too_many = |_busy| CreateError::TooManyStarting { limit: self.config.max_starting };
+        let starting = Arc::clone(&self.starting).try_acquire_owned().map_err(too_many)?;
+        let identity = Identity {
+            id: spec.id.clone(),
+            lifecycle: new_lifecycle_id()?,
+            team: spec.team.clone(),
+            template: spec.template.clone(),
+            resources: spec.resources.unwrap_or(template.content.resources),
+            metadata: spec.metadata.clone(),
+        };
+        let entry = self.registry.reserve(identity, spec.ttl)?;
+        let stop = Stop { budget: Budget::within(limit), cancelled: entry.ended().clone() };
+        Ok((Order { entry, spec, template, stop }, Admission { pass, starting, limit, answer }))
+    }
+}
+
+const MIB: u64 = 1024 * 1024;
+
+/// `l` and 20 characters of `[a-z0-9]`: never used twice.
+fn new_lifecycle_id() -> Result<LifecycleId, CreateError> {
+    const ALPHABET: &[u8; 36] = b"abcdefghijklmnopqrstuvwxyz0123456789";
+    let mut rng = rand::rng();
+    let mut text = String::from("l");
+    for _ in 0..20 {
+        let at = rng.random_range(0..ALPHABET.len());
+        text.extend(ALPHABET.get(at).map(|byte| char::from(*byte)));
+    }
+    LifecycleId::parse(&text).map_err(|error| CreateError::Invalid(error.to_string()))
+}
+
+#[async_trait]
+impl NodeApi for Node {
+    async fn info(&self) -> Result<NodeInfo, NodeError> {
+        let inner = &self.inner;
+        let entries = inner.registry.all();
+        let count = |wanted: &[SandboxPhase]| {
+            let found = entries.iter().filter(|e| wanted.contains(&e.phase())).count();
+            u32::try_from(found).unwrap_or(u32::MAX)
+        };
+        let enforcement = inner.driver.support().into_iter();
+        let templates = inner.images.templates();
+        Ok(NodeInfo {
+            id: inner.id.clone(),
+            phase: inner.phase(),
+            version: inner.config.version.clone(),
+            driver: inner.driver.name().into(),
+            sandboxes: count(&[SandboxPhase::Live]),
+            starting: count(&[SandboxPhase::Reserved, SandboxPhase::Booting]),
+            stuck: count(&[SandboxPhase::Stuck]),
+            slots: u32::try_from(inner.pool.ready()).unwrap_or(u32::MAX),
+            metrics: inner.node_metrics(),
+            enforcement: enforcement
+                .map(|s| Enforcement { what: s.what, enforced: s.enforced, detail: s.detail })
+                .collect(),
+            templates: templates
+                .into_iter()
+                .map(|t| TemplateInfo {
+                    id: t.id.clone(),
+                    build: t.build.clone(),
+                    aliases: t.content.aliases.clone(),
+                    resources: t.content.resources,
+                    envd_version: guest_wire::ENVD_VERSION.into(),
+                    created_at: t.created_at,
+                })
+                .collect(),
+        })
+    }
+
+    async fn create(&self, spec: SandboxSpec, limit: Duration) -> Result<Started, CreateError> {
+        let (answer, answered) = oneshot::channel();
+        let (order, admission) = self.inner.admit(spec, limit, answer)?;
+        let entry = &order.entry;
+        let span = tracing::info_span!(
+            "sandbox",
+            sandbox.id = %entry.id,
+            lifecycle.id = %entry.lifecycle,
+            template.id = %entry.template,
+        );
+        self.inner.tasks.spawn(span, supervise(Arc::clone(&self.inner), order, admission));
+        answered.await.unwrap_or_else(|_gone| Err(CreateError::Cancelled))
+    }
+
+    async fn kill(&self, id: &SandboxId, reason: EndReason) -> Result<(), NodeError> {
+        let not_found = || NodeError::NotFound(id.to_string());
+        let entry = self.inner.registry.get(id).ok_or_else(not_found)?;
+        let mut state = entry.watch();
+        let rounds = state.borrow_and_update().rounds;
+        entry.end(reason);
+        loop {
+            let now = state.borrow_and_update().clone();
+            match now.phase {
+                SandboxPhase::Stopped => return Ok(()),
+                // Only what a round after this call has found counts.
+                SandboxPhase::Stuck if now.rounds > rounds => {
+                    return Err(NodeError::Stuck { id: id.to_string(), left: now.left.join("; ") });
+                }
+                _ => {}
+            }
+            if state.changed().await.is_err() {
+                return Ok(());
+            }
+        }
+    }
+
+    async fn set_end(&self, id: &SandboxId, ends_at: SystemTime) -> Result<(), NodeError> {
+        let entry = self.inner.registry.get(id).filter(|entry| entry.set_end(ends_at));
+        let entry = entry.ok_or_else(|| NodeError::NotFound(id.to_string()))?;
+        self.inner.announce(NodeEvent::EndMoved {
+            id: id.clone(),
+            lifecycle: entry.lifecycle.clone(),
+            ends_at,
+        });
+        Ok(())
+    }
+
+    async fn list(&self) -> Result<Vec<SandboxStatus>, NodeError> {
+        Ok(self.inner.registry.all().iter().map(|entry| entry.status()).collect())
+    }
+
+    async fn samples(&self, id: &SandboxId) -> Result<Vec<Sample>, NodeError> {
+        let entry = self.inner.registry.get(id).filter(|e| e.phase() == SandboxPhase::Live);
+        let entry = entry.ok_or_else(|| NodeError::NotFound(id.to_string()))?;
+        let mut samples = entry.samples();
+        let inner = Arc::clone(&self.inner);
+        let now = tokio::task::spawn_blocking(move || sample_now(&inner, &entry)).await;
+        samples.extend(now.ok());
+        Ok(samples)
+    }
+
+    fn events(&self) -> broadcast::Receiver<NodeEvent> {
+        self.inner.events.subscribe()
+    }
+}

@@ -1,0 +1,71 @@
+use std::net::Ipv4Addr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use host::Faults;
+
+/// What to do about limits that this host cannot enforce.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LimitsPolicy {
+    /// Run without them, and say so in the status.
+    Auto,
+    /// Refuse to start.
+    Require,
+}
+
+/// Everything a node is told. Checked whole by [`crate::Node::start`].
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Absolute. The node's files are below `node/` in it.
+    pub data_dir: PathBuf,
+    pub version: String,
+    /// The guest agent: a static binary.
+    pub agent: PathBuf,
+    /// `auto`, `crun` or `runc`.
+    pub runtime: String,
+    pub limits: LimitsPolicy,
+    /// First address of the /16 that the nodes of this host share.
+    pub network: Ipv4Addr,
+    /// Empty: the host's own.
+    pub resolvers: Vec<Ipv4Addr>,
+    /// Sandboxes at a time, those that start and those that are stuck included.
+    pub max_sandboxes: u32,
+    /// Sandboxes that may be starting at a time.
+    pub max_starting: u32,
+    /// Slots kept ready.
+    pub warm_slots: u16,
+    /// Processes and threads in one sandbox.
+    pub max_pids: u64,
+    /// No new sandbox when less than this is free on the data directory's file system, MiB.
+    pub disk_reserve_mib: u64,
+    /// The time one round of a teardown may take.
+    pub teardown_limit: Duration,
+    pub faults: Faults,
+}
+
+impl Config {
+    /// The usual settings for `data_dir`, with the guest agent at `agent`.
+    #[must_use]
+    pub fn new(data_dir: PathBuf, agent: PathBuf) -> Self {
+        Self {
+            data_dir,
+            version: env!("CARGO_PKG_VERSION").into(),
+            agent,
+            runtime: "auto".into(),
+            limits: LimitsPolicy::Auto,
+            network: Ipv4Addr::new(10, 213, 0, 0),
+            resolvers: Vec::new(),
+            max_sandboxes: 1000,
+            max_starting: 32,
+            warm_slots: 16,
+            max_pids: 2048,
+            disk_reserve_mib: 1024,
+            teardown_limit: Duration::from_secs(30),
+            faults: Faults::default(),
+        }
+    }
+
+    pub(crate) fn lifecycles(&self) -> PathBuf {
+        self.data_dir.join("node").join("lifecycles")
+    }
+}

@@ -1,0 +1,26 @@
+//! The node daemon: runs sandboxes on one host.
+//!
+//! Admission, provision, supervision, teardown, reclaim, status. It does not choose hosts, does not
+//! speak E2B's wire, and proxies no traffic.
+
+mod api;
+mod config;
+mod entry;
+mod leaks;
+mod ledger;
+mod metrics;
+mod pool;
+mod provision;
+mod reclaim;
+mod registry;
+mod shutdown;
+mod start;
+mod supervise;
+mod teardown;
+
+pub use config::{Config, LimitsPolicy};
+pub use leaks::{LeakReport, LeaksError, leaks};
+pub use provision::CREATE_POINTS;
+pub use shutdown::ShutdownReport;
+pub use start::{Node, StartError};
+pub use teardown::Step;

@@ -1,0 +1,81 @@
+//! One entry per lifecycle, from before the first acquisition to after the last confirmed release.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use lifecycle::{Budget, Expired};
+use model::{SandboxId, SandboxPhase};
+use node_wire::CreateError;
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+
+use crate::entry::{Entry, Identity};
+
+#[derive(Debug)]
+pub(crate) struct Registry {
+    limit: u32,
+    entries: Mutex<HashMap<SandboxId, Arc<Entry>>>,
+    left: Notify,
+}
+
+impl Registry {
+    pub(crate) fn new(limit: u32) -> Self {
+        Self { limit, entries: Mutex::default(), left: Notify::new() }
+    }
+
+    /// Enters a new lifecycle. Refused before anything is acquired when the id is in use or the
+    /// node is full; what is stuck counts.
+    pub(crate) fn reserve(
+        &self,
+        identity: Identity,
+        ttl: std::time::Duration,
+    ) -> Result<Arc<Entry>, CreateError> {
+        let mut entries = self.entries.lock();
+        if entries.contains_key(&identity.id) {
+            return Err(CreateError::AlreadyExists(identity.id.to_string()));
+        }
+        if entries.len() >= usize::try_from(self.limit).unwrap_or(usize::MAX) {
+            return Err(CreateError::Full { limit: self.limit });
+        }
+        let entry = Arc::new(Entry::new(identity, ttl));
+        entries.insert(entry.id.clone(), Arc::clone(&entry));
+        Ok(entry)
+    }
+
+    pub(crate) fn get(&self, id: &SandboxId) -> Option<Arc<Entry>> {
+        self.entries.lock().get(id).cloned()
+    }
+
+    pub(crate) fn all(&self) -> Vec<Arc<Entry>> {
+        self.entries.lock().values().cloned().collect()
+    }
+
+    /// Takes a lifecycle out whose every release is confirmed.
+    pub(crate) fn remove(&self, entry: &Arc<Entry>) {
+        debug_assert_eq!(entry.phase(), SandboxPhase::Stopped);
+        self.entries.lock().remove(&entry.id);
+        self.left.notify_waiters();
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.entries.lock().len()
+    }
+
+    /// Waits until no lifecycle is left.
+    ///
+    /// Cancel safety: yes.
+    pub(crate) async fn wait_empty(&self, budget: Budget) -> Result<(), Expired> {
+        let empty = async {
+            loop {
+                let left = self.left.notified();
+                tokio::pin!(left);
+                left.as_mut().enable();
+                if self.len() == 0 {
+                    return;
+                }
+                left.await;
+            }
+        };
+        budget.run("teardown of all sandboxes", empty).await
+    }
+}

@@ -1,0 +1,175 @@
+//! One task per lifecycle: it alone makes the sandbox, watches it, and takes it down.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use host::process::Process;
+use lifecycle::{Budget, Pass};
+use model::{EndReason, SandboxEvent};
+use node_wire::{CreateError, NodeEvent, Route, Started};
+use rand::Rng;
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
+
+use crate::entry::Entry;
+use crate::provision::{Order, provision};
+use crate::start::Inner;
+use crate::teardown::{Holdings, Step, plan, release};
+
+/// What a create holds until it is over.
+pub(crate) struct Admission {
+    pub pass: Pass,
+    pub starting: OwnedSemaphorePermit,
+    pub limit: Duration,
+    pub answer: oneshot::Sender<Result<Started, CreateError>>,
+}
+
+/// First and longest pause between rounds of a teardown that does not get done.
+const RETRY_FIRST: Duration = Duration::from_millis(500);
+const RETRY_MAX: Duration = Duration::from_secs(60);
+
+/// The whole life of one lifecycle.
+pub(crate) async fn supervise(inner: Arc<Inner>, order: Order, admission: Admission) {
+    let entry = Arc::clone(&order.entry);
+    let mut held = Holdings::default();
+    let outcome = provision(&inner, &order, &mut held).await;
+    let ttl = order.spec.ttl;
+    let Admission { pass, starting, limit, answer } = admission;
+    drop(starting);
+    match outcome {
+        Ok(process) => {
+            let route = Route {
+                sandbox: entry.id.clone(),
+                lifecycle: entry.lifecycle.clone(),
+                addr: held
+                    .slot
+                    .as_ref()
+                    .map_or(std::net::IpAddr::from([0, 0, 0, 0]), |slot| slot.net().guest.into()),
+            };
+            entry.set_live(ttl);
+            tracing::info!("sandbox started");
+            // In the registry and live: from here on it is counted without the pass.
+            drop(pass);
+            if answer.send(Ok(Started { status: entry.status(), route })).is_err() {
+                tracing::debug!("the caller of the create has gone; the sandbox runs");
+            }
+            let reason = live(&entry, &process).await;
+            finish(&inner, &entry, &mut held, reason).await;
+            // Keeps the first process's descriptor, and so its number, until all is released.
+            drop(process);
+        }
+        Err(error) => {
+            let cancelled = entry.end_reason().is_some();
+            if !cancelled {
+                tracing::warn!(step = error.step, error = %observe::chain(&error), "start failed");
+            }
+            let wire = error.to_wire(&inner, limit);
+            finish(&inner, &entry, &mut held, EndReason::StartFailed).await;
+            drop(pass);
+            // After the teardown: who reads this answer can rely on nothing being left.
+            if answer.send(Err(wire)).is_err() {
+                tracing::debug!("the caller of the failed create has gone");
+            }
+        }
+    }
+}
+
+/// Watches a live sandbox until something ends it.
+async fn live(entry: &Entry, process: &Process) -> EndReason {
+    let mut state = entry.watch();
+    loop {
+        let deadline = state.borrow_and_update().deadline;
+        tokio::select! {
+            biased;
+            () = entry.ended().cancelled() => return entry.end_reason().unwrap_or(EndReason::Request),
+            exited = process.exited() => {
+                tracing::warn!(?exited, "the machine ended by itself");
+                return EndReason::Crashed;
+            }
+            () = tokio::time::sleep_until(deadline) => return EndReason::Timeout,
+            changed = state.changed() => if changed.is_err() { return EndReason::Request },
+        }
+    }
+}
+
+/// Takes the lifecycle down, however often it has to be tried, and leaves the registry last.
+///
+/// A start that failed answers its caller after the first round: what is stuck then is visible.
+async fn finish(inner: &Arc<Inner>, entry: &Arc<Entry>, held: &mut Holdings, reason: EndReason) {
+    entry.end(reason);
+    let reason = entry.end_reason().unwrap_or(reason);
+    entry.on(SandboxEvent::End, |_| {});
+    inner.announce(NodeEvent::Ended {
+        id: entry.id.clone(),
+        lifecycle: entry.lifecycle.clone(),
+        reason,
+        at: SystemTime::now(),
+    });
+    entry.on(SandboxEvent::Release, |_| {});
+    let mut plan = plan();
+    if round(inner, entry, held, &mut plan).await {
+        tracing::info!(reason = reason.as_str(), "sandbox ended");
+        return done(inner, entry);
+    }
+    let mut rest = std::mem::take(held);
+    let (inner, entry) = (Arc::clone(inner), Arc::clone(entry));
+    let span = tracing::Span::current();
+    let tasks = inner.tasks.clone();
+    tasks.spawn(span, async move {
+        let mut pause = RETRY_FIRST;
+        loop {
+            let jitter = rand::rng().random_range(0.8..1.2);
+            tokio::select! {
+                () = entry.retry_asked() => {}
+                () = tokio::time::sleep(pause.mul_f64(jitter)) => {}
+            }
+            pause = (pause * 2).min(RETRY_MAX);
+            entry.on(SandboxEvent::Release, |_| {});
+            if round(&inner, &entry, &mut rest, &mut plan).await {
+                tracing::info!(rounds = plan.rounds(), "a stuck sandbox is gone");
+                return done(&inner, &entry);
+            }
+        }
+    });
+}
+
+/// One round of the teardown. Whether it is over.
+async fn round(
+    inner: &Arc<Inner>,
+    entry: &Entry,
+    held: &mut Holdings,
+    plan: &mut lifecycle::Plan<Step>,
+) -> bool {
+    let budget = Budget::within(inner.config.teardown_limit);
+    let id = entry.lifecycle.as_str();
+    plan.begin();
+    while let Some((step, slice)) = plan.next(budget) {
+        let released = release(inner, id, held, step, slice).await;
+        plan.settle(
+            step,
+            released.map_err(|error| {
+                let error = observe::chain(&error).to_string();
+                tracing::warn!(step = step.name(), error, "a release step failed");
+                error
+            }),
+        );
+    }
+    let done = plan.is_done();
+    if !done {
+        let left = plan.failures().iter().map(|f| format!("{}: {}", f.step.name(), f.error));
+        let left: Vec<String> = left.collect();
+        tracing::error!(?left, rounds = plan.rounds(), "sandbox is stuck");
+        entry.on(SandboxEvent::Fail, |state| {
+            state.rounds += 1;
+            state.left = left;
+        });
+    }
+    done
+}
+
+fn done(inner: &Inner, entry: &Arc<Entry>) {
+    entry.on(SandboxEvent::Confirm, |state| {
+        state.rounds += 1;
+        state.left.clear();
+    });
+    inner.registry.remove(entry);
+}

@@ -1,0 +1,202 @@
+//! `cargo xtask test`: every kind of test, one line of counts at the end.
+
+mod leftovers;
+mod tally;
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use crate::command::{self, cargo, step};
+use crate::failure::{Failure, Result};
+use crate::packages::{self, Need};
+use crate::{binaries, sdk};
+
+use leftovers::Leftovers;
+pub(crate) use leftovers::pids;
+pub(crate) use tally::Tally;
+
+/// Crates whose `tests/` folder works on real kernel objects, with the features those tests need.
+const HOST_CRATES: [(&str, Option<&str>); 5] = [
+    ("host", None),
+    ("images", None),
+    ("machine", None),
+    ("node", Some("fault-injection")),
+    ("cli", None),
+];
+
+/// No build or run of one group of Rust tests may take longer.
+const RUST_LIMIT: Duration = Duration::from_secs(30 * 60);
+
+/// What to run.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Options {
+    only: Option<String>,
+    pub(crate) keep: bool,
+}
+
+impl Options {
+    /// Reads the arguments after `test`.
+    ///
+    /// # Errors
+    /// An unknown argument or step.
+    pub(crate) fn parse(args: &[String]) -> Result<Self> {
+        let mut options = Self::default();
+        let mut args = args.iter();
+        while let Some(arg) = args.next() {
+            match arg.as_str() {
+                "--keep" => options.keep = true,
+                "--only" => {
+                    let step = args.next().ok_or_else(|| {
+                        Failure::new(format!("--only needs a step: {}", known_steps().join(", ")))
+                    })?;
+                    options.only = Some(step.clone());
+                }
+                unknown => return Err(Failure::new(format!("`test` does not take `{unknown}`"))),
+            }
+        }
+        match &options.only {
+            Some(step) if !known_steps().contains(step) => Err(Failure::new(format!(
+                "no step `{step}`; there are {}",
+                known_steps().join(", ")
+            ))),
+            _ => Ok(options),
+        }
+    }
+
+    fn wants(&self, step: &str) -> bool {
+        self.only.as_deref().is_none_or(|only| only == step)
+    }
+
+    /// The SDK releases to test against.
+    fn releases(&self) -> Vec<sdk::Release> {
+        sdk::RELEASES
+            .into_iter()
+            .filter(|release| self.wants("sdk") || self.wants(&release.name()))
+            .collect()
+    }
+}
+
+fn known_steps() -> Vec<String> {
+    let steps = ["lint", "unit", "host", "sdk"].map(str::to_owned);
+    steps.into_iter().chain(sdk::RELEASES.iter().map(sdk::Release::name)).collect()
+}
+
+/// Runs the steps that `options` asks for. The exit code says whether everything passed.
+///
+/// # Errors
+/// The host cannot be prepared. Whatever goes wrong after that is counted as a failure.
+pub(crate) fn test(options: &Options) -> Result<ExitCode> {
+    packages::ensure(&[Need::Build, Need::Serve])?;
+    let before = Leftovers::find();
+    let mut tally = Tally::default();
+    if options.wants("lint") {
+        tally.step("lint", |_| step("lint", lint));
+    }
+    if options.wants("unit") {
+        tally.step("unit", |tally| step("unit tests", || unit(tally)));
+    }
+    if options.wants("host") {
+        tally.step("host", |tally| {
+            packages::ensure(&[Need::HostTest])?;
+            step("host tests", || host(tally))
+        });
+    }
+    let releases = options.releases();
+    if !releases.is_empty() {
+        tally.step("sdk", |tally| {
+            packages::ensure(&[Need::SdkTest])?;
+            step("build for the SDK tests", binaries::build)?;
+            sdk::test(&releases, options.keep, tally)
+        });
+    }
+    tally.step("leftovers", |_| before.nothing_new());
+    tally.print();
+    Ok(if tally.is_clean() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn lint() -> Result<()> {
+    command::visible(&mut cargo(&["fmt", "--all", "--check"]))?;
+    command::visible(&mut cargo(&[
+        "clippy",
+        "--quiet",
+        "--workspace",
+        "--all-targets",
+        "--locked",
+        "--",
+        "-D",
+        "warnings",
+    ]))
+}
+
+/// Everything that needs no privileges: all targets of the other crates, and what is inside the
+/// host crates' own files.
+fn unit(tally: &mut Tally) -> Result<()> {
+    let mut others = cargo(&["test", "--workspace", "--locked", "--no-fail-fast"]);
+    let mut own = cargo(&["test", "--locked", "--no-fail-fast", "--lib", "--bins"]);
+    for (name, _) in HOST_CRATES {
+        others.args(["--exclude", name]);
+        own.args(["-p", name]);
+    }
+    rust_tests(&mut others, tally)?;
+    rust_tests(&mut own, tally)
+}
+
+fn host(tally: &mut Tally) -> Result<()> {
+    for (name, feature) in HOST_CRATES {
+        if !crate::paths::root().join("crates").join(name).join("tests").is_dir() {
+            continue;
+        }
+        let mut tests = cargo(&["test", "--locked", "--no-fail-fast", "-p", name, "--test", "*"]);
+        if let Some(feature) = feature {
+            tests.args(["--features", feature]);
+        }
+        rust_tests(&mut tests, tally)?;
+    }
+    Ok(())
+}
+
+/// Runs one `cargo test`, with the output of passing tests too: a test that finds it cannot run
+/// here prints `skipped, because ...`.
+fn rust_tests(command: &mut std::process::Command, tally: &mut Tally) -> Result<()> {
+    let failed_before = tally.failed();
+    let ok = command::read_lines(command.args(["--", "--show-output"]), RUST_LIMIT, |line| {
+        tally.cargo_line(line);
+    })?;
+    if ok || tally.failed() > failed_before {
+        return Ok(());
+    }
+    Err(Failure::new("the tests did not build, or one of them ended its whole process"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Options;
+
+    fn parse(args: &[&str]) -> Result<Options, String> {
+        let args: Vec<String> = args.iter().map(|arg| (*arg).to_owned()).collect();
+        Options::parse(&args).map_err(|failure| failure.chain())
+    }
+
+    #[test]
+    fn without_arguments_everything_runs() {
+        let options = parse(&[]).unwrap();
+        assert!(options.wants("lint") && options.wants("unit") && options.wants("host"));
+        assert_eq!(options.releases().len(), crate::sdk::RELEASES.len());
+    }
+
+    #[test]
+    fn one_sdk_release_can_be_asked_for() {
+        let name = crate::sdk::RELEASES[0].name();
+        let options = parse(&["--only", &name, "--keep"]).unwrap();
+        assert!(options.keep && !options.wants("unit"));
+        assert_eq!(options.releases().len(), 1);
+    }
+
+    #[test]
+    fn an_unknown_step_is_refused_with_the_list_of_steps() {
+        let refusal = parse(&["--only", "integration"]).unwrap_err();
+        assert!(refusal.contains("there are lint, unit, host, sdk"), "{refusal}");
+        assert!(parse(&["--only"]).is_err());
+        assert!(parse(&["--fast"]).is_err());
+    }
+}
