@@ -28,24 +28,27 @@ pub(crate) struct Options {
 const CONCURRENCY: u16 = 8;
 
 pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
-    // The first start makes the base template.
-    Service::start()?.stop()?;
-    let floors = floors(options)?;
-    let runtime = tokio::runtime::Runtime::new()?;
+    // Started from a thread outside the floor's view, as it is on a host.
     let service = Service::start()?;
-    let measured = runtime.block_on(measure(&service, options));
+    let measured = std::thread::scope(|scope| {
+        // The view is a thread's: this one ends with it.
+        scope.spawn(|| measure(&service, options)).join().ok()
+    });
     service.stop()?;
-    report(options, &floors, &measured?);
+    let (floors, ours) = measured.context("the measuring thread panicked")??;
+    report(options, &floors, &ours);
     Ok(())
 }
 
 /// What the runtime alone takes.
+#[derive(Default)]
 struct Floors {
     create: Series,
     kill: Series,
     burst: Duration,
 }
 
+#[derive(Default)]
 struct Measured {
     create: Series,
     kill: Series,
@@ -56,32 +59,61 @@ struct Measured {
     with_many: Series,
 }
 
-fn floors(options: &Options) -> anyhow::Result<Floors> {
-    let (n, burst) = (options.n, options.burst);
-    let measure = move || {
-        let view = host::view::enter()?;
-        let runtime = tokio::runtime::Runtime::new()?;
-        let images = Store::open(&data_dir().join("images"))?;
-        let floor = Floor::new(view, &images)?;
-        let floors = runtime.block_on(bare_series(&floor, n, burst));
-        runtime.block_on(floor.close())?;
-        floors
-    };
-    // The view is a thread's: this one ends with it.
-    std::thread::spawn(measure).join().ok().context("the floor panicked")?
+fn measure(service: &Service, options: &Options) -> anyhow::Result<(Floors, Measured)> {
+    let view = host::view::enter()?;
+    let runtime = tokio::runtime::Runtime::new()?;
+    let images = Store::open(&data_dir().join("images"))?;
+    let floor = Floor::new(view, &images)?;
+    let measured = runtime.block_on(series(service, &floor, options));
+    runtime.block_on(floor.close())?;
+    measured
 }
 
-async fn bare_series(floor: &Arc<Floor>, n: u16, burst: u16) -> anyhow::Result<Floors> {
-    let (mut create, mut kill) = (Series::default(), Series::default());
-    for index in 0..n {
+async fn series(
+    service: &Service,
+    floor: &Arc<Floor>,
+    options: &Options,
+) -> anyhow::Result<(Floors, Measured)> {
+    let (mut floors, mut ours) = (Floors::default(), Measured::default());
+    let mut client = Client::new(service.address, &service.key).await?;
+    // By turns, so that whatever else the machine does falls on both.
+    for index in 0..options.n {
         let mut bare = floor.prepare(index)?;
-        create.push(floor.create(&mut bare).await?);
-        kill.push(floor.kill(&mut bare).await?);
+        floors.create.push(floor.create(&mut bare).await?);
+        floors.kill.push(floor.kill(&mut bare).await?);
         floor.clean_up(bare).await?;
+        let id = timed(&mut ours.create, client.create()).await?;
+        timed(&mut ours.kill, client.kill(&id)).await?;
     }
+    floors.burst = bare_burst(floor, options).await?;
+    let (took, ids) = burst(service, options.burst).await?;
+    ours.burst = took;
+    for id in ids {
+        client.kill(&id).await?;
+    }
+    let id = client.create().await?;
+    for _ in 0..options.n {
+        timed(&mut ours.command, client.run_true(&id)).await?;
+    }
+    client.kill(&id).await?;
+    let mut live = Vec::new();
+    grow(&mut client, &mut live, 10).await?;
+    ours.with_10 = creates(&mut client, options.n).await?;
+    grow(&mut client, &mut live, 100).await?;
+    ours.resident_mib_at_100 = service.resident_mib()?;
+    grow(&mut client, &mut live, usize::from(options.many)).await?;
+    ours.with_many = creates(&mut client, options.n).await?;
+    for id in live {
+        client.kill(&id).await?;
+    }
+    Ok((floors, ours))
+}
+
+/// The runtime alone, [`CONCURRENCY`] at a time.
+async fn bare_burst(floor: &Arc<Floor>, options: &Options) -> anyhow::Result<Duration> {
     let mut ready = Vec::new();
-    for index in 0..burst {
-        ready.push(floor.prepare(n + index)?);
+    for index in 0..options.burst {
+        ready.push(floor.prepare(options.n + index)?);
     }
     let queue = Arc::new(tokio::sync::Mutex::new(ready));
     let began = Instant::now();
@@ -107,37 +139,7 @@ async fn bare_series(floor: &Arc<Floor>, n: u16, burst: u16) -> anyhow::Result<F
         floor.kill(&mut bare).await?;
         floor.clean_up(bare).await?;
     }
-    Ok(Floors { create, kill, burst: took })
-}
-
-async fn measure(service: &Service, options: &Options) -> anyhow::Result<Measured> {
-    let mut client = Client::new(service.address, &service.key).await?;
-    let (mut create, mut kill) = (Series::default(), Series::default());
-    for _ in 0..options.n {
-        let id = timed(&mut create, client.create()).await?;
-        timed(&mut kill, client.kill(&id)).await?;
-    }
-    let (burst, ids) = burst(service, options.burst).await?;
-    for id in ids {
-        client.kill(&id).await?;
-    }
-    let id = client.create().await?;
-    let mut command = Series::default();
-    for _ in 0..options.n {
-        timed(&mut command, client.run_true(&id)).await?;
-    }
-    client.kill(&id).await?;
-    let mut live = Vec::new();
-    grow(&mut client, &mut live, 10).await?;
-    let with_10 = creates(&mut client, options.n).await?;
-    grow(&mut client, &mut live, 100).await?;
-    let resident_mib_at_100 = service.resident_mib()?;
-    grow(&mut client, &mut live, usize::from(options.many)).await?;
-    let with_many = creates(&mut client, options.n).await?;
-    for id in live {
-        client.kill(&id).await?;
-    }
-    Ok(Measured { create, kill, burst, command, resident_mib_at_100, with_10, with_many })
+    Ok(took)
 }
 
 async fn timed<T>(

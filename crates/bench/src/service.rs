@@ -1,16 +1,18 @@
 //! A `cofferdam up` of its own.
 
 use std::fs;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Lines};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStdout, Command, Stdio};
 
 use anyhow::{Context, bail};
 
 #[derive(Debug)]
 pub(crate) struct Service {
     child: Child,
+    /// Kept: a service that cannot say its last line has a reason to complain.
+    _stdout: Lines<BufReader<ChildStdout>>,
     pub address: SocketAddr,
     pub key: String,
 }
@@ -45,7 +47,7 @@ impl Service {
             .find_map(|line| line.trim_start_matches("export ").strip_prefix("E2B_API_KEY="))
             .context("no API key in credentials.env")?;
         let key = key.trim_matches(['"', '\'']).to_owned();
-        Ok(Self { child, address, key })
+        Ok(Self { child, _stdout: lines, address, key })
     }
 
     /// Resident memory, MiB.

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::agent::Agent;
@@ -42,6 +43,7 @@ pub enum RunError {
 /// # Errors
 /// When it cannot start. Once it serves, nothing makes it end but a signal.
 pub fn run(config: Config) -> Result<(), RunError> {
+    let listener = listen(&config.listen).map_err(RunError::Listen)?;
     // New files are readable by all and writable by their owner, for agent and processes alike.
     rustix::process::umask(rustix::fs::Mode::from_bits_retain(0o022));
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -52,17 +54,17 @@ pub fn run(config: Config) -> Result<(), RunError> {
         .enable_all()
         .build()
         .map_err(RunError::Runtime)?;
-    let ended = runtime.block_on(run_until_told(config));
+    let ended = runtime.block_on(run_until_told(config, listener));
     // A thread that blocks on a hanging file system must not keep the sandbox from ending.
     runtime.shutdown_background();
     ended
 }
 
-async fn run_until_told(config: Config) -> Result<(), RunError> {
+async fn run_until_told(config: Config, listener: std::net::TcpListener) -> Result<(), RunError> {
     let reaper = Reaper::start().map_err(RunError::Signals)?;
     let mut terminate = signal(SignalKind::terminate()).map_err(RunError::Signals)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(RunError::Signals)?;
-    let listener = listen(&config.listen).map_err(RunError::Listen)?;
+    let listener = TcpListener::from_std(listener).map_err(RunError::Runtime)?;
     let agent = Arc::new(Agent::new(config.environment, Arc::clone(&reaper)));
     if let Err(error) = write_run_dir(&config.run_dir, &agent) {
         log::odd(format_args!("{} could not be filled: {error}", config.run_dir.display()));
@@ -81,7 +83,7 @@ async fn run_until_told(config: Config) -> Result<(), RunError> {
 }
 
 /// Says where it listens: with port 0 nobody else knows.
-fn announce(listener: &tokio::net::TcpListener) -> std::io::Result<()> {
+fn announce(listener: &TcpListener) -> std::io::Result<()> {
     let addr = listener.local_addr()?;
     match writeln!(std::io::stdout(), "envd: listening on {addr}") {
         // Nobody reads it, so nobody needs it.

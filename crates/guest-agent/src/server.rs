@@ -44,14 +44,15 @@ pub enum ListenError {
     Inherited { fd: RawFd, source: std::io::Error },
 }
 
-/// Binds, or takes over the socket that was inherited.
-pub(crate) fn listen(wanted: &Listen) -> Result<TcpListener, ListenError> {
+/// Binds, or takes over the socket that was inherited. To be called before anything else is
+/// opened: then a wrong number cannot mean a descriptor of this program.
+pub(crate) fn listen(wanted: &Listen) -> Result<std::net::TcpListener, ListenError> {
     match *wanted {
         Listen::Addr(addr) => {
             let bind = || {
                 let listener = std::net::TcpListener::bind(addr)?;
                 listener.set_nonblocking(true)?;
-                TcpListener::from_std(listener)
+                Ok(listener)
             };
             bind().map_err(|source| ListenError::Bind { addr, source })
         }
@@ -61,14 +62,12 @@ pub(crate) fn listen(wanted: &Listen) -> Result<TcpListener, ListenError> {
     }
 }
 
-fn inherit(fd: RawFd) -> std::io::Result<TcpListener> {
+fn inherit(fd: RawFd) -> std::io::Result<std::net::TcpListener> {
     if fd < 3 {
         return Err(std::io::Error::other("0, 1 and 2 are standard input and output"));
     }
-    let flags = rustix::io::FdFlags::CLOEXEC;
-    // SAFETY: the number was given on the command line for this purpose, so nothing else in this
-    // program owns it; a number that is not open makes the next call fail, and the owner then
-    // closes nothing of ours, since no other descriptor has been opened by this thread meanwhile.
+    // SAFETY: the descriptor is open, by the first call, and nobody else owns it: it was handed to
+    // this program for this purpose, and the program has opened none yet.
     #[expect(unsafe_code, reason = "an inherited descriptor is known by its number alone")]
     let owned = unsafe {
         if libc::fcntl(fd, libc::F_GETFD) < 0 {
@@ -77,26 +76,33 @@ fn inherit(fd: RawFd) -> std::io::Result<TcpListener> {
         OwnedFd::from_raw_fd(fd)
     };
     // Children must not inherit it in their turn.
-    rustix::io::fcntl_setfd(owned.as_fd(), flags)?;
+    rustix::io::fcntl_setfd(owned.as_fd(), rustix::io::FdFlags::CLOEXEC)?;
     if !rustix::net::sockopt::socket_acceptconn(owned.as_fd())? {
         return Err(std::io::Error::other("it does not listen"));
     }
     let listener = std::net::TcpListener::from(owned);
     listener.set_nonblocking(true)?;
-    TcpListener::from_std(listener)
+    Ok(listener)
 }
 
 /// Accepts and serves connections for ever.
 pub(crate) async fn serve(listener: TcpListener, agent: Arc<Agent>) {
     let router = router(agent);
     let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let mut is_failing = false;
     loop {
         // The semaphore is never closed.
         let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
         let stream = match listener.accept().await {
-            Ok((stream, _peer)) => stream,
+            Ok((stream, _peer)) => {
+                is_failing = false;
+                stream
+            }
             Err(error) => {
-                log::odd(format_args!("a connection could not be accepted: {error}"));
+                if !is_failing {
+                    log::odd(format_args!("a connection could not be accepted: {error}"));
+                }
+                is_failing = true;
                 tokio::time::sleep(ACCEPT_PAUSE).await;
                 continue;
             }

@@ -13,7 +13,7 @@ use rustix::process::{getpid, set_child_subreaper};
 use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space, unshare_unsafe};
 
 use crate::HostError;
-use crate::cgroup::{Kind, Layout};
+use crate::cgroup::Layout;
 use crate::error::Tried;
 
 const CGROUP_MOUNT: &str = "/sys/fs/cgroup";
@@ -45,20 +45,14 @@ impl View {
 /// # Errors
 /// The step that failed; needs root. The thread may be left in a half-made view: end the process.
 pub fn enter() -> Result<View, HostError> {
-    // SAFETY: only this thread's file system context changes; no descriptor does.
-    unsafe { unshare_unsafe(UnshareFlags::NEWNS) }.tried("make", "a private mount namespace")?;
-    // Mounts and unmounts of the host still reach us, so that we keep no disk of it busy.
-    let slave = MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC;
-    mount_change("/", slave).tried("cut mount propagation of", "/")?;
+    make_private()?;
     let mut layout = Layout::detect()?;
-    match layout.kind() {
-        Kind::V2 => {}
-        Kind::Hybrid => {
-            if let Some(unified) = layout.unified_path().map(Path::to_path_buf) {
-                mount_bind(&unified, CGROUP_MOUNT).tried("show cgroup v2 at", CGROUP_MOUNT)?;
-            }
+    match layout.unified_path().map(Path::to_path_buf) {
+        Some(path) if path == Path::new(CGROUP_MOUNT) => {}
+        Some(path) => {
+            mount_bind(&path, CGROUP_MOUNT).tried("show cgroup v2 at", CGROUP_MOUNT)?;
         }
-        Kind::V1 => {
+        None => {
             let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
             mount("cgroup2", CGROUP_MOUNT, "cgroup2", flags, None)
                 .tried("mount cgroup v2 at", CGROUP_MOUNT)?;
@@ -70,6 +64,18 @@ pub fn enter() -> Result<View, HostError> {
     mount("cofferdam", DIR, "tmpfs", flags, c"mode=0755,size=1m").tried("mount a tmpfs at", DIR)?;
     set_child_subreaper(Some(getpid())).tried("become", "the reaper of orphans")?;
     Ok(View { layout })
+}
+
+/// Puts this thread into a mount namespace of its own, whose mounts never reach the host's. Mounts
+/// and unmounts of the host still reach it, so that it keeps no disk of the host busy.
+///
+/// # Errors
+/// When the kernel refuses; needs root.
+pub fn make_private() -> Result<(), HostError> {
+    // SAFETY: only this thread's file system context changes; no descriptor does.
+    unsafe { unshare_unsafe(UnshareFlags::NEWNS) }.tried("make", "a private mount namespace")?;
+    let slave = MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC;
+    mount_change("/", slave).tried("cut mount propagation of", "/")
 }
 
 /// Shows the file `source` as `name` in the view, as it is now: a file that replaces it later does

@@ -136,7 +136,7 @@ impl NodeApi for Node {
             template.id = %entry.template,
         );
         self.inner.tasks.spawn(span, supervise(Arc::clone(&self.inner), order, admission));
-        answered.await.unwrap_or_else(|_gone| Err(CreateError::Cancelled))
+        answered.await.unwrap_or(Err(CreateError::Cancelled))
     }
 
     async fn kill(&self, id: &SandboxId, reason: EndReason) -> Result<(), NodeError> {

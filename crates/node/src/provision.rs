@@ -1,7 +1,7 @@
 //! Making a sandbox, step by step. What a step acquires is put into the holdings at once, so that a
 //! failure at any point leaves exactly what the teardown knows of.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -141,12 +141,19 @@ impl<T, E: Into<Cause>> At<T> for Result<T, E> {
     }
 }
 
+/// A sandbox whose guest agent has answered.
+pub(crate) struct Provisioned {
+    pub process: Process,
+    /// Where every port of it is.
+    pub addr: Ipv4Addr,
+}
+
 /// Makes the sandbox. Always runs to its end; on an error the holdings have what was acquired.
 pub(crate) async fn provision(
     inner: &Arc<Inner>,
     order: &Order,
     held: &mut Holdings,
-) -> Result<Process, ProvisionError> {
+) -> Result<Provisioned, ProvisionError> {
     let (entry, faults) = (&order.entry, &inner.config.faults);
     let id = entry.lifecycle.as_str();
     entry.on(SandboxEvent::Acquire, |_| {});
@@ -176,7 +183,8 @@ pub(crate) async fn provision(
     let cgroup = held.cgroup.insert(inner.cgroups.create(id, &limits(inner, order)).at("cgroup")?);
     faults.hit("create.cgroup.after").at("cgroup")?;
 
-    let agent = SocketAddr::from((slot.net().guest, guest_wire::ENVD_PORT));
+    let addr = slot.net().guest;
+    let agent = SocketAddr::from((addr, guest_wire::ENVD_PORT));
     let env = [
         ("E2B_SANDBOX", "true".to_owned()),
         ("E2B_SANDBOX_ID", entry.id.to_string()),
@@ -205,7 +213,7 @@ pub(crate) async fn provision(
     record.started_at_us = Some(micros(now));
     record.ends_at_us = Some(micros(now + order.spec.ttl));
     dir.write(&record).at("directory")?;
-    Ok(process)
+    Ok(Provisioned { process, addr })
 }
 
 /// E2B's sandboxes call themselves this.

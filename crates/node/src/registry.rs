@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use lifecycle::{Budget, Expired};
-use model::{SandboxId, SandboxPhase};
+use model::SandboxId;
 use node_wire::CreateError;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
@@ -50,10 +50,13 @@ impl Registry {
         self.entries.lock().values().cloned().collect()
     }
 
-    /// Takes a lifecycle out whose every release is confirmed.
-    pub(crate) fn remove(&self, entry: &Arc<Entry>) {
-        debug_assert_eq!(entry.phase(), SandboxPhase::Stopped);
-        self.entries.lock().remove(&entry.id);
+    /// Takes a lifecycle out whose every release is confirmed, and says so to who waits for it:
+    /// nobody finds it any more who has heard of its end, and nobody misses both.
+    pub(crate) fn remove(&self, entry: &Arc<Entry>, confirm: impl FnOnce(&Entry)) {
+        let mut entries = self.entries.lock();
+        entries.remove(&entry.id);
+        confirm(entry);
+        drop(entries);
         self.left.notify_waiters();
     }
 

@@ -11,7 +11,7 @@ use rand::Rng;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use crate::entry::Entry;
-use crate::provision::{Order, provision};
+use crate::provision::{Order, Provisioned, provision};
 use crate::start::Inner;
 use crate::teardown::{Holdings, Step, plan, release};
 
@@ -36,14 +36,11 @@ pub(crate) async fn supervise(inner: Arc<Inner>, order: Order, admission: Admiss
     let Admission { pass, starting, limit, answer } = admission;
     drop(starting);
     match outcome {
-        Ok(process) => {
+        Ok(Provisioned { process, addr }) => {
             let route = Route {
                 sandbox: entry.id.clone(),
                 lifecycle: entry.lifecycle.clone(),
-                addr: held
-                    .slot
-                    .as_ref()
-                    .map_or(std::net::IpAddr::from([0, 0, 0, 0]), |slot| slot.net().guest.into()),
+                addr: addr.into(),
             };
             entry.set_live(ttl);
             tracing::info!("sandbox started");
@@ -167,9 +164,10 @@ async fn round(
 }
 
 fn done(inner: &Inner, entry: &Arc<Entry>) {
-    entry.on(SandboxEvent::Confirm, |state| {
-        state.rounds += 1;
-        state.left.clear();
+    inner.registry.remove(entry, |entry| {
+        entry.on(SandboxEvent::Confirm, |state| {
+            state.rounds += 1;
+            state.left.clear();
+        });
     });
-    inner.registry.remove(entry);
 }

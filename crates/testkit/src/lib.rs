@@ -22,7 +22,7 @@ use node::{Config, Node};
 use tokio::time::Instant;
 
 pub use template::{busybox, has_busybox};
-pub use view::{in_view, with_view};
+pub use view::{in_view, in_view_after, with_view};
 
 /// Waits until `check` says so, for at most `limit`.
 ///

@@ -13,7 +13,7 @@ pub fn has_busybox() -> bool {
     Path::new(BUSYBOX).is_file()
 }
 
-/// Puts a template of one static program into `store`: made in milliseconds, without a network.
+/// Puts a template of busybox and bash into `store`: made in milliseconds, without a network.
 ///
 /// # Panics
 /// When it cannot be made.
@@ -26,12 +26,12 @@ pub fn busybox(store: &Store) -> TemplateId {
     fs::set_permissions(root.join("tmp"), fs::Permissions::from_mode(0o1777)).expect("chmod");
     std::os::unix::fs::chown(root.join("home/user"), Some(1000), Some(1000)).expect("chown");
     fs::copy(BUSYBOX, root.join("bin/busybox")).expect("copy busybox (install busybox-static)");
-    for applet in ["sh", "cat", "sleep", "echo", "id", "ls", "wget", "nc", "true", "mount", "ping"]
-    {
+    for applet in ["sh", "cat", "sleep", "echo", "id", "ls", "true", "mount", "timeout"] {
         symlink("busybox", root.join("bin").join(applet)).expect("applet");
     }
-    // The agent runs commands by bash, as E2B's does.
-    symlink("busybox", root.join("bin/bash")).expect("applet");
+    // A real one: it can open connections, which a static busybox cannot (it looks up even
+    // numbers through libraries that are not there, and crashes).
+    copy_with_libraries("/bin/bash", &root);
     let write = |path: &str, text: &str| fs::write(root.join(path), text).expect("template file");
     write("usr/bin/envd", "");
     write("etc/passwd", "root:x:0:0::/root:/bin/sh\nuser:x:1000:1000::/home/user:/bin/sh\n");
@@ -48,5 +48,17 @@ pub fn busybox(store: &Store) -> TemplateId {
     match store.publish(draft, content) {
         Ok(template) => template.id.clone(),
         Err((_draft, error)) => panic!("publish template: {error}"),
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "asks the host's loader, once per test node")]
+fn copy_with_libraries(program: &str, root: &Path) {
+    let listed = std::process::Command::new("ldd").arg(program).output().expect("ldd");
+    let listed = String::from_utf8_lossy(&listed.stdout).into_owned();
+    let libraries = listed.split_whitespace().filter(|word| word.starts_with('/'));
+    for file in libraries.chain([program]) {
+        let to = root.join(file.trim_start_matches('/'));
+        fs::create_dir_all(to.parent().expect("a directory")).expect("library directory");
+        fs::copy(file, to).expect("copy library");
     }
 }

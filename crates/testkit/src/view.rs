@@ -10,6 +10,23 @@ pub fn in_view<F: Future<Output = ()>>(work: impl FnOnce(View) -> F + Send + 'st
     with_view(work);
 }
 
+/// As [`in_view`], in a host that `change` has changed: it runs in a private mount namespace first.
+///
+/// # Panics
+/// As [`in_view`].
+pub fn in_view_after<F: Future<Output = ()>>(
+    change: impl FnOnce() + Send + 'static,
+    work: impl FnOnce(View) -> F + Send + 'static,
+) {
+    run(
+        || {
+            host::view::make_private().expect("a private mount namespace (needs root)");
+            change();
+        },
+        work,
+    );
+}
+
 /// As [`in_view`], with a result.
 ///
 /// # Panics
@@ -17,8 +34,16 @@ pub fn in_view<F: Future<Output = ()>>(work: impl FnOnce(View) -> F + Send + 'st
 pub fn with_view<T: Send + 'static, F: Future<Output = T>>(
     work: impl FnOnce(View) -> F + Send + 'static,
 ) -> T {
+    run(|| {}, work)
+}
+
+fn run<T: Send + 'static, F: Future<Output = T>>(
+    before: impl FnOnce() + Send + 'static,
+    work: impl FnOnce(View) -> F + Send + 'static,
+) -> T {
     let thread = std::thread::spawn(move || {
         log_to_test_output();
+        before();
         // Threads that the runtime starts from here on are in the view, too.
         let view = host::view::enter().expect("enter a private view (host tests need root)");
         let runtime = tokio::runtime::Builder::new_multi_thread()

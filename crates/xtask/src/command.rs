@@ -126,6 +126,23 @@ pub(crate) fn answer(command: &mut Command) -> Option<String> {
     output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
+/// Looks at a condition until it holds; answers whether it did within `limit`.
+pub(crate) fn wait_until(limit: Duration, mut holds: impl FnMut() -> bool) -> bool {
+    let began = Instant::now();
+    while !holds() {
+        if began.elapsed() > limit {
+            return false;
+        }
+        pause();
+    }
+    true
+}
+
+/// The processes whose parent is `parent`, and the state of each, such as `S` or `Z`.
+pub(crate) fn children(parent: u32) -> Vec<(u32, char)> {
+    processes().into_iter().filter(|(_, of, _)| *of == parent).map(|(pid, _, s)| (pid, s)).collect()
+}
+
 /// Time for people: tenths of seconds, minutes above a hundred of them.
 pub(crate) fn seconds(time: Duration) -> String {
     if time < Duration::from_secs(100) {
@@ -193,24 +210,36 @@ fn end(child: &mut Child) {
     drop(child.wait());
 }
 
-/// The processes below `root`, from the parent fields of `/proc/*/stat`.
-fn descendants(root: u32) -> Vec<u32> {
-    let parents: Vec<(u32, u32)> = crate::test::pids()
+/// Every process of this host with its parent and its state, from `/proc/*/stat`.
+fn processes() -> Vec<(u32, u32, char)> {
+    crate::test::pids()
         .filter_map(|pid| {
             let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
             // The second field is a name in brackets and may itself contain spaces and brackets.
             let (_, rest) = stat.rsplit_once(") ")?;
-            Some((pid, rest.split(' ').nth(1)?.parse().ok()?))
+            let mut fields = rest.split(' ');
+            let state = fields.next()?.chars().next()?;
+            Some((pid, fields.next()?.parse().ok()?, state))
         })
-        .collect();
+        .collect()
+}
+
+/// The processes below `root`.
+fn descendants(root: u32) -> Vec<u32> {
+    let all = processes();
     let mut found = vec![root];
     let mut next = 0;
     while let Some(parent) = found.get(next).copied() {
-        found.extend(parents.iter().filter(|(_, of)| *of == parent).map(|(pid, _)| *pid));
+        found.extend(all.iter().filter(|(_, of, _)| *of == parent).map(|(pid, _, _)| *pid));
         next += 1;
     }
     found.remove(0);
     found
+}
+
+#[expect(clippy::disallowed_methods, reason = "std offers no wait for a state of another process")]
+fn pause() {
+    std::thread::sleep(Duration::from_millis(20));
 }
 
 fn succeeded(command: &Command, status: ExitStatus) -> Result<()> {

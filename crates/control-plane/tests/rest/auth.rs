@@ -1,4 +1,6 @@
+use control_plane::Config;
 use e2b_wire::ApiKey;
+use model::Secret;
 
 use crate::client::Client;
 use crate::service::{ADMIN_TOKEN, Service};
@@ -37,6 +39,16 @@ async fn an_operator_acts_for_a_team() {
     wrong.get("/v2/sandboxes").await.error(401);
     let both = wrong.with("x-api-key", &service.key.expose());
     both.get("/v2/sandboxes").await.ok(200);
+    service.stop().await;
+}
+
+#[tokio::test]
+async fn an_empty_admin_token_opens_nothing() {
+    let empty = |config: &mut Config| config.admin_token = Secret::new(String::new());
+    let service = Service::start_with(empty).await;
+    let admin = Client::new(service.addr).with("x-admin-token", "");
+    admin.get("/nodes").await.error(401);
+    admin.with("x-team-id", TEAM).get("/v2/sandboxes").await.error(401);
     service.stop().await;
 }
 

@@ -115,3 +115,23 @@ async fn a_sandbox_whose_start_was_not_recorded_is_taken_up_by_the_next_control_
     next.stop().await;
     service.stop().await;
 }
+
+#[tokio::test]
+async fn a_sandbox_that_was_gone_before_its_start_was_recorded_has_no_route() {
+    let service = Service::start().await;
+    service.node.hold_answers(true);
+    let body = json!({"templateID": "base"});
+    let create = service.client.post("/sandboxes", &body);
+    let next = async {
+        wait_for(async || service.node.count() == 1).await;
+        service.node.lose_all();
+        let next = service.beside().await;
+        service.node.hold_answers(false);
+        next
+    };
+    let (answer, next) = tokio::join!(create, next);
+    answer.error(409);
+    assert_eq!(service.routes.count(), 0);
+    next.stop().await;
+    service.stop().await;
+}

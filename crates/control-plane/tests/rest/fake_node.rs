@@ -138,6 +138,11 @@ impl FakeNode {
         self.state.lock().sandboxes.remove(id)
     }
 
+    /// Ends every sandbox without a word.
+    pub(crate) fn lose_all(&self) {
+        self.state.lock().sandboxes.clear();
+    }
+
     /// Says so much at once that nobody can follow.
     pub(crate) fn babble(&self) {
         for _ in 0..4 * EVENTS {

@@ -42,7 +42,18 @@ pub(super) fn parse(header: &str, size: u64) -> Part {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::{any, proptest};
+
     use super::*;
+
+    proptest! {
+        #[test]
+        fn a_part_is_never_outside_of_the_file(header in "bytes=[0-9]{0,20}-[0-9]{0,20}", size in any::<u64>()) {
+            if let Part::Bytes { first, length } = parse(&header, size) {
+                assert!(length > 0 && first.checked_add(length).is_some_and(|end| end <= size));
+            }
+        }
+    }
 
     #[test]
     fn every_form_of_a_single_range_is_read() {

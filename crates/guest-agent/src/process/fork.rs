@@ -6,6 +6,7 @@
 
 #![expect(unsafe_code, reason = "fork, exec and raw credentials have no safe form")]
 
+use std::cell::Cell;
 use std::ffi::CStr;
 use std::io;
 use std::os::fd::{AsRawFd as _, OwnedFd};
@@ -145,7 +146,7 @@ struct Prepared<'a> {
     arguments: Vec<*const c_char>,
     variables: Vec<*const c_char>,
     /// `/bin/sh`, room for a script's path, its arguments.
-    script: Vec<*const c_char>,
+    script: Vec<Cell<*const c_char>>,
     stdio: [c_int; 3],
     is_terminal: bool,
     reporter: c_int,
@@ -161,8 +162,8 @@ impl<'a> Prepared<'a> {
             all.chain(std::iter::once(ptr::null())).collect::<Vec<_>>()
         };
         let arguments = pointers(&command.arguments);
-        let mut script = vec![SHELL.as_ptr(), ptr::null()];
-        script.extend(arguments.iter().skip(1));
+        let mut script = vec![Cell::new(SHELL.as_ptr()), Cell::new(ptr::null())];
+        script.extend(arguments.iter().skip(1).copied().map(Cell::new));
         Self {
             command,
             arguments,
@@ -242,8 +243,7 @@ impl<'a> Prepared<'a> {
     unsafe fn exec(&self) -> ! {
         let mut denied = false;
         for candidate in &self.command.candidates {
-            // SAFETY: all three are arrays of C strings with a null pointer at the end. The
-            // script's arguments are written in memory that the parent does not share.
+            // SAFETY: both are arrays of C strings with a null pointer at the end.
             let errno = unsafe {
                 libc::execve(candidate.as_ptr(), self.arguments.as_ptr(), self.variables.as_ptr());
                 if *libc::__errno_location() == libc::ENOEXEC {
@@ -275,11 +275,17 @@ impl<'a> Prepared<'a> {
     /// # Safety
     /// As for [`Self::become_program`].
     unsafe fn exec_script(&self, script: &CStr) {
-        // SAFETY: the second pointer is room left for this; the child has its own copy.
+        if let Some(room) = self.script.get(1) {
+            room.set(script.as_ptr());
+        }
+        // SAFETY: an array of cells is laid out as one of what is in them, which are C strings
+        // with a null pointer at the end.
         unsafe {
-            let arguments = self.script.as_ptr().cast_mut();
-            arguments.add(1).write(script.as_ptr());
-            libc::execve(SHELL.as_ptr(), arguments.cast_const(), self.variables.as_ptr());
+            libc::execve(
+                SHELL.as_ptr(),
+                self.script.as_ptr().cast::<*const c_char>(),
+                self.variables.as_ptr(),
+            );
         }
     }
 

@@ -58,7 +58,12 @@ pub(super) async fn launch(
     let workdir = agent.settings.default_workdir();
     let workdir = resolve(config.cwd.as_deref().unwrap_or(""), user, workdir.as_deref())
         .map_err(LaunchError::Workdir)?;
-    if let Err(error) = std::fs::metadata(&workdir)
+    // On a file system that hangs this waits, and must not hold up other requests.
+    let found = tasks::blocking({
+        let workdir = workdir.clone();
+        move || std::fs::metadata(workdir)
+    });
+    if let Some(Err(error)) = found.await
         && error.kind() == io::ErrorKind::NotFound
     {
         return Err(LaunchError::NoWorkdir(workdir));
@@ -111,8 +116,8 @@ pub(super) async fn launch(
     let processes = Arc::clone(&agent.processes);
     let followed = Arc::clone(&running);
     tasks::spawn(async move {
-        followed.follow(outputs, exit, limit).await;
-        processes.retire(followed);
+        let end = followed.follow(outputs, exit, limit).await;
+        processes.retire(&followed, end);
     });
     Ok((running, pieces))
 }

@@ -4,6 +4,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
+use guest_wire::proto::process::process_event::EndEvent;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
@@ -26,9 +27,23 @@ pub(crate) struct Processes {
 #[derive(Default)]
 struct Table {
     running: HashMap<u32, Arc<Running>>,
-    ended: VecDeque<(Instant, Arc<Running>)>,
+    ended: VecDeque<Ended>,
     /// Places taken by processes that are being started.
     starting: usize,
+}
+
+/// What is remembered of a process: how it ended, and the names to ask by.
+struct Ended {
+    at: Instant,
+    pid: u32,
+    tag: Option<String>,
+    end: EndEvent,
+}
+
+/// A process that runs, or how it ended.
+pub(super) enum Found {
+    Running(Arc<Running>),
+    Ended { pid: u32, end: EndEvent },
 }
 
 /// What a request names a process by.
@@ -39,10 +54,10 @@ pub(super) enum Selector {
 }
 
 impl Selector {
-    fn names(&self, process: &Running) -> bool {
+    fn names(&self, pid: u32, tag: Option<&String>) -> bool {
         match self {
-            Self::Pid(pid) => process.wire_pid() == *pid,
-            Self::Tag(tag) => process.tag.as_ref() == Some(tag),
+            Self::Pid(wanted) => pid == *wanted,
+            Self::Tag(wanted) => tag == Some(wanted),
         }
     }
 }
@@ -91,20 +106,20 @@ impl Processes {
     pub(super) fn insert(&self, process: Arc<Running>) {
         let pid = process.wire_pid();
         let mut table = self.table.lock();
-        table.ended.retain(|(_at, old)| {
+        table.ended.retain(|old| {
             let same_tag = old.tag.is_some() && old.tag == process.tag;
-            old.wire_pid() != pid && !same_tag
+            old.pid != pid && !same_tag
         });
         table.running.insert(pid, process);
     }
 
     /// Moves a process that has ended to those that are only remembered.
-    pub(super) fn retire(&self, process: Arc<Running>) {
+    pub(super) fn retire(&self, process: &Arc<Running>, end: EndEvent) {
         let pid = process.wire_pid();
         let mut table = self.table.lock();
         let table = &mut *table;
         // Its number may belong to a younger process already, if its output outlived it.
-        if !table.running.get(&pid).is_some_and(|running| Arc::ptr_eq(running, &process)) {
+        if !table.running.get(&pid).is_some_and(|running| Arc::ptr_eq(running, process)) {
             return;
         }
         table.running.remove(&pid);
@@ -112,7 +127,7 @@ impl Processes {
         if table.ended.len() >= RETAINED_MAX {
             table.ended.pop_front();
         }
-        table.ended.push_back((Instant::now(), process));
+        table.ended.push_back(Ended { at: Instant::now(), pid, tag: process.tag.clone(), end });
     }
 
     /// Every running process, in no particular order.
@@ -125,7 +140,11 @@ impl Processes {
         let table = self.table.lock();
         let found = match selector {
             Selector::Pid(pid) => table.running.get(pid),
-            Selector::Tag(_) => table.running.values().find(|process| selector.names(process)),
+            Selector::Tag(_) => table
+                .running
+                .iter()
+                .find(|(pid, process)| selector.names(**pid, process.tag.as_ref()))
+                .map(|(_pid, process)| process),
         };
         found.cloned().ok_or_else(|| match selector {
             Selector::Pid(pid) => NotFound::Pid(*pid),
@@ -134,20 +153,21 @@ impl Processes {
     }
 
     /// A running process, or one that ended a moment ago.
-    pub(super) fn running_or_ended(&self, selector: &Selector) -> Result<Arc<Running>, NotFound> {
+    pub(super) fn running_or_ended(&self, selector: &Selector) -> Result<Found, NotFound> {
         // In this order: a process goes from the first to the second and never back.
-        self.running(selector).or_else(|not_found| {
+        self.running(selector).map(Found::Running).or_else(|not_found| {
             let mut table = self.table.lock();
             forget_old(&mut table.ended);
             let mut ended = table.ended.iter().rev();
-            let found = ended.find(|(_at, process)| selector.names(process));
-            found.map(|(_at, process)| Arc::clone(process)).ok_or(not_found)
+            let found = ended.find(|ended| selector.names(ended.pid, ended.tag.as_ref()));
+            let found = found.map(|Ended { pid, end, .. }| (*pid, end.clone()));
+            found.map(|(pid, end)| Found::Ended { pid, end }).ok_or(not_found)
         })
     }
 }
 
-fn forget_old(ended: &mut VecDeque<(Instant, Arc<Running>)>) {
-    while ended.front().is_some_and(|(at, _process)| at.elapsed() > RETENTION) {
+fn forget_old(ended: &mut VecDeque<Ended>) {
+    while ended.front().is_some_and(|oldest| oldest.at.elapsed() > RETENTION) {
         ended.pop_front();
     }
 }

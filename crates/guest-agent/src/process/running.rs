@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use guest_wire::proto::process::ProcessConfig;
+use guest_wire::proto::process::process_event::EndEvent;
 use rustix::process::{Pid, Signal};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
@@ -102,7 +103,7 @@ impl Running {
         outputs: Outputs,
         exit: oneshot::Receiver<Exit>,
         limit: Option<Duration>,
-    ) {
+    ) -> EndEvent {
         let all_output = self.pump_all(outputs);
         let mut all_output = std::pin::pin!(all_output);
         let mut exit = std::pin::pin!(exit);
@@ -131,7 +132,9 @@ impl Running {
             }
         }
         self.input.close();
-        self.hub.end(end_event(outcome.unwrap_or(Exit::Code(-1))));
+        let end = end_event(outcome.unwrap_or(Exit::Code(-1)));
+        self.hub.end(end.clone());
+        end
     }
 
     fn pump_all(&self, outputs: Outputs) -> impl Future<Output = ()> + Send {

@@ -23,7 +23,7 @@ use rustix::process::Signal;
 use self::feed::{Feed, keepalive_interval};
 use super::input::InputError;
 use super::launch::{LaunchError, launch, size};
-use super::registry::{NotFound, Processes, Selector};
+use super::registry::{Found, NotFound, Processes, Selector};
 use super::running::Running;
 use crate::agent::Agent;
 use crate::gatekeeper::{Named, TimeLimit, user_error_code};
@@ -72,12 +72,16 @@ impl Process for ProcessService {
     ) -> ServiceResult<ServiceStream<ConnectResponse>> {
         let request = request.to_owned_message();
         let selector = read_selector(request.process.as_option())?;
-        let process = self.processes().running_or_ended(&selector).map_err(not_found)?;
-        let pieces = process
-            .hub
-            .subscribe()
-            .map_err(|full| ConnectError::resource_exhausted(full.to_string()))?;
-        let feed = Feed::new(process, pieces, keepalive_interval(&context));
+        let feed = match self.processes().running_or_ended(&selector).map_err(not_found)? {
+            Found::Ended { pid, end } => Feed::ended(pid, end),
+            Found::Running(process) => {
+                let pieces = process
+                    .hub
+                    .subscribe()
+                    .map_err(|full| ConnectError::resource_exhausted(full.to_string()))?;
+                Feed::live(process, pieces, keepalive_interval(&context))
+            }
+        };
         Response::stream_ok(
             feed.into_stream().map(|event| {
                 Ok(ConnectResponse { event: event.into(), ..ConnectResponse::default() })
@@ -103,7 +107,7 @@ impl Process for ProcessService {
         let (process, pieces) = started
             .ok_or_else(|| ConnectError::internal("starting the process panicked"))?
             .map_err(launch_error)?;
-        let feed = Feed::new(process, pieces, keepalive_interval(&context));
+        let feed = Feed::live(process, pieces, keepalive_interval(&context));
         Response::stream_ok(
             feed.into_stream()
                 .map(|event| Ok(StartResponse { event: event.into(), ..StartResponse::default() })),

@@ -13,9 +13,10 @@ use super::inotify::Watch;
 use crate::tasks;
 
 /// They do not expire and belong to nobody, so their number is all that limits them.
-pub(super) const WATCHERS_MAX: usize = 256;
-/// Of one watcher. Whoever does not poll for that long has lost some.
-pub(super) const BUFFERED_MAX: usize = 65_536;
+pub(super) const WATCHERS_MAX: usize = 64;
+/// Of one watcher, as many as the kernel itself keeps by default. Whoever does not poll for that
+/// long has lost some.
+pub(super) const BUFFERED_MAX: usize = 16_384;
 
 /// All polled watchers by their ids.
 #[derive(Default)]

@@ -68,7 +68,8 @@ async fn what_is_made_belongs_to_the_acting_user() {
         return;
     }
     let envd = Envd::start();
-    let headers = [("authorization", &basic("nobody")[..])];
+    let nobody = basic("nobody");
+    let headers = [("authorization", nobody.as_str())];
     let body = json!({"path": envd.text_path("x/y")});
     let made = envd.call(&method("MakeDir"), body, &headers).await;
     assert_eq!(made.json()["entry"]["owner"], "nobody");

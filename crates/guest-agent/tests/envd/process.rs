@@ -150,7 +150,8 @@ async fn a_process_runs_as_the_user_who_was_named() {
     let command = "id -un; id -G; umask; echo $USER $HOME";
     // The home of nobody may not exist, and then nothing can start there.
     let request = json!({"process": {"cmd": "sh", "args": ["-c", command], "cwd": "/"}});
-    let headers = [("authorization", &basic("nobody")[..])];
+    let nobody = basic("nobody");
+    let headers = [("authorization", nobody.as_str())];
     let outcome = envd.stream("process.Process/Start", request, &headers).await.outcome().await;
     let lines: Vec<_> = outcome.stdout.lines().collect();
     assert_eq!((lines[0], lines[2]), ("nobody", "0022"), "{outcome:?}");
@@ -161,7 +162,8 @@ async fn a_process_runs_as_the_user_who_was_named() {
 #[tokio::test]
 async fn an_unknown_user_is_told_in_the_shape_of_the_request() {
     let envd = Envd::start();
-    let headers = [("authorization", &basic("no-such-user")[..])];
+    let unknown = basic("no-such-user");
+    let headers = [("authorization", unknown.as_str())];
     let expected =
         json!({"code": "unauthenticated", "message": "invalid username: 'no-such-user'"});
     assert_eq!(envd.shell("true", &headers).await.outcome().await.error, expected);

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
+use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
 pub(crate) struct Envd {
@@ -67,10 +68,29 @@ impl Envd {
 }
 
 impl Drop for Envd {
+    /// Ends the agent and all it started; outside of a sandbox nobody else does.
     fn drop(&mut self) {
+        let below = descendants(self.child.id());
         drop(self.child.kill());
         drop(self.child.wait());
+        for pid in below {
+            let _gone_already = kill_process(pid, Signal::KILL);
+        }
     }
+}
+
+fn descendants(of: u32) -> Vec<Pid> {
+    let mut all = Vec::new();
+    let threads = std::fs::read_dir(format!("/proc/{of}/task"));
+    for thread in threads.into_iter().flatten().flatten() {
+        let children = std::fs::read_to_string(thread.path().join("children"));
+        for child in children.unwrap_or_default().split_whitespace() {
+            let child: u32 = child.parse().unwrap();
+            all.extend(Pid::from_raw(i32::try_from(child).unwrap()));
+            all.extend(descendants(child));
+        }
+    }
+    all
 }
 
 pub(crate) fn command(program: &str) -> Command {

@@ -41,7 +41,7 @@ async fn a_shell_is_typed_to_and_resized() {
     envd.ok("process.Process/SendInput", typed(pid, "stty size\n")).await;
     frames.until("pty", "50 132").await;
     // Ctrl+C reaches what runs in front, Ctrl+D ends the shell.
-    envd.ok("process.Process/SendInput", typed(pid, "echo go; sleep 1000\n")).await;
+    envd.ok("process.Process/SendInput", typed(pid, "sh -c 'echo go; exec sleep 1000'\n")).await;
     frames.until("pty", "\ngo").await;
     envd.ok("process.Process/SendInput", typed(pid, "\u{3}")).await;
     envd.ok("process.Process/SendInput", typed(pid, "echo b$((1+1))a\n")).await;

@@ -51,7 +51,8 @@ impl Layout {
                 "cgroup" => {
                     let controllers = v1_controllers(options);
                     let known = layout.v1.iter().any(|seen| seen.controllers == controllers);
-                    if !known {
+                    // One that another mount covers is not ours to use.
+                    if !known && path.is_dir() {
                         layout.v1.push(Hierarchy { dir: open_dir(&path)?, path, controllers });
                     }
                 }

@@ -1,5 +1,9 @@
 //! The node on the real kernel: namespaces, cgroups, links, firewall, the OCI runtime, the agent.
+#![cfg(test)]
+#![expect(clippy::print_stdout, reason = "a test that cannot run says so")]
 
 mod create;
 mod faults;
 mod guest;
+mod layouts;
+mod network;

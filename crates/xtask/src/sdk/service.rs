@@ -4,9 +4,9 @@ use std::fs::{self, File};
 use std::io::{BufRead as _, BufReader};
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::command;
 use crate::failure::{Failure, Result};
@@ -17,6 +17,9 @@ const START_LIMIT: Duration = Duration::from_secs(10 * 60);
 
 /// The service ends all sandboxes before it stops.
 const STOP_LIMIT: Duration = Duration::from_secs(60);
+
+/// The service waits for a process of a sandbox as soon as it has ended.
+const REAP_LIMIT: Duration = Duration::from_secs(5);
 
 /// What the service prints, once, when it serves.
 const READY: &str = "cofferdam: ready on http://";
@@ -80,10 +83,18 @@ impl Service {
             let log = self.end_of_log();
             return Err(Failure::new(format!("the service ended by itself, {status}\n{log}")));
         }
+        let id = self.child.id();
+        let dead = || command::children(id).into_iter().filter(|(_, state)| *state == 'Z').count();
+        let all_reaped = command::wait_until(REAP_LIMIT, || dead() == 0);
         // The child has not been waited for, so this id cannot have become another's.
         let mut kill = Command::new("kill");
-        command::visible(kill.args(["-TERM", &self.child.id().to_string()]))?;
-        let Some(status) = self.wait(STOP_LIMIT)? else {
+        command::visible(kill.args(["-TERM", &id.to_string()]))?;
+        let mut status = None;
+        command::wait_until(STOP_LIMIT, || {
+            status = self.child.try_wait().ok().flatten();
+            status.is_some()
+        });
+        let Some(status) = status else {
             drop(self.child.kill());
             drop(self.child.wait());
             let log = self.end_of_log();
@@ -94,18 +105,13 @@ impl Service {
             return Err(Failure::new(format!("the service stopped with {status}\n{log}")));
         }
         command::visible(cofferdam().args(["leaks", "--data-dir"]).arg(&self.data))?;
-        if keep { Ok(()) } else { clear(&self.data) }
-    }
-
-    fn wait(&mut self, limit: Duration) -> Result<Option<ExitStatus>> {
-        let began = Instant::now();
-        loop {
-            let status = self.child.try_wait().map_err(Failure::because("wait for the service"))?;
-            if status.is_some() || began.elapsed() > limit {
-                return Ok(status);
-            }
-            pause();
+        if !keep {
+            clear(&self.data)?;
         }
+        if all_reaped {
+            return Ok(());
+        }
+        Err(Failure::new("the service kept processes of ended sandboxes that it never waited for"))
     }
 
     fn read_credentials(&mut self) -> Result<()> {
@@ -193,11 +199,6 @@ fn assignments(text: &str) -> Vec<(String, String)> {
         .filter_map(|line| line.split_once('='))
         .map(|(name, value)| (name.to_owned(), value.trim_matches(['"', '\'']).to_owned()))
         .collect()
-}
-
-#[expect(clippy::disallowed_methods, reason = "std offers no wait for a child with a time limit")]
-fn pause() {
-    std::thread::sleep(Duration::from_millis(20));
 }
 
 #[cfg(test)]

@@ -6,12 +6,16 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
 use crate::command;
 use crate::failure::{Failure, Result};
 
 /// How deep below the cgroup file system the product makes its groups, at most.
 const CGROUP_DEPTH: usize = 4;
+
+/// How long what is going away may take: the host's first process waits for orphans when it likes.
+const SETTLE: Duration = Duration::from_secs(15);
 
 /// Everything on the host that carries our mark, one line each.
 pub(crate) struct Leftovers(BTreeSet<String>);
@@ -28,16 +32,21 @@ impl Leftovers {
         Self(found)
     }
 
-    /// Compares with the host as it is now.
+    /// Compares with the host as it is now. What the kernel or the first process of the host is
+    /// still clearing away is waited for.
     ///
     /// # Errors
-    /// Something is there now that was not there when `self` was found.
+    /// Something is there now that was not there when `self` was found, and does not go away.
     pub(crate) fn nothing_new(&self) -> Result<()> {
-        let now = Self::find();
-        let new: Vec<&str> = now.0.difference(&self.0).map(String::as_str).collect();
-        if new.is_empty() {
+        let mut new = BTreeSet::new();
+        let gone = command::wait_until(SETTLE, || {
+            new = Self::find().0.difference(&self.0).cloned().collect();
+            new.is_empty()
+        });
+        if gone {
             return Ok(());
         }
+        let new: Vec<String> = new.into_iter().collect();
         Err(Failure::new(format!("left behind on this host:\n      {}", new.join("\n      "))))
     }
 }

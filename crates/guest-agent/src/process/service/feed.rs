@@ -7,7 +7,9 @@ use connectrpc::RequestContext;
 use futures::Stream;
 use guest_wire::proto::process::ProcessEvent;
 use guest_wire::proto::process::process_event::data_event::Output;
-use guest_wire::proto::process::process_event::{DataEvent, Event, KeepAlive, StartEvent};
+use guest_wire::proto::process::process_event::{
+    DataEvent, EndEvent, Event, KeepAlive, StartEvent,
+};
 use tokio::sync::mpsc;
 
 use crate::process::hub::{Piece, Source};
@@ -27,26 +29,32 @@ pub(crate) fn keepalive_interval(context: &RequestContext) -> Duration {
 
 /// One client's view of one process.
 pub(super) struct Feed {
-    process: Arc<Running>,
-    pieces: mpsc::Receiver<Piece>,
-    keepalive: Duration,
-    stage: Stage,
+    pid: u32,
+    is_started: bool,
+    rest: Rest,
 }
 
-#[derive(Clone, Copy)]
-enum Stage {
-    Start,
-    Data,
-    Done,
+/// What comes after the start.
+enum Rest {
+    Live { process: Arc<Running>, pieces: mpsc::Receiver<Piece>, keepalive: Duration },
+    End(EndEvent),
+    Nothing,
 }
 
 impl Feed {
-    pub(super) fn new(
+    /// Of a process that runs, or has ended so recently that its end is still to come.
+    pub(super) fn live(
         process: Arc<Running>,
         pieces: mpsc::Receiver<Piece>,
         keepalive: Duration,
     ) -> Self {
-        Self { process, pieces, keepalive, stage: Stage::Start }
+        let pid = process.wire_pid();
+        Self { pid, is_started: false, rest: Rest::Live { process, pieces, keepalive } }
+    }
+
+    /// Of a process that has ended.
+    pub(super) fn ended(pid: u32, end: EndEvent) -> Self {
+        Self { pid, is_started: false, rest: Rest::End(end) }
     }
 
     pub(super) fn into_stream(self) -> impl Stream<Item = ProcessEvent> + Send {
@@ -58,24 +66,23 @@ impl Feed {
     }
 
     async fn next(&mut self) -> Option<Event> {
-        match self.stage {
-            Stage::Start => {
-                self.stage = Stage::Data;
-                let pid = self.process.wire_pid();
-                Some(StartEvent { pid, ..StartEvent::default() }.into())
-            }
-            Stage::Data => tokio::select! {
+        if !self.is_started {
+            self.is_started = true;
+            return Some(StartEvent { pid: self.pid, ..StartEvent::default() }.into());
+        }
+        if let Rest::Live { process, pieces, keepalive } = &mut self.rest {
+            tokio::select! {
                 biased;
-                piece = self.pieces.recv() => match piece {
-                    Some(piece) => Some(data_event(piece).into()),
-                    None => {
-                        self.stage = Stage::Done;
-                        self.process.hub.ended().map(Event::from)
-                    }
+                piece = pieces.recv() => match piece {
+                    Some(piece) => return Some(data_event(piece).into()),
+                    None => self.rest = process.hub.ended().map_or(Rest::Nothing, Rest::End),
                 },
-                () = tokio::time::sleep(self.keepalive) => Some(KeepAlive::default().into()),
-            },
-            Stage::Done => None,
+                () = tokio::time::sleep(*keepalive) => return Some(KeepAlive::default().into()),
+            }
+        }
+        match std::mem::replace(&mut self.rest, Rest::Nothing) {
+            Rest::End(end) => Some(end.into()),
+            Rest::Live { .. } | Rest::Nothing => None,
         }
     }
 }

@@ -1,0 +1,130 @@
+//! The way out: through the host's address to the internet, which here is a network namespace of
+//! the test with documentation addresses (RFC 5737) and a name server.
+
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, TcpListener, UdpSocket};
+use std::process::Command;
+use std::time::Duration;
+
+use node_wire::NodeApi;
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+use testkit::{TestNode, in_view, wait_for};
+
+use crate::guest::run;
+
+const LIMIT: Duration = Duration::from_secs(30);
+const HOST: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 1);
+const INTERNET: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 2);
+/// In a private range, and reachable from the host.
+const PRIVATE: Ipv4Addr = Ipv4Addr::new(10, 98, 7, 2);
+
+/// A namespace beside the host, joined by a link.
+struct Internet {
+    name: String,
+}
+
+impl Internet {
+    fn new() -> Self {
+        let name = format!("cdtest{}", std::process::id());
+        let this = Self { name };
+        let (ns, link) = (&this.name, this.link());
+        ip(&format!("netns add {ns}"));
+        ip(&format!("link add {link} type veth peer name eth0 netns {ns}"));
+        ip(&format!("addr add {HOST}/30 dev {link}"));
+        ip(&format!("addr add 10.98.7.1/30 dev {link}"));
+        ip(&format!("link set {link} up"));
+        ip(&format!("-n {ns} addr add {INTERNET}/30 dev eth0"));
+        ip(&format!("-n {ns} addr add {PRIVATE}/30 dev eth0"));
+        ip(&format!("-n {ns} link set eth0 up"));
+        this
+    }
+
+    fn link(&self) -> String {
+        format!("it{}", std::process::id())
+    }
+
+    /// Serves in the namespace until the process ends: who connects is told its own address.
+    fn serve(&self) {
+        let file = std::fs::File::open(format!("/run/netns/{}", self.name)).unwrap();
+        let (ready, is_ready) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            let fd = std::os::fd::AsFd::as_fd(&file);
+            move_into_link_name_space(fd, Some(LinkNameSpaceType::Network)).unwrap();
+            let http = TcpListener::bind(("0.0.0.0", 80)).unwrap();
+            let dns = UdpSocket::bind(("0.0.0.0", 53)).unwrap();
+            std::thread::spawn(move || answer_names(&dns));
+            ready.send(()).unwrap();
+            for stream in http.incoming() {
+                let mut stream = stream.unwrap();
+                let peer = stream.peer_addr().unwrap().ip();
+                let mut request = [0; 1024];
+                // What it asks for does not matter.
+                if stream.read(&mut request).is_ok() {
+                    drop(write!(stream, "HTTP/1.0 200 OK\r\n\r\nyou are {peer}\n"));
+                }
+            }
+        });
+        is_ready.recv().unwrap();
+    }
+}
+
+impl Drop for Internet {
+    fn drop(&mut self) {
+        ip(&format!("netns del {}", self.name));
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "sets up the test's own network")]
+fn ip(args: &str) {
+    let done = Command::new("ip").args(args.split(' ')).output().unwrap();
+    assert!(done.status.success(), "ip {args}: {}", String::from_utf8_lossy(&done.stderr));
+}
+
+/// Says of every name that it is [`INTERNET`] (RFC 1035, one A record).
+fn answer_names(dns: &UdpSocket) {
+    let mut packet = [0; 512];
+    while let Ok((len, from)) = dns.recv_from(&mut packet) {
+        let question_end = packet[12..len].iter().position(|byte| *byte == 0).unwrap() + 12 + 5;
+        let is_v4 = packet[question_end - 4..question_end - 2] == [0, 1];
+        let mut answer = packet[..question_end].to_vec();
+        answer[2..4].copy_from_slice(&[0x81, 0x80]);
+        answer[6..12].copy_from_slice(&[0, u8::from(is_v4), 0, 0, 0, 0]);
+        if is_v4 {
+            answer.extend([0xC0, 0x0C, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4]);
+            answer.extend(INTERNET.octets());
+        }
+        dns.send_to(&answer, from).unwrap();
+    }
+}
+
+#[test]
+fn a_sandbox_reaches_the_internet_by_name_from_the_hosts_address_and_no_private_network() {
+    let internet = Internet::new();
+    internet.serve();
+    in_view(async move |view| {
+        let test = TestNode::start(view, |config| config.resolvers = vec![INTERNET]).await;
+        let addr = test.node.create(test.spec("i1"), LIMIT).await.unwrap().route.addr;
+        let get = async |from, host: &str| {
+            let ask = format!("exec 3<>/dev/tcp/{host}/80; echo GET / >&3; cat <&3");
+            run(from, "user", &format!("timeout 3 bash -c '{ask}'")).await
+        };
+        let answer = format!("HTTP/1.0 200 OK\r\n\r\nyou are {HOST}\n");
+        wait_for("the link to come up", LIMIT, || async {
+            get(addr, &INTERNET.to_string()).await.code == 0
+        })
+        .await;
+        let by_address = get(addr, &INTERNET.to_string()).await;
+        assert_eq!(by_address.stdout, answer, "{by_address:?}");
+        let by_name = get(addr, "a.name.example").await;
+        assert_eq!(by_name.stdout, answer, "{by_name:?}");
+        let private = get(addr, &PRIVATE.to_string()).await;
+        assert_ne!(private.code, 0, "{private:?}");
+        let mut spec = test.spec("i2");
+        spec.internet = false;
+        let addr = test.node.create(spec, LIMIT).await.unwrap().route.addr;
+        let out = get(addr, &INTERNET.to_string()).await;
+        assert_ne!(out.code, 0, "{out:?}");
+        test.stop().await;
+    });
+    drop(internet);
+}
