@@ -155,6 +155,7 @@ impl Floor {
     /// Removes what the floor has on the host.
     pub(crate) async fn close(&self) -> anyhow::Result<()> {
         self.cgroups.named(host::census::HELPERS).release(Budget::within(LIMIT)).await?;
-        Ok(self.cgroups.close()?)
+        self.cgroups.close()?;
+        Ok(self.claim.give_back()?)
     }
 }

@@ -13,18 +13,18 @@ use rustix::io::Errno;
 use crate::HostError;
 use crate::error::Tried;
 
-/// How many nodes one host can have: each has 2^28 user ids of the 2^31 that are safe to use.
-pub const BLOCKS: u8 = 7;
+/// How many nodes one host can have: each has 2^27 user ids of the 2^31 that are safe to use.
+pub const BLOCKS: u8 = 15;
 /// How many slots one node can have.
-pub const SLOTS: u16 = 4096;
+pub const SLOTS: u16 = 2048;
 /// User ids per slot.
 pub const UIDS_PER_SLOT: u32 = 65_536;
 
-const UIDS_PER_BLOCK: u32 = 0x1000_0000;
+const UIDS_PER_BLOCK: u32 = 0x0800_0000;
 /// Addresses per slot: one of the host, one of the sandbox.
 const ADDRESSES_PER_SLOT: u32 = 2;
-/// Length of the network prefix that one block covers: 4096 slots of two addresses.
-pub const BLOCK_PREFIX: u8 = 19;
+/// Length of the network prefix that one block covers: 2048 slots of two addresses.
+pub const BLOCK_PREFIX: u8 = 20;
 
 /// Where claims are recorded. Gone after a reboot, as is everything they name.
 const CLAIMS: &str = "/run/cofferdam";
@@ -127,7 +127,7 @@ pub enum ClaimError {
 pub struct Claim {
     mark: Mark,
     _data_dir: File,
-    _block: File,
+    block: File,
 }
 
 impl Claim {
@@ -151,7 +151,7 @@ impl Claim {
             let mark = Mark::new(block, network);
             if let Some(mut file) = free_block(block, &dir, mark)? {
                 record(&mut file, &dir).tried("record claim of", dir.to_string_lossy())?;
-                return Ok(Self { mark, _data_dir: own, _block: file });
+                return Ok(Self { mark, _data_dir: own, block: file });
             }
         }
         Err(ClaimError::NoBlock { network })
@@ -160,6 +160,15 @@ impl Claim {
     #[must_use]
     pub fn mark(&self) -> Mark {
         self.mark
+    }
+
+    /// Gives the block back: nothing on the host bears its mark any more. Without this a stopped
+    /// node keeps its block, for it may have objects to reclaim.
+    ///
+    /// # Errors
+    /// When the record cannot be cleared; the block stays with the data directory then.
+    pub fn give_back(&self) -> Result<(), HostError> {
+        self.block.set_len(0).tried("clear claim of block", self.mark.block.to_string())
     }
 }
 
@@ -299,6 +308,10 @@ mod tests {
         drop(first);
         assert!(!is_held(one.path()).unwrap());
         assert_eq!(mark_of(one.path(), BASE), Some(mark), "a stopped node keeps its block");
-        assert_eq!(Claim::take(one.path(), BASE).unwrap().mark(), mark);
+        let again = Claim::take(one.path(), BASE).unwrap();
+        assert_eq!(again.mark(), mark);
+        again.give_back().unwrap();
+        drop(again);
+        assert_eq!(mark_of(one.path(), BASE), None, "a clean stop frees the block");
     }
 }

@@ -74,6 +74,9 @@ impl Node {
             Vec::new()
         });
         if left.is_empty() && errors.is_empty() {
+            if let Err(error) = inner.claim.give_back() {
+                errors.push(format!("claim: {}", observe::chain(&error)));
+            }
             inner.set_phase(NodePhase::Stopped);
         }
         ShutdownReport { ended, left, errors, took: began.elapsed() }

@@ -89,15 +89,15 @@ pub(crate) fn quiet(what: &str, command: &mut Command, limit: Duration) -> Resul
     })
 }
 
-/// Runs a command, prints its standard output as it comes and shows every line to `read`.
-/// Standard error goes straight to the terminal. Answers whether it ended with success.
+/// Runs a command and shows every line of its standard output to `read`, which says whether the
+/// person at the terminal is to see it too. Standard error goes straight to the terminal. Answers whether it ended with success.
 ///
 /// # Errors
 /// It cannot be started or takes longer than `limit`.
 pub(crate) fn read_lines(
     command: &mut Command,
     limit: Duration,
-    mut read: impl FnMut(&str),
+    mut read: impl FnMut(&str) -> bool,
 ) -> Result<bool> {
     let mut child = command
         .stdin(Stdio::null())
@@ -108,9 +108,10 @@ pub(crate) fn read_lines(
     let stdout = child.stdout.take().into_iter();
     let in_time = each_line(&mut child, stdout, limit, |line| {
         let Some(line) = line else { return };
-        // A closed terminal must not end the tests: their result is the exit code.
-        drop(writeln!(screen, "{line}"));
-        read(&line);
+        if read(&line) {
+            // A closed terminal must not end the tests: their result is the exit code.
+            drop(writeln!(screen, "{line}"));
+        }
     });
     if !in_time {
         end(&mut child);
@@ -276,15 +277,17 @@ mod tests {
     #[test]
     fn every_line_is_shown_to_the_reader_even_one_without_an_end() {
         let mut seen = Vec::new();
-        let ok =
-            read_lines(&mut shell("printf 'one\\ntwo'"), PLENTY, |line| seen.push(line.to_owned()));
+        let ok = read_lines(&mut shell("printf 'one\\ntwo'"), PLENTY, |line| {
+            seen.push(line.to_owned());
+            false
+        });
         assert!(ok.unwrap());
         assert_eq!(seen, ["one", "two"]);
     }
 
     #[test]
     fn a_command_that_fails_is_not_a_success() {
-        assert!(!read_lines(&mut shell("exit 3"), PLENTY, |_| {}).unwrap());
+        assert!(!read_lines(&mut shell("exit 3"), PLENTY, |_| false).unwrap());
     }
 
     #[test]
@@ -299,6 +302,7 @@ mod tests {
         let mut endless = shell("sleep 1000 & echo $!; wait");
         let failure = read_lines(&mut endless, Duration::from_secs(1), |line| {
             started = line.parse::<u32>().ok();
+            false
         })
         .unwrap_err();
         assert!(failure.chain().contains("not done after"), "{}", failure.chain());
@@ -311,7 +315,11 @@ mod tests {
     fn a_daemon_that_holds_the_output_does_not_hold_up_the_command() {
         let mut pid = String::new();
         let mut daemon = shell("sleep 1000 & echo $!");
-        assert!(read_lines(&mut daemon, PLENTY, |line| pid = line.to_owned()).unwrap());
+        let ok = read_lines(&mut daemon, PLENTY, |line| {
+            line.clone_into(&mut pid);
+            false
+        });
+        assert!(ok.unwrap());
         assert!(Command::new("kill").arg(pid).status().unwrap().success());
     }
 }

@@ -159,8 +159,13 @@ fn host(tally: &mut Tally) -> Result<()> {
 /// here prints `skipped, because ...`.
 fn rust_tests(command: &mut std::process::Command, tally: &mut Tally) -> Result<()> {
     let failed_before = tally.failed();
+    let mut shown = true;
     let ok = command::read_lines(command.args(["--", "--show-output"]), RUST_LIMIT, |line| {
         tally.cargo_line(line);
+        // What passing tests say is read for its skips only, and those are told at the end.
+        shown = (shown || line == "failures:" || line.starts_with("test result: "))
+            && line != "successes:";
+        shown
     })?;
     if ok || tally.failed() > failed_before {
         return Ok(());

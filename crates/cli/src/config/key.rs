@@ -76,7 +76,7 @@ pub(crate) const KEYS: &[Key] = &[
     ),
     key("log", "info", "a filter, such as `info` or `info,node=debug`", "What is logged"),
     key("log_format", "text", "`text` or `json`", "How log lines look"),
-    key("max_sandboxes", "1000", "a number from 1 to 4096", "How many sandboxes run at a time"),
+    key("max_sandboxes", "1000", "a number from 1 to 2048", "How many sandboxes run at a time"),
     key("max_starting", "32", "a number from 1 to 1000", "How many sandboxes start at a time"),
     key("warm_slots", "16", "a number from 0 to 1000", "How many network slots are made ahead"),
     key(
@@ -100,7 +100,7 @@ pub(crate) const KEYS: &[Key] = &[
     key(
         "team.max_sandboxes",
         "1000",
-        "a number from 1 to 4096",
+        "a number from 1 to 2048",
         "How many sandboxes one team may run at a time",
     ),
     key(

@@ -109,8 +109,8 @@ fn a_value_a_stronger_layer_replaces_is_not_a_fault() {
 
 #[test]
 fn values_that_do_not_fit_together_are_a_fault() {
-    let slots = file("max_sandboxes = 4096\n").load().unwrap_err().to_string();
-    assert!(slots.contains("together they are 4112; give at most 4096"), "{slots}");
+    let slots = file("max_sandboxes = 2048\n").load().unwrap_err().to_string();
+    assert!(slots.contains("together they are 2064; give at most 2048"), "{slots}");
     let text = file("max_sandboxes = 2\n").load().unwrap_err().to_string();
     assert!(text.contains("max_starting: 32 is more than max_sandboxes (2)"), "{text}");
 }
