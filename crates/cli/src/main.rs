@@ -7,16 +7,22 @@ mod args;
 mod commands;
 mod config;
 mod credentials;
+mod data_dir;
 mod progress;
 mod say;
 mod signals;
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Context;
 use args::{Cli, Command};
 use clap::Parser;
 use config::{Config, Loaded};
+
+/// How long threads that block may take after everything else has ended. One that hangs, as on a
+/// file system that does not answer, ends with the process.
+const LATE_THREADS: Duration = Duration::from_secs(2);
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -40,17 +46,11 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             tracing::debug!(driver = driver.as_str(), "driver chosen");
             // Threads that exist already would stay outside, so before there are any.
             let view = host::view::enter().context("make a private view of the file system")?;
-            runtime()?.block_on(commands::up::run(config, view))
+            block_on(commands::up::run(config, view))
         }
-        Command::Doctor(output) => {
-            runtime()?.block_on(commands::doctor::run(&logged(loaded)?, output))
-        }
-        Command::Leaks(output) => {
-            runtime()?.block_on(commands::leaks::run(&logged(loaded)?, output))
-        }
-        Command::Images { command } => {
-            runtime()?.block_on(commands::images::run(&logged(loaded)?, command))
-        }
+        Command::Doctor(output) => block_on(commands::doctor::run(&logged(loaded)?, output)),
+        Command::Leaks(output) => block_on(commands::leaks::run(&logged(loaded)?, output)),
+        Command::Images { command } => block_on(commands::images::run(&logged(loaded)?, command)),
     }
 }
 
@@ -63,9 +63,12 @@ fn logged(loaded: Loaded) -> anyhow::Result<Config> {
     Ok(loaded.config)
 }
 
-fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
-    tokio::runtime::Builder::new_multi_thread()
+fn block_on(command: impl Future<Output = anyhow::Result<ExitCode>>) -> anyhow::Result<ExitCode> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
-        .context("start the threads of the program")
+        .context("start the threads of the program")?;
+    let ended = runtime.block_on(command);
+    runtime.shutdown_timeout(LATE_THREADS);
+    ended
 }

@@ -4,6 +4,7 @@
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::{Child, ChildStdout, Stdio};
 
@@ -15,14 +16,19 @@ use rustix::process::{Pid, Signal, kill_process};
 /// A service of this test's own; killed if the test fails before it stopped it.
 struct Service {
     child: Child,
-    lines: BufReader<ChildStdout>,
+    /// `None` once nobody reads what it says.
+    lines: Option<BufReader<ChildStdout>>,
 }
 
 fn start(data: &Path, listen: &str) -> Service {
+    start_logging(data, listen, "error")
+}
+
+fn start_logging(data: &Path, listen: &str, log: &str) -> Service {
     #[expect(clippy::disallowed_methods, reason = "a test runs the binary from outside")]
     let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_cofferdam"));
     let mut child = command
-        .args(["up", "--listen", listen, "--warm-slots", "0", "--log", "error"])
+        .args(["up", "--listen", listen, "--warm-slots", "0", "--log", log])
         // Longer than any test may take: what has to wait for clients is seen to.
         .args(["--timeouts-clients", "10m"])
         // No sandbox is started, so any program will do for the guest agent.
@@ -34,15 +40,20 @@ fn start(data: &Path, listen: &str) -> Service {
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    let lines = BufReader::new(child.stdout.take().unwrap());
+    let lines = child.stdout.take().map(BufReader::new);
     Service { child, lines }
 }
 
 impl Service {
     fn line(&mut self) -> String {
         let mut line = String::new();
-        self.lines.read_line(&mut line).unwrap();
+        self.lines.as_mut().unwrap().read_line(&mut line).unwrap();
         line
+    }
+
+    /// Closes the other ends of its standard output and standard error.
+    fn stop_listening(&mut self) {
+        drop((self.lines.take(), self.child.stderr.take()));
     }
 
     /// What it says when it serves, taken apart.
@@ -144,6 +155,39 @@ fn it_serves_until_a_signal_and_leaves_nothing() {
         assert_eq!(report["leaked"], serde_json::json!([]));
         TcpStream::connect(address).unwrap_err();
     }
+}
+
+#[test]
+fn nobody_reading_what_it_says_changes_nothing_about_how_it_stops() {
+    let Some(_turn) = turn() else { return };
+    let data = data_dir();
+    let mut service = start_logging(data.path(), "127.0.0.1:0", "debug");
+    let address = service.ready();
+    service.stop_listening();
+    // A connection is told to the log, which nobody reads either.
+    TcpStream::connect(address).unwrap();
+    TcpStream::connect(address).unwrap();
+    service.signal(Signal::TERM);
+    assert_eq!(service.code(), 0);
+    let (code, report) = leaks(data.path());
+    assert_eq!((code, &report["leaked"]), (0, &serde_json::json!([])));
+}
+
+#[test]
+fn its_files_are_the_owners_alone_even_if_the_directory_was_open() {
+    let Some(_turn) = turn() else { return };
+    let data = data_dir();
+    let open = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    fs::set_permissions(data.path(), open).unwrap();
+    let mut service = start(data.path(), "127.0.0.1:0");
+    service.ready();
+    let mode = |path: &Path| fs::metadata(path).unwrap().mode() & 0o7777;
+    assert_eq!(mode(data.path()), 0o700);
+    for name in ["credentials.env", "control-plane.sqlite", "control-plane.sqlite-wal"] {
+        assert_eq!(mode(&data.path().join(name)), 0o600, "{name}");
+    }
+    service.signal(Signal::TERM);
+    assert_eq!(service.code(), 0);
 }
 
 #[test]

@@ -32,7 +32,7 @@ impl App {
                 tracing::info!("sandbox killed");
                 Ok(())
             }
-            Err(error @ (NodeError::Stuck { .. } | NodeError::Unreachable(_))) => {
+            Err(error) => {
                 tracing::error!(error = %observe::chain(&error), "sandbox is not gone yet");
                 Err(placement::call_failed(&error, &id))
             }

@@ -61,6 +61,11 @@ pub(crate) fn call_failed(error: &NodeError, id: &model::SandboxId) -> ApiError 
             ),
         )
         .code(error_code::INTERNAL),
+        NodeError::Internal(_) => ApiError::new(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            format!("the node of sandbox {id} failed; its log says why"),
+        )
+        .code(error_code::INTERNAL),
         NodeError::Unreachable(_) => {
             let wait = std::time::Duration::from_secs(5);
             ApiError::unavailable(format!("the node of sandbox {id} cannot be reached"), wait)

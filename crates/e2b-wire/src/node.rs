@@ -28,6 +28,19 @@ pub struct NodeDetail {
     pub create_fails: u64,
     pub machine_info: MachineInfo,
     pub metrics: NodeMetrics,
+    /// Which limits the node can keep. Cofferdam's own; E2B's clients pass over it.
+    pub enforcement: Vec<Enforcement>,
+}
+
+/// Whether a node can keep one of its limits.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Enforcement {
+    /// `memory`, `swap`, `pids`, `cpu`, `disk`, ...
+    pub what: String,
+    pub enforced: bool,
+    /// How, or why not and what would change it.
+    pub detail: String,
 }
 
 /// What processors a node has; empty where the node does not say.

@@ -9,14 +9,18 @@ use std::time::Duration;
 use lifecycle::Budget;
 use model::Resources;
 
+use self::authorities::Authorities;
+use self::sources::Sources;
 use crate::command::{Command, find_program};
 use crate::{Draft, NewTemplate, Store, Template};
 
+mod authorities;
 mod error;
 mod guest;
 mod release;
 mod sources;
 
+pub use authorities::AuthoritiesError;
 pub use error::BuildError;
 pub use guest::{AGENT, USER};
 pub use release::ReleaseError;
@@ -62,7 +66,7 @@ const STAGES: [(&str, &str); 7] = [
     ("I: extracting archives", "unpacking the essential packages"),
     ("I: installing essential packages", "setting up the essential packages"),
     ("I: installing remaining packages", "installing the other packages"),
-    ("I: running --customize-hook", "adding the user"),
+    ("I: running --customize-hook", "adding the user and certificates"),
     ("I: cleaning package lists", "cleaning up"),
 ];
 
@@ -116,14 +120,18 @@ pub async fn build(
     let tools = Tools::find()?;
     check_room(store.dir())?;
     let release = release::of_host(Path::new("/etc/os-release"))?;
-    let sources = sources::of_host(Path::new("/etc/apt"), &release)?;
+    let host = Host {
+        sources: sources::of_host(Path::new("/etc/apt"), &release)?,
+        authorities: authorities::of_host(&Path::new("/").join(authorities::DIR))?,
+        release,
+    };
 
     let draft = store.begin()?;
-    let filled = fill(&draft, &tools, &release, &sources, progress, budget).await;
+    let filled = fill(&draft, &tools, &host, progress, budget).await;
     progress(Progress { step: Progress::STEPS, what: "checking and saving" });
     let store = Arc::clone(store);
     tokio::task::spawn_blocking(move || match filled {
-        Ok(()) => finish(&store, draft, request),
+        Ok(()) => finish(&store, draft, request, &host.authorities),
         Err(error) => Err(discard(draft, error)),
     })
     .await?
@@ -142,16 +150,16 @@ fn check_room(dir: &Path) -> Result<(), BuildError> {
 async fn fill(
     draft: &Draft,
     tools: &Tools,
-    release: &str,
-    sources: &sources::Sources,
+    host: &Host,
     progress: &(dyn Fn(Progress) + Send + Sync),
     budget: Budget,
 ) -> Result<(), BuildError> {
-    let mirrors = sources.write_to(draft.path()).map_err(BuildError::WriteSources)?;
+    let mirrors = host.sources.write_to(draft.path()).map_err(BuildError::WriteSources)?;
+    host.authorities.stage(draft.path()).map_err(BuildError::WriteAuthorities)?;
     let install = Command {
         name: "mmdebstrap",
         program: tools.setpriv.clone(),
-        args: install_arguments(tools, release, &draft.rootfs(), &mirrors),
+        args: install_arguments(tools, host, &draft.rootfs(), &mirrors),
     };
     let on_line = |line: &str| {
         tracing::debug!(line, "mmdebstrap");
@@ -167,8 +175,15 @@ async fn fill(
     Ok(())
 }
 
-fn finish(store: &Store, draft: Draft, request: Request) -> Result<Arc<Template>, BuildError> {
-    let packages = match guest::verify(&draft.rootfs(), &PACKAGES) {
+fn finish(
+    store: &Store,
+    draft: Draft,
+    request: Request,
+    authorities: &Authorities,
+) -> Result<Arc<Template>, BuildError> {
+    let verified = guest::verify(&draft.rootfs(), &PACKAGES)
+        .and_then(|packages| verify_trust(authorities, &draft.rootfs()).map(|()| packages));
+    let packages = match verified {
         Ok(packages) => packages,
         Err(error) => return Err(discard(draft, error)),
     };
@@ -183,11 +198,30 @@ fn finish(store: &Store, draft: Draft, request: Request) -> Result<Arc<Template>
     store.publish(draft, content).map_err(|(draft, error)| discard(draft, error.into()))
 }
 
+fn verify_trust(authorities: &Authorities, rootfs: &Path) -> Result<(), BuildError> {
+    match authorities.missing(rootfs) {
+        Ok(None) => Ok(()),
+        Ok(Some(path)) => Err(BuildError::Wrong(format!(
+            "it does not trust the certificate authority {} of this host",
+            path.display()
+        ))),
+        Err(error) => Err(BuildError::Wrong(format!("its trusted certificates: {error}"))),
+    }
+}
+
 fn discard(draft: Draft, error: BuildError) -> BuildError {
     if let Err(left) = draft.discard() {
         tracing::warn!(error = %left, "unfinished template left; the next start removes it");
     }
     error
+}
+
+/// What a template takes over from the host it is made on.
+#[derive(Debug)]
+struct Host {
+    release: String,
+    sources: Sources,
+    authorities: Authorities,
 }
 
 #[derive(Debug)]
@@ -217,7 +251,7 @@ impl Tools {
 /// goes on writing.
 fn install_arguments(
     tools: &Tools,
-    release: &str,
+    host: &Host,
     rootfs: &Path,
     mirrors: &[PathBuf],
 ) -> Vec<OsString> {
@@ -234,8 +268,12 @@ fn install_arguments(
     args.push(format!("--include={}", PACKAGES.join(",")).into());
     args.push("--aptopt=APT::Install-Recommends \"false\"".into());
     args.extend(DPKG_OPTIONS.iter().map(|option| format!("--dpkgopt={option}").into()));
-    args.push(format!("--customize-hook={}", guest::ADD_USER).into());
-    args.push(release.into());
+    let mut customize = vec![guest::ADD_USER];
+    if !host.authorities.is_empty() {
+        customize.push(authorities::INSTALL);
+    }
+    args.push(format!("--customize-hook={}", customize.join(" && ")).into());
+    args.push((&host.release).into());
     args.push(rootfs.into());
     args.extend(mirrors.iter().map(Into::into));
     args

@@ -244,8 +244,11 @@ impl Store {
         builds.map(|build| Arc::clone(&build.template)).collect()
     }
 
-    /// Removes what was half made and half removed, unless its maker is still alive.
-    fn sweep(&self) -> io::Result<()> {
+    /// Removes what was half made and half removed, unless its maker is still alive. Blocking.
+    ///
+    /// # Errors
+    /// Something could not be removed; the next call tries again.
+    pub fn sweep(&self) -> io::Result<()> {
         let _changing = self.lock()?;
         for entry in std::fs::read_dir(&self.dir)? {
             let entry = entry?;

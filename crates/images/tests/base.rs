@@ -70,11 +70,33 @@ async fn the_base_template_is_a_system_programs_can_use() {
     assert_eq!(fs::read_to_string(rootfs.join("etc/resolv.conf")).unwrap(), "");
     assert_eq!(fs::read_to_string(rootfs.join("etc/hostname")).unwrap(), "e2b.local\n");
     assert_eq!(fs::symlink_metadata(rootfs.join("home/user")).unwrap().uid(), 1000);
+    for authority in added_authorities() {
+        let bundle = fs::read_to_string(rootfs.join("etc/ssl/certs/ca-certificates.crt")).unwrap();
+        assert!(
+            bundle.contains(&authority),
+            "the host trusts it, so the template must:\n{authority}"
+        );
+    }
     let inside: Vec<_> = fs::read_dir(rootfs.parent().unwrap())
         .unwrap()
         .map(|entry| entry.unwrap().file_name())
         .collect();
     assert_eq!(inside.len(), 2, "only the files and their description: {inside:?}");
+}
+
+/// The first certificate of each file the operator of this host added.
+fn added_authorities() -> Vec<String> {
+    let Ok(entries) = fs::read_dir("/usr/local/share/ca-certificates") else { return Vec::new() };
+    let paths = entries.map(|entry| entry.unwrap().path());
+    paths
+        .filter(|path| path.extension().is_some_and(|extension| extension == "crt"))
+        .filter_map(|path| {
+            let text = fs::read_to_string(path).unwrap().replace('\r', "");
+            let begins = text.find("-----BEGIN CERTIFICATE-----")?;
+            let ends = text.find("-----END CERTIFICATE-----")?;
+            Some(text.get(begins..ends).unwrap().to_owned())
+        })
+        .collect()
 }
 
 #[tokio::test]

@@ -61,6 +61,12 @@ impl Gate {
         self.shared.state.lock().inside
     }
 
+    /// Whether it has been shut.
+    #[must_use]
+    pub fn is_shut(&self) -> bool {
+        self.shared.state.lock().closed
+    }
+
     /// Waits until nobody is inside.
     ///
     /// Cancel safety: yes.

@@ -2,12 +2,14 @@
 //!
 //! Knows nothing about sandboxes, Linux objects or the wire.
 
+mod attempt;
 mod budget;
 mod gate;
 mod owned;
 mod task_group;
 mod teardown;
 
+pub use attempt::{Attempts, Ended, Joined};
 pub use budget::{Budget, Expired};
 pub use gate::{Gate, GateClosed, Pass};
 pub use owned::{Closed, Owned, Release, close_in};

@@ -17,7 +17,7 @@ use lifecycle::{Budget, Release, close_in};
 
 pub use runtime::{Runtime, RuntimeError};
 
-use crate::driver::{BootError, BootSpec, Driver, Part, ReleaseError, Running, Stop};
+use crate::driver::{BootError, BootSpec, Driver, Part, ReleaseError, Stop};
 
 /// What the driver is told once.
 #[derive(Debug)]
@@ -127,21 +127,20 @@ impl Driver for Container {
         support
     }
 
-    async fn boot(&self, mut spec: BootSpec<'_>, stop: &Stop) -> Result<Running, BootError> {
+    async fn boot(&self, mut spec: BootSpec<'_>, stop: &Stop) -> Result<(), BootError> {
         let faults = &self.config.faults;
         self.prepare(&mut spec)?;
         let call = self.config.runtime.on(spec.id, spec.dir);
         faults.hit("create.machine.before")?;
         call.create(spec.cgroup, spec.slot.listener(), stop).await?;
-        let process = call.first_process(spec.cgroup)?;
+        spec.held.process = Some(call.first_process(spec.cgroup)?);
         faults.hit("create.machine.after")?;
         call.start(spec.cgroup, stop).await?;
         faults.hit("create.start.after")?;
         spec.slot.hand_over_listener()?;
         // The machine has the root in its own namespace now; every mount left here would be copied
         // into every later machine's namespace first.
-        close_in(&mut spec.held.mount, stop.budget).await?;
-        Ok(Running { process })
+        Ok(close_in(&mut spec.held.mount, stop.budget).await?)
     }
 
     async fn release(

@@ -37,13 +37,9 @@ pub struct BootSpec<'a> {
 #[derive(Debug, Default)]
 pub struct Held {
     pub mount: Option<Owned<RootMount>>,
-}
-
-/// A machine whose guest agent is about to answer, at the slot's address.
-#[derive(Debug)]
-pub struct Running {
-    /// Its first process. When this ends, the machine has ended.
-    pub process: Process,
+    /// The machine's first process, once there is one. When it ends, the machine has ended. It is a
+    /// child of the daemon and has to be waited for.
+    pub process: Option<Process>,
 }
 
 /// What a driver may have made for a lifecycle, beside processes.
@@ -143,11 +139,12 @@ pub trait Driver: fmt::Debug + Send + Sync {
     /// Which limits are kept, and which cannot be on this host.
     fn support(&self) -> Vec<Support>;
 
-    /// Makes a machine and starts it. Returns when its first process runs.
+    /// Makes a machine and starts it. Returns when its first process, which is in
+    /// [`Held::process`] then, runs and its guest agent is about to answer at the slot's address.
     ///
     /// On an error, what was made is still there: kill the cgroup, then release every part. The
     /// call ends by itself when `stop` says so; it must not be dropped.
-    async fn boot(&self, spec: BootSpec<'_>, stop: &Stop) -> Result<Running, BootError>;
+    async fn boot(&self, spec: BootSpec<'_>, stop: &Stop) -> Result<(), BootError>;
 
     /// Releases one part of the lifecycle `id` in `dir`, from name alone. May be repeated; what is
     /// gone is fine. The cgroup must be empty.

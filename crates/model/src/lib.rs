@@ -9,7 +9,7 @@ mod secret;
 mod spec;
 
 pub use id::{BuildId, IdError, LifecycleId, NodeId, SandboxId, TeamId, TemplateId};
-pub use node_phase::NodePhase;
+pub use node_phase::{Change, DrainIsFinal, NodePhase, NodeRequest};
 pub use sandbox_phase::{SandboxEvent, SandboxPhase};
 pub use secret::Secret;
 pub use spec::{EndReason, OnTimeout, Resources, SandboxSpec};

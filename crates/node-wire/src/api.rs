@@ -2,10 +2,14 @@ use std::fmt;
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
-use model::{EndReason, SandboxId, SandboxSpec};
+use futures::stream::BoxStream;
+use model::{BuildId, EndReason, NodeRequest, SandboxId, SandboxSpec};
 use tokio::sync::broadcast;
 
-use crate::{CreateError, NodeError, NodeEvent, NodeInfo, Route, Sample, SandboxStatus};
+use crate::{
+    BuildError, BuildRequest, BuildStatus, CreateError, DrainStatus, Leaks, NodeError, NodeEvent,
+    NodeInfo, Route, Sample, SandboxStatus, StatusError,
+};
 
 /// A sandbox that was just started.
 #[derive(Debug, Clone)]
@@ -58,4 +62,44 @@ pub trait NodeApi: fmt::Debug + Send + Sync {
 
     /// Changes as they happen. A receiver that lags must call [`NodeApi::list`].
     fn events(&self) -> broadcast::Receiver<NodeEvent>;
+
+    /// Asks for another status. Answers when the change is in force: admission is closed before a
+    /// drain is visible to anybody. Forcing goes on after the answer; see
+    /// [`NodeApi::drain_status`].
+    ///
+    /// # Errors
+    /// [`StatusError::DrainIsFinal`] for a way back from a drain.
+    async fn request(&self, request: NodeRequest) -> Result<(), StatusError>;
+
+    /// The node's drain as it is now. Answered in every phase.
+    async fn drain_status(&self) -> Result<DrainStatus, NodeError>;
+
+    /// The node's drain, now and whenever it changes, at most some ten times a second. Ends when
+    /// the node cannot be reached any more.
+    async fn drain_updates(&self) -> Result<BoxStream<'static, DrainStatus>, NodeError>;
+
+    /// A census of the node's host.
+    async fn leaks(&self) -> Result<Leaks, NodeError>;
+
+    /// Starts a template build; it goes on without its caller.
+    ///
+    /// # Errors
+    /// See [`BuildError`]; nothing has been started then.
+    async fn build(&self, request: BuildRequest) -> Result<(), BuildError>;
+
+    /// Where a build stands.
+    ///
+    /// # Errors
+    /// [`BuildError::NotFound`].
+    async fn build_status(&self, id: &BuildId) -> Result<BuildStatus, BuildError>;
+
+    /// Cancels a build that runs, waits until it has ended, and removes what it made. Accepted in
+    /// every phase: it makes work less.
+    ///
+    /// # Errors
+    /// [`BuildError::NotFound`].
+    async fn build_delete(&self, id: &BuildId) -> Result<(), BuildError>;
+
+    /// Every build the node knows.
+    async fn builds(&self) -> Result<Vec<BuildStatus>, NodeError>;
 }

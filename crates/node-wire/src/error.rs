@@ -74,4 +74,6 @@ pub enum NodeError {
     Stuck { id: String, left: String },
     #[error("the node cannot be reached: {0}")]
     Unreachable(String),
+    #[error("the node failed: {0}")]
+    Internal(String),
 }

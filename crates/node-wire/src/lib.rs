@@ -4,11 +4,17 @@
 //! the node and the edge themselves, in a cluster they are clients.
 
 mod api;
+mod build;
+mod drain;
 mod error;
 mod route;
 mod status;
 
 pub use api::{NodeApi, Started};
+pub use build::{BuildError, BuildId, BuildRequest, BuildState, BuildStatus};
+pub use drain::{
+    AttemptStatus, Blocker, Class, ClassCount, DrainStatus, LeakItem, Leaks, StatusError,
+};
 pub use error::{CreateError, NodeError};
 pub use route::{Route, Routes};
 pub use status::{

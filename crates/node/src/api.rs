@@ -4,10 +4,13 @@ use std::time::{Duration, SystemTime};
 use async_trait::async_trait;
 use lifecycle::Budget;
 use machine::Stop;
-use model::{EndReason, LifecycleId, NodePhase, SandboxId, SandboxPhase, SandboxSpec};
+use futures::stream::BoxStream;
+use model::{
+    BuildId, EndReason, LifecycleId, NodePhase, NodeRequest, SandboxId, SandboxPhase, SandboxSpec,
+};
 use node_wire::{
-    CreateError, Enforcement, NodeApi, NodeError, NodeEvent, NodeInfo, Sample, SandboxStatus,
-    Started, TemplateInfo,
+    BuildError, BuildRequest, BuildStatus, CreateError, DrainStatus, Enforcement, Leaks, NodeApi,
+    NodeError, NodeEvent, NodeInfo, Sample, SandboxStatus, Started, StatusError, TemplateInfo,
 };
 use rand::Rng;
 use tokio::sync::{broadcast, oneshot};
@@ -48,7 +51,7 @@ impl Inner {
     ) -> Result<(Order, Admission), CreateError> {
         let refused = |_closed| match self.phase() {
             NodePhase::Starting => CreateError::Starting,
-            NodePhase::Healthy | NodePhase::Draining | NodePhase::Stopped => CreateError::Draining,
+            _ => CreateError::Draining,
         };
         let pass = self.gate.enter().map_err(refused)?;
         if self.phase() == NodePhase::Starting {
@@ -74,6 +77,7 @@ impl Inner {
 }
 
 const MIB: u64 = 1024 * 1024;
+const CENSUS_LIMIT: Duration = Duration::from_secs(30);
 
 /// `l` and 20 characters of `[a-z0-9]`: never used twice.
 fn new_lifecycle_id() -> Result<LifecycleId, CreateError> {
@@ -188,5 +192,40 @@ impl NodeApi for Node {
 
     fn events(&self) -> broadcast::Receiver<NodeEvent> {
         self.inner.events.subscribe()
+    }
+
+    async fn request(&self, request: NodeRequest) -> Result<(), StatusError> {
+        // The attempt goes on without its asker, who can watch the drain.
+        self.inner.apply(request).map(drop)
+    }
+
+    async fn drain_status(&self) -> Result<DrainStatus, NodeError> {
+        Ok(self.inner.drain_document())
+    }
+
+    async fn drain_updates(&self) -> Result<BoxStream<'static, DrainStatus>, NodeError> {
+        Ok(self.inner.drain_stream())
+    }
+
+    async fn leaks(&self) -> Result<Leaks, NodeError> {
+        let failed = |error| NodeError::Internal(observe::chain(&error).to_string());
+        let items = self.census(Budget::within(CENSUS_LIMIT)).await.map_err(failed)?;
+        Ok(self.inner.sort_out(items))
+    }
+
+    async fn build(&self, request: BuildRequest) -> Result<(), BuildError> {
+        self.inner.start_build(request)
+    }
+
+    async fn build_status(&self, id: &BuildId) -> Result<BuildStatus, BuildError> {
+        self.inner.build_status(id)
+    }
+
+    async fn build_delete(&self, id: &BuildId) -> Result<(), BuildError> {
+        self.inner.delete_build(id).await
+    }
+
+    async fn builds(&self) -> Result<Vec<BuildStatus>, NodeError> {
+        Ok(self.inner.builds.all())
     }
 }

@@ -40,6 +40,10 @@ pub struct Config {
     pub disk_reserve_mib: u64,
     /// The time one round of a teardown may take.
     pub teardown_limit: Duration,
+    /// The time one attempt to end everything may take.
+    pub force_limit: Duration,
+    /// Disk size told of templates built here, MiB.
+    pub disk_mib: u64,
     pub faults: Faults,
 }
 
@@ -61,6 +65,8 @@ impl Config {
             max_pids: 2048,
             disk_reserve_mib: 1024,
             teardown_limit: Duration::from_secs(30),
+            force_limit: Duration::from_secs(30),
+            disk_mib: 10 * 1024,
             faults: Faults::default(),
         }
     }

@@ -12,6 +12,8 @@ use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::pulse::Pulse;
+
 /// Samples kept of one sandbox: 20 minutes at one every 5 seconds.
 const MAX_SAMPLES: usize = 240;
 
@@ -24,6 +26,8 @@ pub(crate) struct Entry {
     pub resources: Resources,
     pub metadata: BTreeMap<String, String>,
     state: watch::Sender<State>,
+    /// Says to the whole node that something has changed.
+    pulse: Pulse,
     end: Mutex<Option<EndReason>>,
     ended: CancellationToken,
     /// Somebody asked a stuck teardown to try again now.
@@ -39,6 +43,8 @@ pub(crate) struct State {
     /// For people; [`State::deadline`] is what is kept.
     pub ends_at: SystemTime,
     pub deadline: Instant,
+    /// When this phase began.
+    pub since: Instant,
     /// Rounds of teardown that have ended.
     pub rounds: u32,
     pub left: Vec<String>,
@@ -56,13 +62,14 @@ pub(crate) struct Identity {
 }
 
 impl Entry {
-    pub(crate) fn new(identity: Identity, ttl: Duration) -> Self {
+    pub(crate) fn new(identity: Identity, ttl: Duration, pulse: Pulse) -> Self {
         let now = SystemTime::now();
         let state = State {
             phase: SandboxPhase::Reserved,
             started_at: now,
             ends_at: now + ttl,
             deadline: Instant::now() + ttl,
+            since: Instant::now(),
             rounds: 0,
             left: Vec::new(),
         };
@@ -74,6 +81,7 @@ impl Entry {
             resources: identity.resources,
             metadata: identity.metadata,
             state: watch::Sender::new(state),
+            pulse,
             end: Mutex::new(None),
             ended: CancellationToken::new(),
             retry: Notify::new(),
@@ -100,6 +108,7 @@ impl Entry {
                 Ok(next) => {
                     tracing::debug!(from = ?state.phase, to = ?next, "sandbox phase changed");
                     state.phase = next;
+                    state.since = Instant::now();
                 }
                 Err(illegal) => {
                     tracing::error!(error = %illegal, "a supervisor took an impossible step");
@@ -108,6 +117,7 @@ impl Entry {
             }
             change(state);
         });
+        self.pulse.beat();
     }
 
     /// Starts the clock: the guest agent has answered.

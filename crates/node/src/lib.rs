@@ -4,23 +4,27 @@
 //! speak E2B's wire, and proxies no traffic.
 
 mod api;
+mod builds;
 mod config;
+mod drain;
 mod entry;
 mod leaks;
 mod ledger;
 mod metrics;
 mod pool;
 mod provision;
+mod pulse;
 mod reclaim;
 mod registry;
 mod shutdown;
 mod start;
+mod status;
 mod supervise;
 mod teardown;
 
 pub use config::{Config, LimitsPolicy};
 pub use leaks::{LeakReport, LeaksError, leaks};
 pub use provision::CREATE_POINTS;
-pub use shutdown::ShutdownReport;
+pub use shutdown::{Escalation, ShutdownReport, StopPlan};
 pub use start::{Node, StartError};
 pub use teardown::Step;

@@ -32,6 +32,8 @@ struct State {
     ready: VecDeque<Owned<Slot>>,
     /// Ready, being made or with a sandbox.
     in_use: BTreeSet<u16>,
+    /// Closed; the kernel may still have the link.
+    released: BTreeSet<u16>,
     next: u16,
     making: usize,
     closed: bool,
@@ -77,7 +79,15 @@ impl Pool {
 
     /// The index may be used again once its link is gone.
     pub(crate) fn released(&self, index: u16) {
-        self.state.lock().in_use.remove(&index);
+        let mut state = self.state.lock();
+        state.in_use.remove(&index);
+        state.released.insert(index);
+    }
+
+    /// Whether the slot is ready, being made or with a sandbox, or its link is on its way out.
+    pub(crate) fn has(&self, index: u16) -> bool {
+        let state = self.state.lock();
+        state.in_use.contains(&index) || state.released.contains(&index)
     }
 
     /// Ready slots, for status.
@@ -146,6 +156,7 @@ impl Pool {
             let index = state.next;
             state.next = (state.next + 1) % SLOTS;
             if !state.in_use.contains(&index) && !is_linked(self.mark, index) {
+                state.released.remove(&index);
                 state.in_use.insert(index);
                 state.making += 1;
                 return Ok(index);

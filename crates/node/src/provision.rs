@@ -141,19 +141,13 @@ impl<T, E: Into<Cause>> At<T> for Result<T, E> {
     }
 }
 
-/// A sandbox whose guest agent has answered.
-pub(crate) struct Provisioned {
-    pub process: Process,
-    /// Where every port of it is.
-    pub addr: Ipv4Addr,
-}
-
-/// Makes the sandbox. Always runs to its end; on an error the holdings have what was acquired.
+/// Makes the sandbox; answers with its address. Always runs to its end; on an error the holdings have
+/// what was acquired.
 pub(crate) async fn provision(
     inner: &Arc<Inner>,
     order: &Order,
     held: &mut Holdings,
-) -> Result<Provisioned, ProvisionError> {
+) -> Result<Ipv4Addr, ProvisionError> {
     let (entry, faults) = (&order.entry, &inner.config.faults);
     let id = entry.lifecycle.as_str();
     entry.on(SandboxEvent::Acquire, |_| {});
@@ -202,24 +196,28 @@ pub(crate) async fn provision(
         slot,
         held: &mut held.machine,
     };
-    let running = inner.driver.boot(spec, &order.stop).await.at("machine")?;
-    let process = running.process;
-    record.process = Some(process.identity());
+    inner.driver.boot(spec, &order.stop).await.at("machine")?;
+    let process = held.machine.process.as_ref();
+    record.process = process.map(Process::identity);
 
     faults.hit("create.init.before").at("init")?;
-    init(order, agent, &process).await?;
+    init(order, agent, process).await?;
     faults.hit("create.init.after").at("init")?;
     let now = SystemTime::now();
     record.started_at_us = Some(micros(now));
     record.ends_at_us = Some(micros(now + order.spec.ttl));
     dir.write(&record).at("directory")?;
-    Ok(Provisioned { process, addr })
+    Ok(addr)
 }
 
 /// E2B's sandboxes call themselves this.
 const HOSTNAME: &str = "e2b.local";
 
-async fn init(order: &Order, agent: SocketAddr, process: &Process) -> Result<(), ProvisionError> {
+async fn init(
+    order: &Order,
+    agent: SocketAddr,
+    process: Option<&Process>,
+) -> Result<(), ProvisionError> {
     let token = order.spec.access_token.as_ref().map(|token| token.expose().to_owned());
     let content = &order.template.content;
     let request = InitRequest {
@@ -239,10 +237,19 @@ async fn init(order: &Order, agent: SocketAddr, process: &Process) -> Result<(),
             answer = guest_wire::client::init(agent, token.as_deref(), &request) => {
                 answer.map(|_reply| ()).map_err(Cause::from)
             }
-            _ended = process.exited() => Err(Cause::EndedEarly),
+            () = ended(process) => Err(Cause::EndedEarly),
         }
     };
     stop.race("init", answered).await.at("init")?.at("init")
+}
+
+/// Waits for the end of the machine; for ever when there is nothing to wait for.
+pub(crate) async fn ended(process: Option<&Process>) {
+    let Some(process) = process else { return std::future::pending().await };
+    match process.exited().await {
+        Ok(status) => tracing::debug!(?status, "the machine has ended"),
+        Err(error) => tracing::error!(error = %observe::chain(&error), "the machine cannot be watched"),
+    }
 }
 
 fn record(order: &Order) -> Record {

@@ -3,24 +3,23 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use lifecycle::{Budget, Expired};
 use model::SandboxId;
 use node_wire::CreateError;
 use parking_lot::Mutex;
-use tokio::sync::Notify;
 
 use crate::entry::{Entry, Identity};
+use crate::pulse::Pulse;
 
 #[derive(Debug)]
 pub(crate) struct Registry {
     limit: u32,
+    pulse: Pulse,
     entries: Mutex<HashMap<SandboxId, Arc<Entry>>>,
-    left: Notify,
 }
 
 impl Registry {
-    pub(crate) fn new(limit: u32) -> Self {
-        Self { limit, entries: Mutex::default(), left: Notify::new() }
+    pub(crate) fn new(limit: u32, pulse: Pulse) -> Self {
+        Self { limit, pulse, entries: Mutex::default() }
     }
 
     /// Enters a new lifecycle. Refused before anything is acquired when the id is in use or the
@@ -37,7 +36,7 @@ impl Registry {
         if entries.len() >= usize::try_from(self.limit).unwrap_or(usize::MAX) {
             return Err(CreateError::Full { limit: self.limit });
         }
-        let entry = Arc::new(Entry::new(identity, ttl));
+        let entry = Arc::new(Entry::new(identity, ttl, self.pulse.clone()));
         entries.insert(entry.id.clone(), Arc::clone(&entry));
         Ok(entry)
     }
@@ -57,28 +56,10 @@ impl Registry {
         entries.remove(&entry.id);
         confirm(entry);
         drop(entries);
-        self.left.notify_waiters();
+        self.pulse.beat();
     }
 
     pub(crate) fn len(&self) -> usize {
         self.entries.lock().len()
-    }
-
-    /// Waits until no lifecycle is left.
-    ///
-    /// Cancel safety: yes.
-    pub(crate) async fn wait_empty(&self, budget: Budget) -> Result<(), Expired> {
-        let empty = async {
-            loop {
-                let left = self.left.notified();
-                tokio::pin!(left);
-                left.as_mut().enable();
-                if self.len() == 0 {
-                    return;
-                }
-                left.await;
-            }
-        };
-        budget.run("teardown of all sandboxes", empty).await
     }
 }

@@ -1,18 +1,52 @@
-//! Stopping a node: no new work, every sandbox ended, everything released, and a census to prove it.
+//! Stopping a node: drain, force, and the closers, each with its own time, each run whatever failed
+//! before; and a census at the end to prove it.
 
 use std::time::{Duration, Instant};
 
-use host::census::{Item, census};
+use host::census::{Item, Kind, Owner, census};
 use lifecycle::{Budget, close_in};
-use model::{EndReason, NodePhase};
+use model::{NodePhase, NodeRequest};
+use node_wire::{LeakItem, Leaks};
+use tokio_util::sync::CancellationToken;
 
-use crate::start::Node;
+use crate::start::{Inner, Node};
+use crate::status::Standing;
+
+/// How long a stop waits before it forces, and what it does then.
+#[derive(Debug, Clone, Copy)]
+pub struct StopPlan {
+    /// Work may end by itself for this long; `None`: for ever.
+    pub graceful: Option<Duration>,
+    /// Attempts to force go on for this long after that.
+    pub force: Duration,
+}
+
+impl StopPlan {
+    /// Ends everything at once.
+    #[must_use]
+    pub fn at_once(force: Duration) -> Self {
+        Self { graceful: Some(Duration::ZERO), force }
+    }
+}
+
+/// How a stop that is under way is hurried. Cancelling one never slows it down.
+#[derive(Debug, Clone, Default)]
+pub struct Escalation {
+    /// Do not wait any longer: force.
+    pub force: CancellationToken,
+    /// Do not wait for anything: what is left stays under its names for the next start.
+    pub give_up: CancellationToken,
+}
 
 /// What is left of a node that was shut down.
 #[derive(Debug)]
 pub struct ShutdownReport {
-    /// Sandboxes that were ended.
+    /// Sandboxes that were there when the stop began.
     pub ended: usize,
+    /// Whether anything had to be forced.
+    pub forced: bool,
+    /// Attempts to force that were made.
+    pub attempts: u32,
     /// Objects that are still on the host. Empty is the proof of a clean stop.
     pub left: Vec<Item>,
     /// What went wrong on the way, in order.
@@ -28,48 +62,38 @@ impl ShutdownReport {
     }
 }
 
-/// The least time each of the last steps has, whatever the sandboxes took.
+/// The time each of the last steps has, whatever the sandboxes took.
 const RESERVE: Duration = Duration::from_secs(10);
+/// The pause between attempts to force.
+const ATTEMPT_PAUSE: Duration = Duration::from_secs(1);
 
 impl Node {
-    /// Ends every sandbox and releases everything the node has. Every step runs whatever failed
-    /// before. The node cannot be used again.
+    /// Ends every sandbox within `budget` and releases everything the node has.
     ///
     /// Cancel safety: no.
     pub async fn shutdown(&self, budget: Budget) -> ShutdownReport {
+        self.stop(StopPlan::at_once(budget.remaining()), &Escalation::default()).await
+    }
+
+    /// Drains, forces if it must, releases everything and takes a census. Every step runs whatever
+    /// failed before. The node cannot be used again.
+    ///
+    /// Cancel safety: no.
+    pub async fn stop(&self, plan: StopPlan, escalation: &Escalation) -> ShutdownReport {
         let began = Instant::now();
         let inner = &self.inner;
+        let ended = inner.registry.len();
         let mut errors = Vec::new();
-        let mut note = |what: &str, failed: Option<String>| {
-            errors.extend(failed.map(|error| format!("{what}: {error}")));
-        };
-        // Admission closes before the status changes.
-        inner.gate.shut();
-        inner.set_phase(NodePhase::Draining);
-        let entries = inner.registry.all();
-        let ended = entries.len();
-        for entry in &entries {
-            entry.end(EndReason::NodeStop);
+        if let Err(error) = inner.apply(NodeRequest::Drain) {
+            errors.push(format!("drain: {error}"));
         }
-        // Starts that were in flight have cancelled themselves: their entries were in the list, and
-        // nobody enters any more.
-        let gone = inner.registry.wait_empty(budget).await;
-        note("sandboxes", gone.err().map(|e| e.to_string()));
-        let reserve = Budget::within(RESERVE);
-        let upkeep = inner.upkeep.close(reserve).await;
-        note("upkeep", upkeep.err().map(|e| e.to_string()));
-        inner.pool.close().await;
-        let unlinked = inner.pool.wait_unlinked(reserve).await;
-        note("slots", unlinked.err().map(|e| e.to_string()));
-        let mut firewall = inner.firewall.lock().take();
-        let closed = close_in(&mut firewall, reserve).await;
-        note("firewall", closed.err().map(|e| observe::chain(&e).to_string()));
-        *inner.firewall.lock() = firewall;
-        let helpers = inner.close_helpers(reserve).await;
-        note("helpers", helpers.err().map(|e| observe::chain(&e).to_string()));
-        let roots = inner.cgroups.close();
-        note("cgroups", roots.err().map(|e| observe::chain(&e).to_string()));
-        let left = self.census(reserve).await.unwrap_or_else(|error| {
+        let forced = !inner.drained(plan, escalation).await;
+        if forced {
+            inner.force_until_empty(Budget::within(plan.force), &escalation.give_up).await;
+        }
+        errors.extend(inner.what_is_left());
+        errors.extend(inner.close_all().await);
+        let left = self.census(Budget::within(RESERVE)).await.unwrap_or_else(|error| {
             errors.push(format!("census: {}", observe::chain(&error)));
             Vec::new()
         });
@@ -77,9 +101,22 @@ impl Node {
             if let Err(error) = inner.claim.give_back() {
                 errors.push(format!("claim: {}", observe::chain(&error)));
             }
-            inner.set_phase(NodePhase::Stopped);
+            inner.advance(NodePhase::Stopped);
         }
-        ShutdownReport { ended, left, errors, took: began.elapsed() }
+        let attempts = inner.force.status().0;
+        let report =
+            ShutdownReport { ended, forced, attempts, left, errors, took: began.elapsed() };
+        tracing::info!(
+            took_ms = report.took.as_millis(),
+            phase = inner.phase().as_str(),
+            stopped = report.ended,
+            forced = report.forced,
+            attempts = report.attempts,
+            leaked = report.left.len(),
+            failed = report.errors.len(),
+            "node stopped"
+        );
+        report
     }
 
     /// Everything on the host that carries this node's mark.
@@ -90,5 +127,122 @@ impl Node {
         let inner = &self.inner;
         let lifecycles = inner.config.lifecycles();
         census(inner.mark(), &inner.cgroups, &inner.firewall_name, &lifecycles, budget).await
+    }
+}
+
+impl Inner {
+    /// Waits until everything has ended by itself. `false` when it is time to force.
+    async fn drained(&self, plan: StopPlan, escalation: &Escalation) -> bool {
+        if let Some(graceful) = plan.graceful {
+            let at = (tokio::time::Instant::now() + graceful, std::time::SystemTime::now() + graceful);
+            let mut standing = self.standing.lock();
+            *standing = Standing { force_at: Some(at), ..*standing };
+        }
+        let limit = async {
+            match plan.graceful {
+                Some(graceful) => tokio::time::sleep(graceful).await,
+                None => std::future::pending().await,
+            }
+        };
+        let mut beats = self.pulse.listen();
+        tokio::select! {
+            biased;
+            () = beats.until(|| self.is_empty()) => true,
+            () = escalation.force.cancelled() => false,
+            () = escalation.give_up.cancelled() => false,
+            () = limit => false,
+        }
+    }
+
+    /// Attempt after attempt until nothing is left or `budget` ends.
+    async fn force_until_empty(self: &std::sync::Arc<Self>, budget: Budget, give_up: &CancellationToken) {
+        let attempts = async {
+            loop {
+                let joined = self.apply(NodeRequest::DrainForced);
+                let ended = match joined {
+                    Ok(Some(joined)) => joined.ended().await,
+                    Ok(None) | Err(_) => None,
+                };
+                if ended.is_some_and(|ended| ended.is_done()) || self.is_empty() {
+                    return;
+                }
+                tokio::time::sleep(ATTEMPT_PAUSE).await;
+            }
+        };
+        tokio::select! {
+            biased;
+            () = give_up.cancelled() => {}
+            // Past it, what is left is told by what_is_left.
+            over = budget.run("force", attempts) => drop(over),
+        }
+    }
+
+    fn what_is_left(&self) -> Vec<String> {
+        let document = self.drain_document();
+        let tell = |b: &node_wire::Blocker| {
+            let error = b.last_error.as_deref().unwrap_or("no error yet");
+            format!("{} {} is {}: {error}", b.class.as_str(), b.id, b.state)
+        };
+        document.blockers.iter().map(tell).collect()
+    }
+
+    /// The closers, in their fixed order.
+    async fn close_all(&self) -> Vec<String> {
+        let mut errors = Vec::new();
+        let mut note = |what: &str, failed: Option<String>| {
+            errors.extend(failed.map(|error| format!("{what}: {error}")));
+        };
+        let within = || Budget::within(RESERVE);
+        let upkeep = self.upkeep.close(within()).await;
+        note("upkeep", upkeep.err().map(|e| e.to_string()));
+        self.pool.close().await;
+        let unlinked = self.pool.wait_unlinked(within()).await;
+        note("slots", unlinked.err().map(|e| e.to_string()));
+        let mut firewall = self.firewall.lock().take();
+        let closed = close_in(&mut firewall, within()).await;
+        note("firewall", closed.err().map(|e| observe::chain(&e).to_string()));
+        *self.firewall.lock() = firewall;
+        let helpers = self.close_helpers(within()).await;
+        note("helpers", helpers.err().map(|e| observe::chain(&e).to_string()));
+        let roots = self.cgroups.close();
+        note("cgroups", roots.err().map(|e| observe::chain(&e).to_string()));
+        errors
+    }
+
+    /// Splits a census by whether the registry accounts for the object.
+    pub(crate) fn sort_out(&self, items: Vec<Item>) -> Leaks {
+        let entries = self.registry.all();
+        let is_ours = |id: &str| entries.iter().any(|entry| entry.lifecycle.as_str() == id);
+        let mut leaks = Leaks::default();
+        for item in items {
+            let owned = match &item.owner {
+                Owner::Lifecycle(id) => is_ours(id),
+                Owner::Slot(index) => self.pool.has(*index),
+                Owner::Node => true,
+            };
+            let told = LeakItem {
+                kind: kind_name(item.kind).to_owned(),
+                name: item.name,
+                owner: match item.owner {
+                    Owner::Lifecycle(id) => format!("lifecycle {id}"),
+                    Owner::Slot(index) => format!("slot {index}"),
+                    Owner::Node => "node".to_owned(),
+                },
+            };
+            if owned { leaks.owned.push(told) } else { leaks.leaked.push(told) }
+        }
+        *self.leaked.lock() = Some(u32::try_from(leaks.leaked.len()).unwrap_or(u32::MAX));
+        leaks
+    }
+}
+
+const fn kind_name(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Process => "process",
+        Kind::Cgroup => "cgroup",
+        Kind::Link => "link",
+        Kind::FirewallTable => "firewall-table",
+        Kind::Mount => "mount",
+        Kind::LifecycleDirectory => "lifecycle-directory",
     }
 }

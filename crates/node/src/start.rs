@@ -4,7 +4,7 @@ use std::net::Ipv4Addr;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use host::census::HELPERS;
 use host::cgroup::Cgroups;
@@ -13,18 +13,22 @@ use host::net::{Firewall, FirewallError};
 use host::view::View;
 use host::{HostError, Mark};
 use images::Store;
-use lifecycle::{Budget, Gate, Owned, Release, TaskGroup};
+use lifecycle::{Attempts, Budget, Gate, Owned, Release, TaskGroup};
 use machine::{Container, ContainerConfig, Driver, Runtime, RuntimeError};
-use model::{NodeId, NodePhase};
+use model::NodeId;
 use node_wire::NodeEvent;
 use parking_lot::Mutex;
 use tokio::sync::{Semaphore, broadcast};
 
+use crate::builds::Builds;
 use crate::config::{Config, LimitsPolicy};
+use crate::drain::Outcome;
 use crate::metrics::{self, CpuClock};
 use crate::pool::Pool;
+use crate::pulse::Pulse;
 use crate::reclaim::{ReclaimError, reclaim};
 use crate::registry::Registry;
+use crate::status::Standing;
 
 /// A running node. Shared; dropping it stops nothing: call [`Node::shutdown`].
 #[derive(Debug)]
@@ -52,7 +56,19 @@ pub(crate) struct Inner {
     pub upkeep: TaskGroup,
     pub events: broadcast::Sender<NodeEvent>,
     pub cpu: CpuClock,
-    phase: Mutex<NodePhase>,
+    /// New with every process.
+    pub instance: String,
+    pub pulse: Pulse,
+    pub standing: Mutex<Standing>,
+    pub builds: Builds,
+    pub force: Attempts<Outcome>,
+    pub force_started: Mutex<Option<SystemTime>>,
+    /// Whether a task tells of the drain already.
+    pub reporting: Mutex<bool>,
+    /// What the last census found that is nobody's.
+    pub leaked: Mutex<Option<u32>>,
+    /// How many teardowns may do more than kill at a time.
+    pub releasing: Semaphore,
 }
 
 /// Why a node could not be started. Nothing of it runs then.
@@ -86,6 +102,8 @@ pub enum StartError {
     MaxSandboxes(u32),
 }
 
+/// A teardown runs the runtime and removes files: more at a time than this only slow each other.
+const MAX_RELEASING: usize = 16;
 /// Node events that a slow listener may be behind.
 const EVENTS: usize = 4096;
 const FIREWALL_LIMIT: Duration = Duration::from_secs(10);
@@ -94,18 +112,6 @@ const RECLAIM_LIMIT: Duration = Duration::from_secs(120);
 impl Inner {
     pub(crate) fn mark(&self) -> Mark {
         self.claim.mark()
-    }
-
-    pub(crate) fn phase(&self) -> NodePhase {
-        *self.phase.lock()
-    }
-
-    pub(crate) fn set_phase(&self, next: NodePhase) {
-        let mut phase = self.phase.lock();
-        if phase.may_become(next) {
-            tracing::info!(from = ?*phase, to = ?next, "node phase changed");
-            *phase = next;
-        }
     }
 }
 
@@ -160,6 +166,7 @@ impl Node {
         } else {
             config.resolvers.clone()
         };
+        let pulse = Pulse::default();
         let starting = usize::try_from(config.max_starting).unwrap_or(1).max(1);
         let inner = Arc::new(Inner {
             id: node_id(),
@@ -170,14 +177,22 @@ impl Node {
             driver,
             resolvers,
             pool: Arc::new(pool),
-            registry: Registry::new(config.max_sandboxes),
+            registry: Registry::new(config.max_sandboxes, pulse.clone()),
+            builds: Builds::new(pulse.clone()),
+            pulse,
+            instance: instance_id(),
+            standing: Mutex::new(Standing::starting()),
+            force: Attempts::default(),
+            force_started: Mutex::default(),
+            reporting: Mutex::default(),
+            leaked: Mutex::default(),
+            releasing: Semaphore::new(MAX_RELEASING),
             gate: Gate::default(),
             starting: Arc::new(Semaphore::new(starting)),
             tasks: TaskGroup::default(),
             upkeep: TaskGroup::default(),
             events: broadcast::Sender::new(EVENTS),
             cpu: CpuClock::default(),
-            phase: Mutex::new(NodePhase::Starting),
             claim,
             config,
         });
@@ -188,7 +203,7 @@ impl Node {
         *inner.firewall.lock() = Some(Owned::adopt(firewall));
         forward_packets().map_err(StartError::Forwarding)?;
         inner.start_upkeep();
-        inner.set_phase(NodePhase::Healthy);
+        inner.opened();
         Ok(Arc::new(Self { inner }))
     }
 
@@ -239,6 +254,11 @@ fn node_id() -> NodeId {
     NodeId::parse(&legal).or_else(|_illegal| NodeId::parse("node")).unwrap_or_else(|_never| {
         unreachable!("a constant id is legal");
     })
+}
+
+/// 32 hexadecimal characters.
+fn instance_id() -> String {
+    format!("{:032x}", rand::random::<u128>())
 }
 
 /// Sandboxes reach the internet through the host. The setting is the host's; it is left on.

@@ -11,7 +11,7 @@ use rand::Rng;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use crate::entry::Entry;
-use crate::provision::{Order, Provisioned, provision};
+use crate::provision::{Order, ended, provision};
 use crate::start::Inner;
 use crate::teardown::{Holdings, Step, plan, release};
 
@@ -36,7 +36,7 @@ pub(crate) async fn supervise(inner: Arc<Inner>, order: Order, admission: Admiss
     let Admission { pass, starting, limit, answer } = admission;
     drop(starting);
     match outcome {
-        Ok(Provisioned { process, addr }) => {
+        Ok(addr) => {
             let route = Route {
                 sandbox: entry.id.clone(),
                 lifecycle: entry.lifecycle.clone(),
@@ -49,10 +49,8 @@ pub(crate) async fn supervise(inner: Arc<Inner>, order: Order, admission: Admiss
             if answer.send(Ok(Started { status: entry.status(), route })).is_err() {
                 tracing::debug!("the caller of the create has gone; the sandbox runs");
             }
-            let reason = live(&entry, &process).await;
+            let reason = live(&entry, held.machine.process.as_ref()).await;
             finish(&inner, &entry, &mut held, reason).await;
-            // Keeps the first process's descriptor, and so its number, until all is released.
-            drop(process);
         }
         Err(error) => {
             let cancelled = entry.end_reason().is_some();
@@ -71,15 +69,15 @@ pub(crate) async fn supervise(inner: Arc<Inner>, order: Order, admission: Admiss
 }
 
 /// Watches a live sandbox until something ends it.
-async fn live(entry: &Entry, process: &Process) -> EndReason {
+async fn live(entry: &Entry, process: Option<&Process>) -> EndReason {
     let mut state = entry.watch();
     loop {
         let deadline = state.borrow_and_update().deadline;
         tokio::select! {
             biased;
             () = entry.ended().cancelled() => return entry.end_reason().unwrap_or(EndReason::Request),
-            exited = process.exited() => {
-                tracing::warn!(?exited, "the machine ended by itself");
+            () = ended(process) => {
+                tracing::warn!("the machine ended by itself");
                 return EndReason::Crashed;
             }
             () = tokio::time::sleep_until(deadline) => return EndReason::Timeout,
@@ -140,6 +138,8 @@ async fn round(
     let id = entry.lifecycle.as_str();
     plan.begin();
     while let Some((step, slice)) = plan.next(budget) {
+        // One that will not die keeps nobody else waiting: killing needs no permit.
+        let _permit = if step == Step::Kill { None } else { inner.releasing.acquire().await.ok() };
         let released = release(inner, id, held, step, slice).await;
         plan.settle(
             step,

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use host::cgroup::Cgroup;
 use host::net::Slot;
+use host::process::Process;
 use images::Lease;
 use lifecycle::{Budget, Owned, Plan, Release, StepName, close_in};
 use machine::Part;
@@ -124,7 +125,7 @@ pub(crate) async fn release(
     let lifecycles = inner.config.lifecycles();
     let dir = LifecycleDir::named(&lifecycles, lifecycle);
     match step {
-        Step::Kill => Ok(inner.cgroups.named(lifecycle).kill(budget).await?),
+        Step::Kill => kill(inner, lifecycle, held, budget).await,
         Step::Runtime => {
             Ok(inner.driver.release(Part::Runtime, lifecycle, dir.path(), budget).await?)
         }
@@ -154,6 +155,31 @@ pub(crate) async fn release(
             None => Ok(dir.release(budget).await?),
         },
     }
+}
+
+/// Kills every process and takes the status of those that are the daemon's own children: a zombie
+/// keeps its number.
+async fn kill(
+    inner: &Arc<Inner>,
+    lifecycle: &str,
+    held: &mut Holdings,
+    budget: Budget,
+) -> Result<(), StepError> {
+    let cgroup = inner.cgroups.named(lifecycle);
+    // A start that was cut off may have made its first process and not have said which it is.
+    let unknown = || cgroup.pids().into_iter().flat_map(Process::open).collect::<Vec<_>>();
+    let children = held.machine.process.take().map_or_else(unknown, |process| vec![process]);
+    let killed = cgroup.kill(budget).await;
+    if let Err(error) = killed {
+        // Kept for the next try; of several, those that are still there are found again.
+        held.machine.process = children.into_iter().next();
+        return Err(error.into());
+    }
+    for child in &children {
+        // Dead already: this waits for no one.
+        child.exited().await?;
+    }
+    Ok(())
 }
 
 /// A writable layer may be large: removing it is not for the threads that serve.

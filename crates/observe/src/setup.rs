@@ -28,6 +28,8 @@ pub fn init(filter: &str, format: LogFormat) -> Result<(), SetupError> {
     let lines = tracing_subscriber::fmt()
         .with_env_filter(parsed)
         .with_writer(std::io::stderr)
+        // Telling on standard error that standard error is closed panics, and the service ends.
+        .log_internal_errors(false)
         .with_ansi(std::io::stderr().is_terminal());
     let set = match format {
         LogFormat::Text => lines.try_init(),

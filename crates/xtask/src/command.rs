@@ -1,5 +1,6 @@
 //! Running other programs: visibly, quietly with a step line, or line by line through a reader.
 
+use std::collections::VecDeque;
 use std::ffi::OsStr;
 use std::io::{BufRead as _, BufReader, IsTerminal as _, Read, Write as _};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -7,9 +8,10 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use crate::failure::{Failure, Result};
+use crate::processes;
 
-/// How much of a failed quiet command's output is shown.
-const SHOWN_ON_FAILURE: usize = 4000;
+/// How many of a quiet command's last lines are kept, and shown if it fails.
+const LINES_KEPT: usize = 60;
 
 /// Steps shorter than this say nothing about their time.
 const WORTH_TELLING: Duration = Duration::from_secs(1);
@@ -59,14 +61,19 @@ pub(crate) fn quiet(what: &str, command: &mut Command, limit: Duration) -> Resul
         .spawn()
         .map_err(Failure::because(format!("start {}", shown(command))))?;
     let began = Instant::now();
-    let mut output = Vec::new();
+    let mut output = VecDeque::new();
     let pipes: [Option<Box<dyn Read + Send>>; 2] = [
         child.stdout.take().map(|pipe| Box::new(pipe) as _),
         child.stderr.take().map(|pipe| Box::new(pipe) as _),
     ];
     let mut last_shown = began;
     let in_time = each_line(&mut child, pipes.into_iter().flatten(), limit, |line| match line {
-        Some(line) => output.push(line),
+        Some(line) => {
+            if output.len() == LINES_KEPT {
+                output.pop_front();
+            }
+            output.push_back(line);
+        }
         None if std::io::stderr().is_terminal() && last_shown.elapsed() >= WORTH_TELLING => {
             last_shown = Instant::now();
             eprint!("\r==> {what}: {}", seconds(began.elapsed()));
@@ -83,14 +90,14 @@ pub(crate) fn quiet(what: &str, command: &mut Command, limit: Duration) -> Resul
         eprintln!("{start}==> {what}: {}", seconds(began.elapsed()));
     }
     succeeded(command, status).map_err(|failure| {
-        let all = output.join("\n");
-        let tail = all.get(all.floor_char_boundary(all.len().saturating_sub(SHOWN_ON_FAILURE))..);
-        Failure::new(format!("{what}: {failure}\n{}", tail.unwrap_or_default()))
+        let said = output.make_contiguous().join("\n");
+        Failure::new(format!("{what}: {failure}\n{said}"))
     })
 }
 
 /// Runs a command and shows every line of its standard output to `read`, which says whether the
-/// person at the terminal is to see it too. Standard error goes straight to the terminal. Answers whether it ended with success.
+/// person at the terminal is to see it too. Standard error goes straight to the terminal. Answers
+/// whether it ended with success.
 ///
 /// # Errors
 /// It cannot be started or takes longer than `limit`.
@@ -137,11 +144,6 @@ pub(crate) fn wait_until(limit: Duration, mut holds: impl FnMut() -> bool) -> bo
         pause();
     }
     true
-}
-
-/// The processes whose parent is `parent`, and the state of each, such as `S` or `Z`.
-pub(crate) fn children(parent: u32) -> Vec<(u32, char)> {
-    processes().into_iter().filter(|(_, of, _)| *of == parent).map(|(pid, _, s)| (pid, s)).collect()
 }
 
 /// Time for people: tenths of seconds, minutes above a hundred of them.
@@ -203,39 +205,12 @@ fn forward_lines(pipe: impl Read, sender: &mpsc::SyncSender<String>) {
 
 /// Kills a child that is over its time, with everything it started.
 fn end(child: &mut Child) {
-    for pid in descendants(child.id()) {
+    for pid in processes::descendants(child.id()) {
         let mut kill = Command::new("kill");
         drop(kill.args(["-KILL", &pid.to_string()]).stderr(Stdio::null()).status());
     }
     drop(child.kill());
     drop(child.wait());
-}
-
-/// Every process of this host with its parent and its state, from `/proc/*/stat`.
-fn processes() -> Vec<(u32, u32, char)> {
-    crate::test::pids()
-        .filter_map(|pid| {
-            let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-            // The second field is a name in brackets and may itself contain spaces and brackets.
-            let (_, rest) = stat.rsplit_once(") ")?;
-            let mut fields = rest.split(' ');
-            let state = fields.next()?.chars().next()?;
-            Some((pid, fields.next()?.parse().ok()?, state))
-        })
-        .collect()
-}
-
-/// The processes below `root`.
-fn descendants(root: u32) -> Vec<u32> {
-    let all = processes();
-    let mut found = vec![root];
-    let mut next = 0;
-    while let Some(parent) = found.get(next).copied() {
-        found.extend(all.iter().filter(|(_, of, _)| *of == parent).map(|(pid, _, _)| *pid));
-        next += 1;
-    }
-    found.remove(0);
-    found
 }
 
 #[expect(clippy::disallowed_methods, reason = "std offers no wait for a state of another process")]

@@ -17,6 +17,7 @@ mod elf;
 mod failure;
 mod packages;
 mod paths;
+mod processes;
 mod sdk;
 mod test;
 mod up;

@@ -12,7 +12,6 @@ use crate::packages::{self, Need};
 use crate::{binaries, sdk};
 
 use leftovers::Leftovers;
-pub(crate) use leftovers::pids;
 pub(crate) use tally::Tally;
 
 /// Crates whose `tests/` folder works on real kernel objects, with the features those tests need.

@@ -3,6 +3,7 @@
 import contextlib
 import socket
 import subprocess
+import sys
 import threading
 
 import pytest
@@ -87,8 +88,17 @@ def test_sandboxes_do_not_reach_each_other(create, edge):
         assert reach(one, f"{address}:8000", f"{address}:49983") == set()
 
 
-def test_a_sandbox_knows_a_name_server(sandbox):
-    assert "nameserver" in sandbox.commands.run("cat /etc/resolv.conf").stdout
+def test_a_sandbox_knows_a_name_server_and_reaches_it(sandbox):
+    program = GUEST / "ask_name_server.py"
+    sandbox.files.write("/tmp/ask.py", program.read_text())
+    inside = sandbox.commands.run(f"python3 /tmp/ask.py {PUBLIC_NAME}").stdout
+    assert inside, "/etc/resolv.conf names no server"
+    ours = subprocess.run(
+        [sys.executable, program, PUBLIC_NAME], capture_output=True, text=True, check=True
+    ).stdout
+    if " answered\n" not in ours:
+        pytest.skip(f"skipped, because no name server answers this host: {ours}")
+    assert " answered\n" in inside
 
 
 def test_a_sandbox_resolves_names(sandbox):

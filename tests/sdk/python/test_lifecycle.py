@@ -1,6 +1,5 @@
 """The life of a sandbox: create, look at, list, prolong, join, end."""
 
-import os
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta, timezone
@@ -214,7 +213,3 @@ def test_metrics_of_a_sandbox_are_measured(sandbox):
     assert 0 < metrics.mem_used <= metrics.mem_total
     assert 0 < metrics.disk_used <= metrics.disk_total
     assert abs(metrics.timestamp - datetime.now(timezone.utc)) < timedelta(minutes=1)
-
-
-def test_the_api_address_in_the_environment_is_the_one_in_use():
-    assert os.environ["E2B_API_URL"].startswith("http://127.0.0.1:")

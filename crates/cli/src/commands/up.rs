@@ -5,7 +5,6 @@ mod greeting;
 mod settings;
 
 use std::net::SocketAddr;
-use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,6 +24,7 @@ use tokio_util::sync::CancellationToken;
 use crate::commands::images as templates;
 use crate::config::Config;
 use crate::credentials::Credentials;
+use crate::data_dir;
 use crate::say;
 use crate::signals::Signals;
 
@@ -51,7 +51,7 @@ pub(crate) async fn run(config: Config, view: View) -> anyhow::Result<ExitCode> 
     let address = listener.local_addr().context("ask for the address listened on")?;
     let agent = settings::agent(&config)?;
     settings::raise_open_files();
-    make_data_dir(&config.data_dir)?;
+    data_dir::prepare(&config.data_dir)?;
     // Not written yet: the directory may be another service's.
     Credentials::read(&config.data_dir)?;
 
@@ -61,22 +61,31 @@ pub(crate) async fn run(config: Config, view: View) -> anyhow::Result<ExitCode> 
     }
     let node = Node::start(settings::node(&config, agent), view, Arc::clone(&store)).await?;
     let served = serve(&config, &node, &store, listener, address, &mut signals).await;
-    let report = match served {
-        Ok(report) => report,
+    let (report, failed) = match served {
+        Ok(report) => (report, None),
         Err(error) => {
             let report = node.shutdown(Budget::within(config.timeout_stop)).await;
-            told(&report);
-            return Err(error);
+            (report, Some(error))
         }
     };
     told(&report);
-    let ended = report.ended;
-    let took = report.took.as_secs_f64();
-    say::answer(&format!(
-        "cofferdam: stopped in {took:.1} s, {ended} sandboxes ended, {} objects left",
-        report.left.len()
-    ))?;
-    Ok(if report.is_clean() { ExitCode::SUCCESS } else { ExitCode::from(LEFT_OVER) })
+    if let Some(error) = failed {
+        if report.left.is_empty() {
+            return Err(error);
+        }
+        say::remark(&format!("cofferdam: {error:#}"));
+    } else {
+        farewell(&report);
+    }
+    Ok(exit_code(&report))
+}
+
+/// What is left is what a caller must know first.
+fn exit_code(report: &ShutdownReport) -> ExitCode {
+    if !report.left.is_empty() {
+        return ExitCode::from(LEFT_OVER);
+    }
+    if report.is_clean() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 /// From a started node to one that is shut down again. On an error the node is still running.
@@ -108,19 +117,25 @@ async fn serve(
     tokio::pin!(serving);
     // The listener has been accepting into its queue since it was bound: a client that reads the
     // line and connects is served.
-    greeting::greet(address, &credentials, &addresses)?;
-    tokio::select! {
-        biased;
-        () = signals.next() => tracing::info!("stopping"),
-        served = &mut serving => tracing::error!(?served, "the listener ended by itself"),
+    if let Err(error) = greeting::greet(address, &credentials, &addresses) {
+        tracing::warn!(error = %observe::chain(&error), "nobody reads standard output; serving");
     }
-    stop.cancel();
-    // Clients may finish what is under way, until they have, or their time is over, or a second
-    // signal says not to wait.
-    let waited = tokio::select! {
+    let early = tokio::select! {
         biased;
         () = signals.next() => None,
         served = &mut serving => Some(served),
+    };
+    tracing::info!(asked = early.is_none(), "stopping");
+    stop.cancel();
+    // Clients may finish what is under way, until they have, or their time is over, or a second
+    // signal says not to wait.
+    let waited = match early {
+        Some(served) => Some(served),
+        None => tokio::select! {
+            biased;
+            () = signals.next() => None,
+            served = &mut serving => Some(served),
+        },
     };
     let report = node.shutdown(Budget::within(config.timeout_stop)).await;
     let close_limit = match waited {
@@ -147,12 +162,16 @@ fn told(report: &ShutdownReport) {
     }
 }
 
-/// Only root gets at what is in it.
-fn make_data_dir(dir: &Path) -> anyhow::Result<()> {
-    let mut builder = std::fs::DirBuilder::new();
-    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
-    builder
-        .recursive(true)
-        .create(dir)
-        .with_context(|| format!("make the data directory {}; set `data_dir`", dir.display()))
+/// The last line. That nobody reads it any more changes nothing about how the service stopped.
+fn farewell(report: &ShutdownReport) {
+    let line = format!(
+        "cofferdam: stopped in {:.1} s, {} sandboxes ended, {} objects left",
+        report.took.as_secs_f64(),
+        report.ended,
+        report.left.len()
+    );
+    if let Err(error) = say::answer(&line) {
+        tracing::info!(error = %observe::chain(&error), "nobody reads standard output");
+        say::remark(&line);
+    }
 }

@@ -79,7 +79,7 @@ async fn samples(app: &App, team: &Team, id: &SandboxId) -> Result<Vec<Sample>, 
     match app.node.samples(id).await {
         Ok(samples) => Ok(samples),
         Err(NodeError::NotFound(_)) => Ok(Vec::new()),
-        Err(error @ (NodeError::Stuck { .. } | NodeError::Unreachable(_))) => {
+        Err(error) => {
             Err(placement::call_failed(&error, id))
         }
     }

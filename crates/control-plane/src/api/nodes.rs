@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 use axum::Json;
 use axum::extract::State;
 use axum::response::{IntoResponse as _, Response};
-use e2b_wire::{MachineInfo, Node, NodeDetail, NodeMetrics};
+use e2b_wire::{Enforcement, MachineInfo, Node, NodeDetail, NodeMetrics};
 use http::StatusCode;
 use model::NodePhase;
 use node_wire::NodeInfo;
@@ -57,15 +57,22 @@ fn detail(app: &App, info: NodeInfo) -> NodeDetail {
         create_fails: app.creates.fails.load(Ordering::Relaxed),
         machine_info: MachineInfo::default(),
         metrics: metrics(&info.metrics),
+        enforcement: info.enforcement.into_iter().map(enforcement).collect(),
     }
+}
+
+fn enforcement(limit: node_wire::Enforcement) -> Enforcement {
+    let node_wire::Enforcement { what, enforced, detail } = limit;
+    Enforcement { what: what.to_owned(), enforced, detail }
 }
 
 const fn status(phase: NodePhase) -> &'static str {
     match phase {
         NodePhase::Starting => "connecting",
         NodePhase::Healthy => "ready",
-        NodePhase::Draining => "draining",
-        NodePhase::Stopped => "unhealthy",
+        NodePhase::Standby => "standby",
+        NodePhase::Draining | NodePhase::Forcing | NodePhase::ForceFailed => "draining",
+        NodePhase::Unhealthy | NodePhase::Stopped => "unhealthy",
     }
 }
 

@@ -64,6 +64,10 @@ async fn nodes_are_shown_to_operators_only() {
     assert_eq!(nodes[0]["metrics"]["cpuPercent"], 12);
     assert_eq!(nodes[0]["clusterID"], "00000000-0000-0000-0000-000000000000");
     let node = admin.get("/nodes/node-1").await.ok(200);
+    let limits = serde_json::json!([
+        {"what": "swap", "enforced": false, "detail": "the kernel has no swap accounting"}
+    ]);
+    assert_eq!((&nodes[0]["enforcement"], &node["enforcement"]), (&limits, &limits));
     assert!(node.get("sandboxStartingCount").is_none());
     let unknown = admin.get("/nodes/other").await;
     assert_eq!((unknown.status.as_u16(), unknown.text.as_str()), (404, ""));

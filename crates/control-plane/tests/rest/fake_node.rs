@@ -4,13 +4,15 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
+use futures::stream::BoxStream;
 use model::{
-    BuildId, EndReason, LifecycleId, NodeId, NodePhase, Resources, SandboxId, SandboxPhase,
-    SandboxSpec, TemplateId,
+    BuildId, Change, EndReason, LifecycleId, NodeId, NodePhase, NodeRequest, Resources, SandboxId,
+    SandboxPhase, SandboxSpec, TemplateId,
 };
 use node_wire::{
-    CreateError, NodeApi, NodeError, NodeEvent, NodeInfo, NodeMetrics, Route, Routes, Sample,
-    SandboxStatus, Started, TemplateInfo,
+    BuildError, BuildRequest, BuildStatus, Class, ClassCount, CreateError, DrainStatus,
+    Enforcement, Leaks, NodeApi, NodeError, NodeEvent, NodeInfo, NodeMetrics, Route, Routes,
+    Sample, SandboxStatus, Started, StatusError, TemplateInfo,
 };
 use parking_lot::Mutex;
 use tokio::sync::{broadcast, watch};
@@ -203,7 +205,11 @@ impl NodeApi for FakeNode {
             stuck: 0,
             slots: 100,
             metrics: NodeMetrics { cpu_count: 4, cpu_percent: 12.5, ..NodeMetrics::default() },
-            enforcement: Vec::new(),
+            enforcement: vec![Enforcement {
+                what: "swap",
+                enforced: false,
+                detail: "the kernel has no swap accounting".to_owned(),
+            }],
             templates: state.templates.clone(),
         })
     }
@@ -274,6 +280,60 @@ impl NodeApi for FakeNode {
 
     fn events(&self) -> broadcast::Receiver<NodeEvent> {
         self.events.subscribe()
+    }
+
+    async fn request(&self, request: NodeRequest) -> Result<(), StatusError> {
+        let mut state = self.state.lock();
+        if let Change::To(next) = state.phase.on(request)? {
+            state.phase = next;
+        }
+        Ok(())
+    }
+
+    async fn drain_status(&self) -> Result<DrainStatus, NodeError> {
+        let state = self.state.lock();
+        let live = u32::try_from(state.sandboxes.len()).unwrap();
+        let count =
+            |class| ClassCount { class, count: if class == Class::Live { live } else { 0 } };
+        Ok(DrainStatus {
+            node: NodeId::parse("node-1").unwrap(),
+            service_instance: "instance-1".to_owned(),
+            phase: state.phase,
+            changed_at: SystemTime::UNIX_EPOCH,
+            accepting: state.phase.is_eligible(),
+            draining_since: None,
+            force_at: None,
+            counts: Class::ALL.map(count).to_vec(),
+            blockers: Vec::new(),
+            attempt: None,
+            eta: None,
+            leaked: None,
+        })
+    }
+
+    async fn drain_updates(&self) -> Result<BoxStream<'static, DrainStatus>, NodeError> {
+        let now = self.drain_status().await?;
+        Ok(Box::pin(futures::stream::iter([now])))
+    }
+
+    async fn leaks(&self) -> Result<Leaks, NodeError> {
+        Ok(Leaks::default())
+    }
+
+    async fn build(&self, request: BuildRequest) -> Result<(), BuildError> {
+        Err(BuildError::Unsupported(request.alias))
+    }
+
+    async fn build_status(&self, id: &BuildId) -> Result<BuildStatus, BuildError> {
+        Err(BuildError::NotFound(id.clone()))
+    }
+
+    async fn build_delete(&self, id: &BuildId) -> Result<(), BuildError> {
+        Err(BuildError::NotFound(id.clone()))
+    }
+
+    async fn builds(&self) -> Result<Vec<BuildStatus>, NodeError> {
+        Ok(Vec::new())
     }
 }
 

@@ -1,7 +1,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::{ROOM_MIB, ReleaseError, SourcesError};
+use super::{AuthoritiesError, ROOM_MIB, ReleaseError, SourcesError};
 use crate::{CommandError, PublishError};
 
 /// The base template could not be made. Nothing has changed for readers of the store.
@@ -23,8 +23,12 @@ pub enum BuildError {
     Release(#[from] ReleaseError),
     #[error("find the host's package sources")]
     Sources(#[from] SourcesError),
+    #[error("collect the certificate authorities that were added to this host")]
+    Authorities(#[from] AuthoritiesError),
     #[error("write the package sources")]
     WriteSources(#[source] io::Error),
+    #[error("write the certificate authorities")]
+    WriteAuthorities(#[source] io::Error),
     #[error(
         "packages could not be fetched; check this host's network, its DNS, and that \
          `apt-get update` works"

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use crate::command;
 use crate::failure::{Failure, Result};
-use crate::paths;
+use crate::{paths, processes};
 
 /// The first start also makes the base template, from packages it has to fetch.
 const START_LIMIT: Duration = Duration::from_secs(10 * 60);
@@ -84,7 +84,8 @@ impl Service {
             return Err(Failure::new(format!("the service ended by itself, {status}\n{log}")));
         }
         let id = self.child.id();
-        let dead = || command::children(id).into_iter().filter(|(_, state)| *state == 'Z').count();
+        let dead =
+            || processes::children(id).into_iter().filter(|(_, state)| *state == 'Z').count();
         let all_reaped = command::wait_until(REAP_LIMIT, || dead() == 0);
         // The child has not been waited for, so this id cannot have become another's.
         let mut kill = Command::new("kill");

@@ -1,0 +1,227 @@
+//! Template builds: work of their own, that a drain sees, waits for and cancels.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use images::base;
+use lifecycle::{Budget, Pass};
+use model::{BuildId, NodePhase};
+use node_wire::{Blocker, BuildError, BuildRequest, BuildState, BuildStatus, Class};
+use parking_lot::Mutex;
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::pulse::Pulse;
+use crate::start::Inner;
+
+/// Builds at a time: one uses the whole machine.
+const MAX_RUNNING: u32 = 2;
+/// Builds that have ended and are still told of.
+const MAX_ENDED: usize = 100;
+/// The longest a build may take.
+const BUILD_LIMIT: Duration = Duration::from_secs(30 * 60);
+/// The reason a user sees for a build that was cancelled.
+const CANCELLED: &str = "build was cancelled";
+
+/// Every build the node knows.
+#[derive(Debug)]
+pub(crate) struct Builds {
+    pulse: Pulse,
+    builds: Mutex<BTreeMap<BuildId, Arc<Build>>>,
+}
+
+#[derive(Debug)]
+struct Build {
+    request: BuildRequest,
+    began: Instant,
+    started_at: SystemTime,
+    cancel: CancellationToken,
+    state: watch::Sender<Progress>,
+}
+
+#[derive(Debug, Clone)]
+struct Progress {
+    state: BuildState,
+    ended_at: Option<SystemTime>,
+    step: &'static str,
+}
+
+impl Build {
+    fn is_running(&self) -> bool {
+        self.state.borrow().state == BuildState::Building
+    }
+
+    fn status(&self) -> BuildStatus {
+        let progress = self.state.borrow().clone();
+        BuildStatus {
+            request: self.request.clone(),
+            state: progress.state,
+            started_at: self.started_at,
+            ended_at: progress.ended_at,
+            step: progress.step.to_owned(),
+        }
+    }
+}
+
+impl Builds {
+    pub(crate) fn new(pulse: Pulse) -> Self {
+        Self { pulse, builds: Mutex::default() }
+    }
+
+    fn reserve(&self, request: BuildRequest) -> Result<Arc<Build>, BuildError> {
+        let mut builds = self.builds.lock();
+        if builds.contains_key(&request.build) {
+            return Err(BuildError::AlreadyExists(request.build));
+        }
+        let running = builds.values().filter(|build| build.is_running()).count();
+        if running >= usize::try_from(MAX_RUNNING).unwrap_or(1) {
+            return Err(BuildError::TooMany { limit: MAX_RUNNING });
+        }
+        let progress =
+            Progress { state: BuildState::Building, ended_at: None, step: "waiting to begin" };
+        let build = Arc::new(Build {
+            request,
+            began: Instant::now(),
+            started_at: SystemTime::now(),
+            cancel: CancellationToken::new(),
+            state: watch::Sender::new(progress),
+        });
+        builds.insert(build.request.build.clone(), Arc::clone(&build));
+        drop(builds);
+        self.pulse.beat();
+        Ok(build)
+    }
+
+    fn get(&self, id: &BuildId) -> Result<Arc<Build>, BuildError> {
+        self.builds.lock().get(id).cloned().ok_or_else(|| BuildError::NotFound(id.clone()))
+    }
+
+    /// Sets how a build ended, and lets go of the oldest that ended before.
+    fn end(&self, build: &Build, state: BuildState) {
+        build.state.send_modify(|progress| {
+            progress.state = state;
+            progress.ended_at = Some(SystemTime::now());
+        });
+        let mut builds = self.builds.lock();
+        let ended = builds.values().filter(|build| !build.is_running());
+        let mut ended: Vec<_> =
+            ended.map(|build| (build.started_at, build.request.build.clone())).collect();
+        ended.sort();
+        let surplus = ended.len().saturating_sub(MAX_ENDED);
+        for (_, id) in ended.into_iter().take(surplus) {
+            builds.remove(&id);
+        }
+        drop(builds);
+        self.pulse.beat();
+    }
+
+    pub(crate) fn running(&self) -> usize {
+        self.builds.lock().values().filter(|build| build.is_running()).count()
+    }
+
+    pub(crate) fn running_ids(&self) -> Vec<BuildId> {
+        let builds = self.builds.lock();
+        builds.values().filter(|b| b.is_running()).map(|b| b.request.build.clone()).collect()
+    }
+
+    /// Asks every build that runs to end.
+    pub(crate) fn cancel_all(&self) {
+        for build in self.builds.lock().values().filter(|build| build.is_running()) {
+            build.cancel.cancel();
+        }
+    }
+
+    pub(crate) fn all(&self) -> Vec<BuildStatus> {
+        self.builds.lock().values().map(|build| build.status()).collect()
+    }
+
+    pub(crate) fn blockers(&self) -> Vec<Blocker> {
+        let builds = self.builds.lock();
+        let running = builds.values().filter(|build| build.is_running());
+        running
+            .map(|build| Blocker {
+                class: Class::Build,
+                id: build.request.build.to_string(),
+                state: build.state.borrow().step.to_owned(),
+                age: build.began.elapsed(),
+                ends_at: None,
+                last_error: None,
+            })
+            .collect()
+    }
+}
+
+impl Inner {
+    /// Starts a build as a task of the node.
+    pub(crate) fn start_build(self: &Arc<Self>, request: BuildRequest) -> Result<(), BuildError> {
+        let closed = |_closed| match self.phase() {
+            NodePhase::Starting => BuildError::Starting,
+            _ => BuildError::Draining,
+        };
+        let pass = self.gate.enter().map_err(closed)?;
+        if self.phase() == NodePhase::Starting {
+            return Err(BuildError::Starting);
+        }
+        if request.alias != base::ALIAS {
+            return Err(BuildError::Unsupported(request.alias));
+        }
+        let build = self.builds.reserve(request)?;
+        let span = tracing::info_span!("build", build.id = %build.request.build);
+        self.tasks.spawn(span, run(Arc::clone(self), build, pass));
+        Ok(())
+    }
+
+    pub(crate) fn build_status(&self, id: &BuildId) -> Result<BuildStatus, BuildError> {
+        Ok(self.builds.get(id)?.status())
+    }
+
+    /// Cancels a build, waits until its task is over, and forgets it with what it made.
+    pub(crate) async fn delete_build(&self, id: &BuildId) -> Result<(), BuildError> {
+        let build = self.builds.get(id)?;
+        build.cancel.cancel();
+        let mut state = build.state.subscribe();
+        // The sender is in `build`: it cannot be gone.
+        let ended = state.wait_for(|progress| progress.state != BuildState::Building).await;
+        drop(ended);
+        self.builds.builds.lock().remove(id);
+        self.pulse.beat();
+        Ok(())
+    }
+}
+
+async fn run(inner: Arc<Inner>, build: Arc<Build>, pass: Pass) {
+    // In the list of builds: counted from here on as what it is.
+    drop(pass);
+    inner.pulse.beat();
+    tracing::info!(alias = build.request.alias, "build started");
+    let request = base::Request::new(guest_wire::ENVD_VERSION.into(), inner.config.disk_mib);
+    let told = Arc::clone(&build);
+    let progress = move |at: base::Progress| {
+        told.state.send_modify(|progress| progress.step = at.what);
+    };
+    let budget = Budget::within(BUILD_LIMIT);
+    let built = tokio::select! {
+        biased;
+        () = build.cancel.cancelled() => None,
+        built = base::build(&inner.images, request, &progress, budget) => Some(built),
+    };
+    let state = match built {
+        Some(Ok(_template)) => BuildState::Completed,
+        Some(Err(error)) => {
+            tracing::warn!(error = %observe::chain(&error), "build failed");
+            BuildState::Failed(error.to_string())
+        }
+        None => BuildState::Failed(CANCELLED.into()),
+    };
+    if state == BuildState::Failed(CANCELLED.into()) {
+        let store = Arc::clone(&inner.images);
+        let swept = tokio::task::spawn_blocking(move || store.sweep()).await;
+        if let Ok(Err(error)) = swept {
+            tracing::warn!(%error, "what a cancelled build made is left until the next start");
+        }
+    }
+    tracing::info!(?state, "build ended");
+    inner.builds.end(&build, state);
+}
