@@ -78,7 +78,7 @@ async fn series(
     let mut client = Client::new(service.address, &service.key).await?;
     // By turns, so that whatever else the machine does falls on both.
     for index in 0..options.n {
-        let mut bare = floor.prepare(index)?;
+        let mut bare = floor.prepare(index).await?;
         floors.create.push(floor.create(&mut bare).await?);
         floors.kill.push(floor.kill(&mut bare).await?);
         floor.clean_up(bare).await?;
@@ -113,7 +113,7 @@ async fn series(
 async fn bare_burst(floor: &Arc<Floor>, options: &Options) -> anyhow::Result<Duration> {
     let mut ready = Vec::new();
     for index in 0..options.burst {
-        ready.push(floor.prepare(options.n + index)?);
+        ready.push(floor.prepare(options.n + index).await?);
     }
     let queue = Arc::new(tokio::sync::Mutex::new(ready));
     let began = Instant::now();

@@ -64,7 +64,7 @@ impl Floor {
     }
 
     /// Everything before the clock starts: slot, cgroup, mount, bundle.
-    pub(crate) fn prepare(&self, index: u16) -> anyhow::Result<Bare> {
+    pub(crate) async fn prepare(&self, index: u16) -> anyhow::Result<Bare> {
         let id = format!("l{index}");
         let dir = self.dir.path().join(&id);
         fs::create_dir(&dir)?;
@@ -78,7 +78,7 @@ impl Floor {
             Limits { memory_bytes: Some(512 << 20), pids: Some(2048), cpu_millis: Some(2000) };
         let cgroup = self.cgroups.create(&id, &limits)?;
         let mut held = Held::default();
-        self.driver.prepare(&mut BootSpec {
+        let mut spec = BootSpec {
             id: &id,
             dir: &dir,
             base: &self.base,
@@ -89,7 +89,8 @@ impl Floor {
             cgroup: &cgroup,
             slot: &mut slot,
             held: &mut held,
-        })?;
+        };
+        self.driver.prepare(&mut spec, Budget::within(LIMIT)).await?;
         Ok(Bare { id, dir, slot: Some(slot), cgroup: Some(cgroup), held })
     }
 
@@ -147,7 +148,7 @@ impl Floor {
         let budget = Budget::within(LIMIT);
         close_in(&mut bare.cgroup, budget).await?;
         close_in(&mut bare.slot, budget).await?;
-        RootPaths::new(&bare.dir, Path::new(host::view::DIR), &bare.id).remove_files()?;
+        RootPaths::new(&bare.dir, Path::new(host::view::DIR), &bare.id).remove_files(budget)?;
         fs::remove_dir_all(&bare.dir)?;
         Ok(())
     }

@@ -2,10 +2,12 @@
 
 use std::ffi::OsString;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Arg, ArgMatches, Args, FromArgMatches, Parser, Subcommand};
+use model::NodeId;
 
-use crate::config::{Inputs, KEYS};
+use crate::config::{Inputs, KEYS, duration};
 
 /// Runs untrusted programs in isolated Linux sandboxes, for clients of E2B's protocol.
 #[derive(Debug, Parser)]
@@ -27,6 +29,11 @@ pub(crate) enum Command {
     Doctor(Output),
     /// List what a service holds on this host that no live sandbox owns
     Leaks(Output),
+    /// Look at the nodes of a running service, and empty them
+    Node {
+        #[command(subcommand)]
+        command: Node,
+    },
     /// Make, list and remove templates
     Images {
         #[command(subcommand)]
@@ -48,6 +55,63 @@ pub(crate) struct Config {
     /// Fail on unknown keys too
     #[arg(long)]
     pub(crate) check: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Node {
+    /// List the nodes
+    Ls(Output),
+    /// Show what runs on a node and how its drain gets on
+    Status {
+        #[command(flatten)]
+        node: Which,
+        /// Fail with 1 unless it admits new work
+        #[arg(long, conflicts_with = "watch")]
+        ready: bool,
+        /// Go on showing it until interrupted
+        #[arg(long)]
+        watch: bool,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Let no more work onto a node, for good, until it is started again
+    Drain(Drain),
+    /// List what a node holds on its host that nobody owns
+    Leaks {
+        #[command(flatten)]
+        node: Which,
+        #[command(flatten)]
+        output: Output,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Which {
+    /// Its id; may be left out where there is one node
+    #[arg(value_name = "NODE")]
+    pub(crate) id: Option<NodeId>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Drain {
+    #[command(flatten)]
+    pub(crate) node: Which,
+    /// Wait until it is empty; 3 is the exit code when something is left. An interrupt ends the
+    /// wait and not the drain
+    #[arg(long)]
+    pub(crate) wait: bool,
+    /// End at once what runs
+    #[arg(long)]
+    pub(crate) force: bool,
+    /// Wait, and end what still runs after this time, such as 10m
+    #[arg(long, value_name = "TIME", value_parser = force_after, conflicts_with = "force")]
+    pub(crate) force_after: Option<Duration>,
+    #[command(flatten)]
+    pub(crate) output: Output,
+}
+
+fn force_after(text: &str) -> Result<Duration, &'static str> {
+    duration(text).ok_or("give a time with its unit, such as 90s, 10m or 1h30m")
 }
 
 #[derive(Debug, Subcommand)]

@@ -12,10 +12,13 @@ mod layers;
 mod value;
 
 #[cfg(test)]
+mod deploy;
+#[cfg(test)]
 mod tests;
 
 pub(crate) use key::{KEYS, Key};
 pub(crate) use layers::{Inputs, Said, Unknown};
+pub(crate) use value::duration;
 
 use layers::Layers;
 
@@ -44,6 +47,15 @@ pub(crate) enum Limits {
     Require,
 }
 
+/// How long work may go on by itself when the service is asked to stop.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Patience {
+    /// For ever as a service; not at all on a terminal.
+    Auto,
+    Forever,
+    Limited(Duration),
+}
+
 /// One to three name servers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Dns(pub(crate) Vec<Ipv4Addr>);
@@ -64,6 +76,9 @@ pub(crate) struct Config {
     pub(crate) max_starting: u32,
     pub(crate) warm_slots: u16,
     pub(crate) disk_reserve_mib: u64,
+    pub(crate) shutdown_drain_timeout: Patience,
+    /// From the first signal to when whoever started the service kills it.
+    pub(crate) shutdown_kill_deadline: Option<Duration>,
     pub(crate) network_base: Choice<Ipv4Addr>,
     pub(crate) network_dns: Choice<Dns>,
     pub(crate) team_max_sandboxes: u32,
@@ -125,7 +140,12 @@ const USUAL_NETWORK: Ipv4Addr = Ipv4Addr::new(10, 213, 0, 0);
 
 const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
-const HOUR: Duration = Duration::from_secs(3600);
+const YEAR: Duration = Duration::from_secs(8760 * 3600);
+
+/// What a stop may take after its patience has ended, beside [`Config::timeout_stop`] and
+/// [`Config::timeout_clients`]: releasing what the node shares, the proof that nothing is left,
+/// cutting connections, and closing the records.
+const STOP_RESERVE: Duration = Duration::from_secs(75);
 
 impl Config {
     /// Lays the layers over each other and checks the outcome.
@@ -163,10 +183,13 @@ impl Config {
         let max_starting = read.value("max_starting", value::number(1, 1000));
         let warm_slots = read.value("warm_slots", value::number(0, 1000));
         let disk_reserve_mib = read.value("disk_reserve", value::size_mib);
+        let shutdown_drain_timeout = read.value("shutdown_drain_timeout", value::patience);
+        let shutdown_kill_deadline =
+            read.value("shutdown_kill_deadline", value::none_or(value::time(SECOND, YEAR)));
         let network_base = read.value("network.base", value::auto_or(value::network));
         let network_dns = read.value("network.dns", value::auto_or(value::dns));
         let team_max_sandboxes = read.value("team.max_sandboxes", value::number(1, MAX_SANDBOXES));
-        let team_max_lifetime = read.value("team.max_lifetime", value::time(MINUTE, 8760 * HOUR));
+        let team_max_lifetime = read.value("team.max_lifetime", value::time(MINUTE, YEAR));
         let timeout_start = read.value("timeouts.start", value::time(SECOND, 10 * MINUTE));
         let timeout_stop = read.value("timeouts.stop", value::time(SECOND, 10 * MINUTE));
         let timeout_clients =
@@ -185,6 +208,8 @@ impl Config {
             max_starting: max_starting?,
             warm_slots: warm_slots?,
             disk_reserve_mib: disk_reserve_mib?,
+            shutdown_drain_timeout: shutdown_drain_timeout?,
+            shutdown_kill_deadline: shutdown_kill_deadline?,
             network_base: network_base?,
             network_dns: network_dns?,
             team_max_sandboxes: team_max_sandboxes?,
@@ -203,12 +228,27 @@ impl Config {
         }
     }
 
+    /// The longest a stop takes once nothing is waited for any more.
+    pub(crate) fn stop_limit(&self) -> Duration {
+        self.timeout_stop + self.timeout_clients + STOP_RESERVE
+    }
+
     /// What no single value shows.
     fn check(&self, faults: &mut Vec<Fault>) {
         if self.max_starting > self.max_sandboxes {
             faults.push(Fault::Conflict(format!(
                 "max_starting: {} is more than max_sandboxes ({}); give at most that",
                 self.max_starting, self.max_sandboxes
+            )));
+        }
+        if let Some(deadline) = self.shutdown_kill_deadline
+            && deadline < self.stop_limit()
+        {
+            faults.push(Fault::Conflict(format!(
+                "shutdown_kill_deadline: a stop may take {} s (timeouts.stop, timeouts.clients and \
+                 {} s for the rest); give at least that, here and to whoever stops the service",
+                self.stop_limit().as_secs(),
+                STOP_RESERVE.as_secs()
             )));
         }
         let slots = self.max_sandboxes + u32::from(self.warm_slots);

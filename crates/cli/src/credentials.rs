@@ -15,10 +15,10 @@ const UNFINISHED: &str = ".credentials.env.new";
 const MAX_BYTES: u64 = 64 * 1024;
 
 const API_KEY: &str = "E2B_API_KEY";
-const API_URL: &str = "E2B_API_URL";
+pub(crate) const API_URL: &str = "E2B_API_URL";
 const SANDBOX_URL: &str = "E2B_SANDBOX_URL";
 const DOMAIN: &str = "E2B_DOMAIN";
-const ADMIN_TOKEN: &str = "COFFERDAM_ADMIN_TOKEN";
+pub(crate) const ADMIN_TOKEN: &str = "COFFERDAM_ADMIN_TOKEN";
 const TOKEN_SEED: &str = "COFFERDAM_TOKEN_SEED";
 
 /// The names with our own prefix: they are not settings.
@@ -37,6 +37,8 @@ pub(crate) struct Credentials {
     pub(crate) admin_token: Secret,
     /// What the tokens of sandboxes are derived from.
     pub(crate) token_seed: Secret,
+    /// Where the service was last started; `None` when somebody has taken the line out.
+    pub(crate) url: Option<String>,
     pub(crate) path: PathBuf,
 }
 
@@ -126,15 +128,20 @@ impl Text {
             api_key: secret(API_KEY, "e2b_", 40)?,
             admin_token: secret(ADMIN_TOKEN, "", 64)?,
             token_seed: secret(TOKEN_SEED, "", 64)?,
+            url: text.values(API_URL).next().map(str::to_owned),
             path: path.clone(),
         };
         Ok(Some((text, credentials)))
     }
 
+    fn values(&self, name: &str) -> impl Iterator<Item = &str> {
+        let lines = self.0.lines().map(str::trim_end);
+        lines.filter_map(move |line| line.strip_prefix(name)?.strip_prefix('='))
+    }
+
     /// The one value of `name`; what is wrong never shows a value.
     fn secret(&self, name: &str, prefix: &str, digits: usize) -> Result<Secret, String> {
-        let lines = self.0.lines().map(str::trim_end);
-        let mut values = lines.filter_map(|line| line.strip_prefix(name)?.strip_prefix('='));
+        let mut values = self.values(name);
         let value = values.next().ok_or_else(|| format!("{name} is missing"))?;
         if values.next().is_some() {
             return Err(format!("{name} is there twice"));

@@ -4,6 +4,7 @@
 //! code. What the services do is in their crates.
 
 mod args;
+mod client;
 mod commands;
 mod config;
 mod credentials;
@@ -11,6 +12,7 @@ mod data_dir;
 mod progress;
 mod say;
 mod signals;
+mod supervisor;
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -19,6 +21,7 @@ use anyhow::Context;
 use args::{Cli, Command};
 use clap::Parser;
 use config::{Config, Loaded};
+use supervisor::Supervisor;
 
 /// How long threads that block may take after everything else has ended. One that hangs, as on a
 /// file system that does not answer, ends with the process.
@@ -36,7 +39,8 @@ fn main() -> ExitCode {
 }
 
 fn run(cli: Cli) -> anyhow::Result<ExitCode> {
-    let inputs = cli.settings.into_inputs(std::env::vars_os().collect());
+    let env: Vec<_> = std::env::vars_os().collect();
+    let inputs = cli.settings.into_inputs(env.clone());
     let loaded = Config::load(&inputs)?;
     match cli.command {
         Command::Config(options) => commands::config::run(&loaded, options),
@@ -46,10 +50,14 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             tracing::debug!(driver = driver.as_str(), "driver chosen");
             // Threads that exist already would stay outside, so before there are any.
             let view = host::view::enter().context("make a private view of the file system")?;
-            block_on(commands::up::run(config, view))
+            block_on(commands::up::run(config, view, Supervisor::from_env(&env)))
         }
         Command::Doctor(output) => block_on(commands::doctor::run(&logged(loaded)?, output)),
         Command::Leaks(output) => block_on(commands::leaks::run(&logged(loaded)?, output)),
+        Command::Node { command } => {
+            let api = client::Api::find(&env, &logged(loaded)?.data_dir)?;
+            block_on(commands::node::run(&api, command))
+        }
         Command::Images { command } => block_on(commands::images::run(&logged(loaded)?, command)),
     }
 }

@@ -6,6 +6,8 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 pub(crate) struct Signals {
     interrupt: Signal,
     terminate: Signal,
+    /// Its terminal is gone. `None` where whoever started the program had it ignore that.
+    hangup: Option<Signal>,
 }
 
 impl Signals {
@@ -15,9 +17,12 @@ impl Signals {
     /// The system refuses handlers.
     pub(crate) fn listen() -> anyhow::Result<Self> {
         let handle = |kind| signal(kind).context("handle signals");
+        let status = std::fs::read_to_string("/proc/self/status").context("see what is ignored")?;
+        let hangup = (!ignores_hangup(&status)).then(|| handle(SignalKind::hangup()));
         Ok(Self {
             interrupt: handle(SignalKind::interrupt())?,
             terminate: handle(SignalKind::terminate())?,
+            hangup: hangup.transpose()?,
         })
     }
 
@@ -25,9 +30,40 @@ impl Signals {
     ///
     /// Cancel safety: yes.
     pub(crate) async fn next(&mut self) {
+        let hangup = async {
+            match &mut self.hangup {
+                Some(hangup) => hangup.recv().await,
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
             _ = self.interrupt.recv() => {}
             _ = self.terminate.recv() => {}
+            _ = hangup => {}
+        }
+    }
+}
+
+/// Whether SIGHUP, number 1, is ignored, as `nohup` does it: a handler would undo that. `status` is
+/// the text of proc(5).
+fn ignores_hangup(status: &str) -> bool {
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
+        .is_some_and(|mask| mask & 1 != 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::ignores_hangup;
+
+    #[test]
+    fn the_first_bit_of_the_ignored_signals_is_the_hangup() {
+        for (status, ignored) in [
+            ("Name:\tx\nSigIgn:\t0000000000001001\n", true),
+            ("SigIgn:\t0000000000001000\nSigCgt:\t0000000000000001\n", false),
+            ("Name:\tx\n", false),
+        ] {
+            assert_eq!(ignores_hangup(status), ignored, "{status}");
         }
     }
 }

@@ -13,6 +13,8 @@ use model::Resources;
 use parking_lot::{Mutex, MutexGuard};
 use rustix::process::{Pid, Signal, kill_process};
 
+const BINARY: &str = env!("CARGO_BIN_EXE_cofferdam");
+
 /// A service of this test's own; killed if the test fails before it stopped it.
 struct Service {
     child: Child,
@@ -26,7 +28,10 @@ fn start(data: &Path, listen: &str) -> Service {
 
 fn start_logging(data: &Path, listen: &str, log: &str) -> Service {
     #[expect(clippy::disallowed_methods, reason = "a test runs the binary from outside")]
-    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_cofferdam"));
+    start_by(std::process::Command::new(BINARY), data, listen, log)
+}
+
+fn start_by(mut command: std::process::Command, data: &Path, listen: &str, log: &str) -> Service {
     let mut child = command
         .args(["up", "--listen", listen, "--warm-slots", "0", "--log", log])
         // Longer than any test may take: what has to wait for clients is seen to.
@@ -154,6 +159,28 @@ fn it_serves_until_a_signal_and_leaves_nothing() {
         assert_eq!((code, &report["daemon_running"]), (0, &false.into()));
         assert_eq!(report["leaked"], serde_json::json!([]));
         TcpStream::connect(address).unwrap_err();
+    }
+}
+
+#[test]
+fn it_stops_with_its_terminal_unless_it_was_told_to_ignore_that() {
+    let Some(_turn) = turn() else { return };
+    // Whatever this test was started with.
+    let plain = ["/usr/bin/env", "--default-signal=HUP"];
+    let ignoring = ["/usr/bin/env", "--ignore-signal=HUP"];
+    for (starter, ends_it) in [(plain, Signal::HUP), (ignoring, Signal::TERM)] {
+        let data = data_dir();
+        #[expect(clippy::disallowed_methods, reason = "a test runs the binary from outside")]
+        let mut command = std::process::Command::new(starter[0]);
+        command.args([starter[1], BINARY]);
+        let mut service = start_by(command, data.path(), "127.0.0.1:0", "error");
+        service.ready();
+        let status = fs::read_to_string(format!("/proc/{}/status", service.child.id())).unwrap();
+        let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:")).unwrap();
+        let ignored = u64::from_str_radix(ignored.trim(), 16).unwrap();
+        assert_eq!(ignored & 1 != 0, ends_it != Signal::HUP, "{status}");
+        service.signal(ends_it);
+        assert_eq!(service.code(), 0);
     }
 }
 

@@ -2,13 +2,12 @@ use std::collections::HashSet;
 use std::future::Future;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;
 
 use e2b_wire::{CLIENT_ID, Sandbox, Timestamp};
 use lifecycle::{Gate, TaskGroup};
 use model::SandboxId;
-use node_wire::{NodeApi, Routes, TemplateInfo};
+use node_wire::{Routes, TemplateInfo};
 use parking_lot::Mutex;
 use tokio::sync::{MutexGuard, Semaphore, oneshot};
 use tracing::Span;
@@ -16,6 +15,7 @@ use tracing::Span;
 use crate::auth::KeyCache;
 use crate::config::Config;
 use crate::http::ApiError;
+use crate::nodes::Nodes;
 use crate::store::{SandboxRow, Store};
 
 /// How many sandboxes can have their ends moved at one time without waiting for each other.
@@ -26,17 +26,18 @@ const END_LOCKS: usize = 64;
 pub(crate) struct App {
     pub(crate) config: Config,
     pub(crate) store: Store,
-    pub(crate) node: Arc<dyn NodeApi>,
+    pub(crate) nodes: Nodes,
     pub(crate) routes: Arc<dyn Routes>,
     pub(crate) tasks: TaskGroup,
     /// Changes go in until the control plane closes.
     pub(crate) gate: Gate,
     pub(crate) keys: KeyCache,
     pub(crate) requests: Arc<Semaphore>,
+    /// Streams that are open. Their requests are answered, so the bound on those does not count them.
+    pub(crate) watchers: Arc<Semaphore>,
     pub(crate) starting: Starting,
-    pub(crate) creates: CreateCounts,
-    /// What the store's templates were made from.
-    pub(crate) synced_templates: Mutex<Option<Vec<TemplateInfo>>>,
+    /// What the store's templates were made from, and whether that was all there are.
+    pub(crate) synced_templates: Mutex<Option<(Vec<TemplateInfo>, bool)>>,
     end_locks: [tokio::sync::Mutex<()>; END_LOCKS],
 }
 
@@ -51,36 +52,24 @@ pub(crate) struct StartingEntry<'a> {
     id: SandboxId,
 }
 
-/// Outcomes of node calls since this process started.
-#[derive(Debug, Default)]
-pub(crate) struct CreateCounts {
-    pub(crate) successes: AtomicU64,
-    pub(crate) fails: AtomicU64,
-}
-
 /// The wall clock, on the grid the API speaks in.
 pub(crate) fn now() -> Timestamp {
     SystemTime::now().into()
 }
 
 impl App {
-    pub(crate) fn new(
-        config: Config,
-        store: Store,
-        node: Arc<dyn NodeApi>,
-        routes: Arc<dyn Routes>,
-    ) -> Self {
+    pub(crate) fn new(config: Config, store: Store, nodes: Nodes, routes: Arc<dyn Routes>) -> Self {
         Self {
             requests: Arc::new(Semaphore::new(config.limits.requests)),
+            watchers: Arc::new(Semaphore::new(config.limits.watchers)),
             config,
             store,
-            node,
+            nodes,
             routes,
             tasks: TaskGroup::default(),
             gate: Gate::default(),
             keys: KeyCache::default(),
             starting: Starting::default(),
-            creates: CreateCounts::default(),
             synced_templates: Mutex::default(),
             end_locks: std::array::from_fn(|_| tokio::sync::Mutex::new(())),
         }
@@ -150,12 +139,5 @@ impl Starting {
 impl Drop for StartingEntry<'_> {
     fn drop(&mut self) {
         self.set.0.lock().remove(&self.id);
-    }
-}
-
-impl CreateCounts {
-    pub(crate) fn count(&self, succeeded: bool) {
-        let counter = if succeeded { &self.successes } else { &self.fails };
-        counter.fetch_add(1, Ordering::Relaxed);
     }
 }

@@ -1,30 +1,22 @@
 use e2b_wire::TemplateRef;
-use node_wire::NodeError;
 
 use crate::Team;
 use crate::app::{App, now};
 use crate::http::ApiError;
 use crate::store::{StoreError, TemplateRow};
 
-/// The templates of the store could not be made those of the node.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum SyncError {
-    #[error("ask the node for its templates")]
-    Node(#[source] NodeError),
-    #[error("store the templates of the node")]
-    Store(#[source] StoreError),
-}
-
 impl App {
-    /// Makes the templates of the store those the node can start.
-    pub(crate) async fn sync_templates(&self) -> Result<(), SyncError> {
-        let templates = self.node.info().await.map_err(SyncError::Node)?.templates;
-        // Whoever asks for unknown templates all day costs a call, not a write.
-        if self.synced_templates.lock().as_ref() == Some(&templates) {
+    /// Makes the templates of the store those the nodes can start.
+    pub(crate) async fn sync_templates(&self) -> Result<(), StoreError> {
+        self.nodes.refresh_all().await;
+        // A node that has never answered may have what nobody else has.
+        let told = (self.nodes.templates(), self.nodes.all_named());
+        // Whoever asks for unknown templates all day costs calls, not writes.
+        if self.synced_templates.lock().as_ref() == Some(&told) {
             return Ok(());
         }
-        self.store.replace_templates(&templates, now()).await.map_err(SyncError::Store)?;
-        *self.synced_templates.lock() = Some(templates);
+        self.store.replace_templates(&told.0, told.1, now()).await?;
+        *self.synced_templates.lock() = Some(told);
         Ok(())
     }
 

@@ -49,6 +49,10 @@ pub struct Limits {
     pub body_bytes: usize,
     /// Requests being answered at one time; 503 past it.
     pub requests: usize,
+    /// Streams of changes that are open at one time; 503 past it.
+    pub watchers: usize,
+    /// Between two signs of life on a stream on which nothing changes.
+    pub keep_alive: Duration,
     /// Keys and values of `metadata` together.
     pub metadata_bytes: usize,
     /// Names and values of `envVars` together.
@@ -61,8 +65,10 @@ pub struct Limits {
     pub ended_kept: Duration,
     /// How many of them are kept at most.
     pub ended_rows: u32,
-    /// Between two comparisons of the records with the node.
+    /// Between two comparisons of the records with a node.
     pub reconcile_every: Duration,
+    /// Between two looks at how a node is, when nothing happens.
+    pub node_every: Duration,
 }
 
 impl Config {
@@ -104,6 +110,8 @@ impl Default for Limits {
             body_read: Duration::from_secs(10),
             body_bytes: 16 << 20,
             requests: 1024,
+            watchers: 64,
+            keep_alive: Duration::from_secs(10),
             metadata_bytes: 16 << 10,
             env_bytes: 256 << 10,
             map_entries: 1024,
@@ -111,6 +119,7 @@ impl Default for Limits {
             ended_kept: 7 * 24 * HOUR,
             ended_rows: 100_000,
             reconcile_every: MINUTE / 2,
+            node_every: Duration::from_secs(1),
         }
     }
 }

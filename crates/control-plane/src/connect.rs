@@ -11,7 +11,7 @@ use model::SandboxId;
 use crate::Team;
 use crate::app::{App, now};
 use crate::http::ApiError;
-use crate::placement;
+use crate::node_answers;
 use crate::store::{RowState, SandboxRow};
 
 /// Where an end is to be moved.
@@ -47,10 +47,8 @@ impl App {
         let Some(ends_at) = decide(&row, new_end, now(), self.config.limits.sandbox_length)? else {
             return Ok(row);
         };
-        self.node
-            .set_end(id, ends_at.to_system_time())
-            .await
-            .map_err(|error| placement::call_failed(&error, id))?;
+        let moved = self.node_of(&row)?.api().set_end(id, ends_at.to_system_time()).await;
+        moved.map_err(|error| node_answers::call_failed(&error, id))?;
         self.store.move_end(id, row.ends_at, ends_at).await?;
         Ok(SandboxRow { ends_at, ..row })
     }

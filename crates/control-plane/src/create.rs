@@ -1,17 +1,20 @@
 //! Making a sandbox: intent, node, record, route, answer.
 
+mod place;
+
 use std::sync::Arc;
 
 use e2b_wire::{Sandbox, Timestamp, new_sandbox_id};
 use model::{EndReason, OnTimeout, SandboxId, SandboxSpec, Secret};
 use node_wire::{CreateError, Started};
 
+use self::place::{Placed, Unplaced};
 use crate::Team;
 use crate::app::{App, now};
 use crate::create_request::CreateRequest;
 use crate::http::ApiError;
 use crate::idempotency::{self, Idempotency};
-use crate::placement;
+use crate::node_answers;
 use crate::store::{Inserted, Intent, RowState, SandboxRow, TemplateRow};
 
 /// A client over its limit may try again when one of its sandboxes ends; none is known to.
@@ -32,7 +35,8 @@ impl App {
                 format!("template {name:?} does not exist; GET /templates lists those that do");
             return Err(ApiError::not_found(message));
         };
-        let row = new_row(&team, &template, &request)?;
+        let mut row = new_row(&team, &template, &request)?;
+        row.node = self.first_choice(&row.template);
         let _starting = self.starting.enter(row.id.clone());
         if let Some(answer) = self.intend(&row, idempotency.as_ref()).await? {
             return Ok(answer);
@@ -41,7 +45,7 @@ impl App {
         if !request.mcp.is_empty() {
             tracing::info!(servers = ?request.mcp, "the client is going to start MCP servers in it");
         }
-        let started = self.start(&row, request).await?;
+        let started = self.start(row, request).await?;
         let answer = self.answer(&started);
         // Nobody waits for the count.
         let span = tracing::Span::current();
@@ -83,39 +87,43 @@ impl App {
         }
     }
 
-    /// Has the node start it and records that it runs. On an error the row is closed.
+    /// Has a node start it and records that it runs. On an error the row is closed.
     async fn start(
         &self,
-        row: &SandboxRow,
+        mut row: SandboxRow,
         request: CreateRequest,
     ) -> Result<SandboxRow, ApiError> {
-        let spec = self.spec(row, request);
-        let created = self.node.create(spec, self.config.limits.create).await;
-        self.creates.count(created.is_ok());
-        let Started { status, route } = match created {
-            Ok(started) => started,
-            Err(error) => return Err(self.refused(&row.id, &error).await),
+        let spec = self.spec(&row, request);
+        let Placed { session, started } = match self.place(&mut row, spec).await {
+            Ok(placed) => placed,
+            Err(Unplaced::Node(error)) => return Err(self.refused(&row.id, &error).await),
+            Err(Unplaced::NoNode(answer) | Unplaced::Store(answer)) => {
+                self.close_never_ran(&row.id, "no node was asked").await;
+                return Err(answer);
+            }
         };
+        let Started { status, route } = started;
         // Before the row says that it runs: an end that comes between the two finds the row
         // starting, closes it, and the check below takes the route away.
         let lifecycle = status.lifecycle.clone();
         self.routes.publish(route);
         match self.store.sandbox_runs(&status).await {
             Ok(true) => {
-                tracing::info!(lifecycle.id = %lifecycle, "sandbox runs");
+                let node = session.id().map(tracing::field::display);
+                tracing::info!(lifecycle.id = %lifecycle, node.id = node, "sandbox runs");
                 Ok(SandboxRow {
                     state: RowState::Running,
                     lifecycle: Some(lifecycle),
                     resources: status.resources,
                     started_at: status.started_at.into(),
                     ends_at: status.ends_at.into(),
-                    ..row.clone()
+                    ..row
                 })
             }
             outcome => {
                 self.routes.withdraw(&row.id, &lifecycle);
                 // Gone already is what is wanted, and what is stuck the node retries and shows.
-                if let Err(error) = self.node.kill(&row.id, EndReason::Request).await {
+                if let Err(error) = session.api().kill(&row.id, EndReason::Request).await {
                     tracing::warn!(error = %observe::chain(&error), "kill after a lost start");
                 }
                 match outcome {
@@ -153,7 +161,7 @@ impl App {
         if matches!(error, CreateError::UnknownTemplate(_)) {
             self.try_sync_templates().await;
         }
-        placement::create_failed(error)
+        node_answers::create_failed(error)
     }
 
     async fn close_never_ran(&self, id: &SandboxId, detail: &str) {
@@ -193,6 +201,7 @@ fn new_row(
         alias: template.aliases.first().cloned(),
         envd_version: template.envd_version.clone(),
         state: RowState::Starting,
+        node: None,
         lifecycle: None,
         metadata: request.metadata.clone(),
         secure: request.secure,

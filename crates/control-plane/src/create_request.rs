@@ -58,15 +58,19 @@ impl CreateRequest {
         let denied = body.network.map(no_internet).transpose()?.unwrap_or(false);
         let internet = if denied { Some(false) } else { body.allow_internet_access };
         let metadata = body.metadata.unwrap_or_default();
-        check_map("metadata", &metadata, limits.metadata_bytes, limits.map_entries)?;
+        let sizes = metadata.iter().map(|(key, value)| key.len() + value.len());
+        check_size("metadata", sizes, limits.metadata_bytes, limits.map_entries)?;
         let env = body.env_vars.unwrap_or_default();
-        check_map("envVars", &env, limits.env_bytes, limits.map_entries)?;
+        let sizes = env.iter().map(|(name, value)| name.len() + value.len());
+        check_size("envVars", sizes, limits.env_bytes, limits.map_entries)?;
         check_env(&env)?;
         let secure = match version {
             ApiVersion::V1 => body.secure.unwrap_or(false),
             ApiVersion::V2 => true,
         };
-        let mcp = body.mcp.unwrap_or_default().into_keys().collect();
+        let mcp: Vec<String> = body.mcp.unwrap_or_default().into_keys().collect();
+        // The names end up in a line of the log.
+        check_size("mcp", mcp.iter().map(String::len), limits.metadata_bytes, limits.map_entries)?;
         Ok(Self { template, ttl, secure, internet, metadata, env, mcp })
     }
 }
@@ -159,20 +163,20 @@ fn no_internet(network: NetworkConfig) -> Result<bool, ApiError> {
     }
 }
 
-fn check_map(
+fn check_size(
     field: &str,
-    map: &BTreeMap<String, String>,
+    sizes: impl ExactSizeIterator<Item = usize>,
     bytes_max: usize,
     entries_max: usize,
 ) -> Result<(), ApiError> {
-    let bytes: usize = map.iter().map(|(key, value)| key.len() + value.len()).sum();
-    if map.len() <= entries_max && bytes <= bytes_max {
+    let entries = sizes.len();
+    let bytes: usize = sizes.sum();
+    if entries <= entries_max && bytes <= bytes_max {
         return Ok(());
     }
     Err(ApiError::bad_request(format!(
-        "{field} has {} entries of {bytes} bytes together; at most {entries_max} entries of \
-         {bytes_max} bytes are taken",
-        map.len()
+        "{field} has {entries} entries of {bytes} bytes together; at most {entries_max} entries of \
+         {bytes_max} bytes are taken"
     )))
 }
 

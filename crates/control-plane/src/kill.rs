@@ -6,7 +6,7 @@ use node_wire::NodeError;
 use crate::Team;
 use crate::app::App;
 use crate::http::ApiError;
-use crate::placement;
+use crate::node_answers;
 use crate::store::RowState;
 
 impl App {
@@ -24,7 +24,8 @@ impl App {
         if let Some(lifecycle) = &row.lifecycle {
             self.routes.withdraw(&id, lifecycle);
         }
-        match self.node.kill(&id, EndReason::Request).await {
+        let node = self.node_of(&row)?;
+        match node.api().kill(&id, EndReason::Request).await {
             // Not there any more: it ended by itself a moment ago, or its start is being undone.
             Ok(()) | Err(NodeError::NotFound(_)) => {
                 let reason = EndReason::Request.as_str();
@@ -34,7 +35,8 @@ impl App {
             }
             Err(error) => {
                 tracing::error!(error = %observe::chain(&error), "sandbox is not gone yet");
-                Err(placement::call_failed(&error, &id))
+                node.poke();
+                Err(node_answers::call_failed(&error, &id))
             }
         }
     }

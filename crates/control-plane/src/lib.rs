@@ -19,6 +19,8 @@ mod create_request;
 mod idempotency;
 mod kill;
 mod listing;
+mod node_answers;
+mod nodes;
 mod placement;
 mod reconcile;
 mod samples;

@@ -1,144 +1,102 @@
-use e2b_wire::error_code;
-use http::StatusCode;
-use node_wire::{CreateError, NodeError};
+//! Which node is asked for a sandbox.
 
-use crate::http::ApiError;
+use std::cmp::Ordering;
 
-/// What a client is told when the node did not start its sandbox.
-pub(crate) fn create_failed(error: &CreateError) -> ApiError {
-    use error_code::{
-        CAPACITY_UNAVAILABLE, CREATE_FAILED, INTERNAL, NO_COMPATIBLE_NODE, PLACEMENT_TIMEOUT,
-    };
-    let answer = |status, code, what: &dyn std::fmt::Display| {
-        ApiError::new(status, format!("Failed to place sandbox: {what}"))
-            .code(code)
-            .retry_after(error.retry_after())
-    };
-    match error {
-        CreateError::Draining
-        | CreateError::Starting
-        | CreateError::Full { .. }
-        | CreateError::TooManyStarting { .. }
-        | CreateError::DiskFull { .. } => {
-            answer(StatusCode::SERVICE_UNAVAILABLE, CAPACITY_UNAVAILABLE, error)
-        }
-        CreateError::Unreachable(_) => {
-            let what = "no node can be reached";
-            answer(StatusCode::SERVICE_UNAVAILABLE, CAPACITY_UNAVAILABLE, &what)
-        }
-        CreateError::UnknownTemplate(_) => {
-            answer(StatusCode::SERVICE_UNAVAILABLE, NO_COMPATIBLE_NODE, error)
-        }
-        CreateError::Invalid(_) => ApiError::bad_request(error.to_string()),
-        // The message may name paths of the host: the step is enough for a client.
-        CreateError::Failed { step, .. } => {
-            let what = format!("its start failed in step {step}; the log of the node says why");
-            answer(StatusCode::INTERNAL_SERVER_ERROR, CREATE_FAILED, &what)
-        }
-        CreateError::Expired { .. } => {
-            answer(StatusCode::GATEWAY_TIMEOUT, PLACEMENT_TIMEOUT, error)
-        }
-        CreateError::Cancelled => ApiError::new(
-            StatusCode::CONFLICT,
-            "Failed to place sandbox: it was killed while it started",
-        ),
-        CreateError::AlreadyExists(_) => {
-            let what = "its new id is taken; try again";
-            answer(StatusCode::INTERNAL_SERVER_ERROR, INTERNAL, &what)
-        }
-    }
+use model::{NodeId, NodePhase};
+
+/// What a node is to placement.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Standing {
+    /// It answers, and is in this phase.
+    Phase(NodePhase),
+    /// Healthy, but it turned the last sandbox away because it had no room.
+    Full,
+    Unreachable,
 }
 
-/// What a client is told when a call about a sandbox that exists failed on its node.
-pub(crate) fn call_failed(error: &NodeError, id: &model::SandboxId) -> ApiError {
-    match error {
-        NodeError::NotFound(_) => ApiError::no_sandbox(id),
-        NodeError::Stuck { .. } => ApiError::new(
-            StatusCode::INTERNAL_SERVER_ERROR,
-            format!(
-                "sandbox {id} does not run any more, but the node has not released all it held; \
-                 the node keeps trying, and so does a repeated DELETE"
-            ),
-        )
-        .code(error_code::INTERNAL),
-        NodeError::Internal(_) => ApiError::new(
-            StatusCode::INTERNAL_SERVER_ERROR,
-            format!("the node of sandbox {id} failed; its log says why"),
-        )
-        .code(error_code::INTERNAL),
-        NodeError::Unreachable(_) => {
-            let wait = std::time::Duration::from_secs(5);
-            ApiError::unavailable(format!("the node of sandbox {id} cannot be reached"), wait)
+/// A node as placement sees it.
+#[derive(Debug, Clone)]
+pub(crate) struct Candidate {
+    pub(crate) node: NodeId,
+    pub(crate) standing: Standing,
+    /// Whether it said that it has the template; it may have got it since.
+    pub(crate) has_template: bool,
+    /// Sandboxes it has, and those it was given since it said so.
+    pub(crate) load: u32,
+    pub(crate) cpus: u32,
+}
+
+/// The nodes to ask, the best first: those with room before those that had none, those with the
+/// template before those without, then the fewest sandboxes for each processor.
+///
+/// Only nodes that are healthy and answer. One that had no room comes last and is not left out:
+/// its room may be free again before it says so.
+pub(crate) fn pick(mut candidates: Vec<Candidate>) -> Vec<NodeId> {
+    candidates.retain(|candidate| candidate.standing.may_be_asked());
+    candidates.sort_by(compare);
+    candidates.into_iter().map(|candidate| candidate.node).collect()
+}
+
+fn compare(a: &Candidate, b: &Candidate) -> Ordering {
+    let last =
+        |candidate: &Candidate| (candidate.standing == Standing::Full, !candidate.has_template);
+    let load = |a: &Candidate, b: &Candidate| u64::from(a.load) * u64::from(b.cpus);
+    last(a)
+        .cmp(&last(b))
+        .then_with(|| load(a, b).cmp(&load(b, a)))
+        .then_with(|| a.node.cmp(&b.node))
+}
+
+impl Standing {
+    const fn may_be_asked(self) -> bool {
+        match self {
+            Self::Phase(phase) => phase.is_eligible(),
+            Self::Full => true,
+            Self::Unreachable => false,
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use model::SandboxId;
-    use node_wire::{CreateError, NodeError};
+    use model::{NodeId, NodePhase};
 
-    use super::{call_failed, create_failed};
+    use super::{Candidate, Standing, pick};
+
+    const HEALTHY: Standing = Standing::Phase(NodePhase::Healthy);
+
+    fn node(name: &str, standing: Standing, load: u32) -> Candidate {
+        let node = NodeId::parse(name).unwrap();
+        Candidate { node, standing, has_template: true, load, cpus: 4 }
+    }
+
+    fn picked(candidates: Vec<Candidate>) -> Vec<String> {
+        pick(candidates).into_iter().map(|id| id.to_string()).collect()
+    }
 
     #[test]
-    fn every_refusal_of_a_node_has_its_status_code_and_waiting_time() {
-        let capacity = Some("sandbox_capacity_unavailable");
-        let rows = [
-            (CreateError::Draining, 503, capacity, Some(30)),
-            (CreateError::Starting, 503, capacity, Some(1)),
-            (CreateError::Full { limit: 3 }, 503, capacity, Some(5)),
-            (CreateError::TooManyStarting { limit: 3 }, 503, capacity, Some(1)),
-            (CreateError::DiskFull { free_mib: 1, reserve_mib: 2 }, 503, capacity, Some(30)),
-            (CreateError::Unreachable("eof".into()), 503, capacity, Some(5)),
-            (
-                CreateError::UnknownTemplate("t".into()),
-                503,
-                Some("sandbox_no_compatible_node"),
-                None,
-            ),
-            (CreateError::Invalid("no".into()), 400, None, None),
-            (
-                CreateError::Failed { step: "slot", message: "/secret/path".into() },
-                500,
-                Some("sandbox_create_failed"),
-                None,
-            ),
-            (
-                CreateError::Expired { step: "boot", limit_ms: 5 },
-                504,
-                Some("sandbox_placement_timeout"),
-                None,
-            ),
-            (CreateError::Cancelled, 409, None, None),
-            (CreateError::AlreadyExists("i".into()), 500, Some("internal_server_error"), None),
-        ];
-        for (error, status, code, wait) in rows {
-            let answer = create_failed(&error);
-            let (got_status, message, got_code, got_wait) = answer.parts();
-            assert_eq!((got_status, got_code, got_wait), (status, code, wait), "{error:?}");
-            assert!(!message.contains("/secret"), "{message}");
-            let placed = message.starts_with("Failed to place sandbox");
-            assert_eq!(placed, !matches!(error, CreateError::Invalid(_)), "{message}");
+    fn only_healthy_nodes_that_answer_are_asked() {
+        let mut candidates = vec![node("gone", Standing::Unreachable, 0)];
+        for phase in NodePhase::ALL {
+            candidates.push(node(&format!("n-{}", phase.as_str()), Standing::Phase(phase), 0));
         }
+        assert_eq!(picked(candidates), ["n-healthy"]);
+        assert_eq!(picked(Vec::new()), [""; 0]);
     }
 
     #[test]
-    fn a_failed_start_names_its_step() {
-        let error = CreateError::Failed { step: "slot", message: String::new() };
-        assert!(create_failed(&error).parts().1.contains("step slot"));
-        let error = CreateError::Expired { step: "boot", limit_ms: 5 };
-        assert!(create_failed(&error).parts().1.contains("boot"));
+    fn the_node_with_the_fewest_sandboxes_for_each_processor_comes_first() {
+        let small = Candidate { cpus: 2, ..node("small", HEALTHY, 3) };
+        let large = Candidate { cpus: 64, ..node("large", HEALTHY, 20) };
+        let same = Candidate { cpus: 64, ..node("also-large", HEALTHY, 20) };
+        assert_eq!(picked(vec![small, large, same]), ["also-large", "large", "small"]);
     }
 
     #[test]
-    fn a_stuck_sandbox_is_an_error_that_invites_another_try() {
-        let id = SandboxId::parse("iabc").unwrap();
-        let stuck = NodeError::Stuck { id: "iabc".into(), left: "/mnt".into() };
-        let answer = call_failed(&stuck, &id);
-        let (status, message, ..) = answer.parts();
-        assert_eq!(status, 500);
-        assert!(message.contains("repeated DELETE") && !message.contains("/mnt"), "{message}");
-        assert_eq!(call_failed(&NodeError::NotFound("iabc".into()), &id).parts().0, 404);
-        assert_eq!(call_failed(&NodeError::Unreachable("x".into()), &id).parts().3, Some(5));
+    fn a_node_without_room_or_without_the_template_is_asked_after_the_others() {
+        let bare = Candidate { has_template: false, ..node("bare", HEALTHY, 0) };
+        let full = node("full", Standing::Full, 0);
+        let busy = node("busy", HEALTHY, 900);
+        assert_eq!(picked(vec![full, bare, busy]), ["busy", "bare", "full"]);
     }
 }

@@ -1,12 +1,14 @@
-//! Comparing the records with what the node really has.
+//! Comparing the records with what a node really has.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 
 use e2b_wire::Timestamp;
-use model::{EndReason, SandboxId, SandboxPhase};
+use model::{EndReason, NodeId, SandboxId, SandboxPhase};
 use node_wire::{NodeError, SandboxStatus};
 
 use crate::app::{App, now};
+use crate::nodes::Session;
 use crate::store::{RowState, SandboxRow, StoreError};
 
 /// The reason in a row whose sandbox was gone when we looked: how it ended, nobody saw.
@@ -23,32 +25,86 @@ pub(crate) enum ReconcileError {
 
 impl App {
     /// Closes rows whose sandboxes the node does not have, and makes rows say what the node says.
-    /// Sandboxes without a row are not ours to end: they are logged.
-    pub(crate) async fn reconcile(&self) -> Result<(), ReconcileError> {
+    /// Sandboxes that never had a row are not ours to end: they are logged. A node that nobody has
+    /// heard of yet has nothing to compare with.
+    pub(crate) async fn reconcile(
+        self: &Arc<Self>,
+        session: &Arc<Session>,
+    ) -> Result<(), ReconcileError> {
+        let Some(node) = session.id() else { return Ok(()) };
         // Rows first, node second: a row that is read as running was on the node before it is
         // asked, so when it is not in the answer it ended. Every write checks that the row still
         // is as it was read.
         let rows = self.store.live_sandboxes().await.map_err(ReconcileError::Store)?;
-        let listed = self.node.list().await.map_err(ReconcileError::Node)?;
+        let listed = session.api().list().await.map_err(ReconcileError::Node)?;
         let mut on_node: HashMap<SandboxId, SandboxStatus> =
             listed.into_iter().map(|status| (status.id.clone(), status)).collect();
+        let mut elsewhere = HashSet::new();
         for row in &rows {
+            if self.is_elsewhere(row, node) {
+                elsewhere.insert(&row.id);
+                continue;
+            }
             let status = on_node.remove(&row.id);
-            self.settle(row, status).await.map_err(ReconcileError::Store)?;
+            self.settle(row, node, status).await.map_err(ReconcileError::Store)?;
         }
-        for status in on_node.values().filter(|status| !self.starting.has(&status.id)) {
-            tracing::warn!(
-                sandbox.id = %status.id,
-                phase = ?status.phase,
-                "the node has a sandbox without a record; it is left alone"
-            );
+        let mut strays = Vec::new();
+        for status in on_node.into_values().filter(|status| !self.starting.has(&status.id)) {
+            let moved = elsewhere.contains(&status.id);
+            let state = self.store.record_state(&status.id).await.map_err(ReconcileError::Store)?;
+            match state {
+                _ if status.phase != SandboxPhase::Live => {}
+                Some(RowState::Ended) => strays.push(status.id),
+                Some(_) if moved => strays.push(status.id),
+                // Made since the rows were read.
+                Some(_) => {}
+                None => tracing::warn!(
+                    sandbox.id = %status.id,
+                    "a node has a sandbox without a record; it is left alone"
+                ),
+            }
+        }
+        if !strays.is_empty() {
+            let span = tracing::info_span!("strays", node.id = %node);
+            self.tasks.spawn(span, Arc::clone(self).end_strays(Arc::clone(session), strays));
         }
         Ok(())
+    }
+
+    /// Whether the row is another node's. One that names no node of ours is anybody's who has it;
+    /// when nobody can turn up with it any more, it is compared like the node's own.
+    fn is_elsewhere(&self, row: &SandboxRow, node: &NodeId) -> bool {
+        match &row.node {
+            Some(named) if named == node => false,
+            Some(named) if self.nodes.get(named).is_some() => true,
+            Some(_) | None => !self.nodes.all_named(),
+        }
+    }
+
+    /// Ends sandboxes that nobody can reach: a node was asked for them, did not answer in time and
+    /// was left for another one, or for none.
+    async fn end_strays(self: Arc<Self>, session: Arc<Session>, strays: Vec<SandboxId>) {
+        let stop = self.tasks.stop_token();
+        for id in strays {
+            tracing::warn!(sandbox.id = %id, "ending a sandbox whose record is over or elsewhere");
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => return,
+                ended = session.api().kill(&id, EndReason::Request) => match ended {
+                    Ok(()) | Err(NodeError::NotFound(_)) => {}
+                    Err(error) => {
+                        let error = observe::chain(&error).to_string();
+                        tracing::warn!(sandbox.id = %id, error, "it is not gone yet");
+                    }
+                },
+            }
+        }
     }
 
     async fn settle(
         &self,
         row: &SandboxRow,
+        node: &NodeId,
         status: Option<SandboxStatus>,
     ) -> Result<(), StoreError> {
         if self.starting.has(&row.id) {
@@ -67,6 +123,9 @@ impl App {
             }
             return Ok(());
         };
+        if row.node.as_ref() != Some(node) {
+            self.store.move_to_node(&row.id, node).await?;
+        }
         match (row.state, status.phase) {
             (RowState::Running, SandboxPhase::Live) => {
                 let ends_at = Timestamp::from(status.ends_at);

@@ -5,8 +5,8 @@ use lifecycle::{Budget, Expired};
 use node_wire::{NodeApi, Routes};
 
 use crate::app::{App, now};
-use crate::catalog::SyncError;
 use crate::config::Config;
+use crate::nodes::{Link, Nodes};
 use crate::reconcile::ReconcileError;
 use crate::store::{Store, StoreError};
 use crate::{http, watch};
@@ -25,10 +25,10 @@ pub enum StartError {
     Store(#[source] StoreError),
     #[error("set up the team")]
     Team(#[source] StoreError),
-    #[error("learn the templates of the node")]
-    Templates(#[source] Box<dyn std::error::Error + Send + Sync>),
-    #[error("compare the records with the node")]
-    Reconcile(#[source] Box<dyn std::error::Error + Send + Sync>),
+    #[error("store the templates of the nodes")]
+    Templates(#[source] StoreError),
+    #[error("make the records say what the nodes have")]
+    Reconcile(#[source] StoreError),
 }
 
 /// Work was still under way when the time for closing was over.
@@ -37,24 +37,35 @@ pub enum StartError {
 pub struct CloseError(#[source] Expired);
 
 impl ControlPlane {
-    /// Opens the store, learns what the node has, and follows it from then on.
+    /// Opens the store, learns what the nodes have, and follows them from then on. A node that does
+    /// not answer is waited for a moment and taken in when it does.
     ///
     /// # Errors
     /// [`StartError`] names what failed; nothing is left running then.
     pub async fn start(
         config: Config,
-        node: Arc<dyn NodeApi>,
+        nodes: Vec<Arc<dyn NodeApi>>,
         routes: Arc<dyn Routes>,
     ) -> Result<Self, StartError> {
         let store = Store::open(&config.database).await.map_err(StartError::Store)?;
-        // Before the first look at the node, or an end between the two would be missed.
-        let events = node.events();
-        let app = Arc::new(App::new(config, store, node, routes));
+        let nodes = Nodes::new(nodes);
+        // Before the first look at a node, or an end between the two would be missed.
+        let events: Vec<_> = nodes.all().iter().map(|session| session.api().events()).collect();
+        let app = Arc::new(App::new(config, store, nodes, routes));
         if let Err(error) = prepare(&app).await {
             app.store.close().await;
             return Err(error);
         }
-        app.tasks.spawn(tracing::info_span!("watch"), watch::follow(Arc::clone(&app), events));
+        for (session, events) in app.nodes.all().iter().zip(events) {
+            let span = tracing::info_span!("node", node.id = tracing::field::Empty);
+            if let Some(id) = session.id() {
+                span.record("node.id", id.as_str());
+            }
+            let follow = watch::follow(Arc::clone(&app), Arc::clone(session), events);
+            app.tasks.spawn(span.clone(), follow);
+            app.tasks.spawn(span, watch::attend(Arc::clone(&app), Arc::clone(session)));
+        }
+        app.tasks.spawn(tracing::info_span!("tidy"), watch::tidy(Arc::clone(&app)));
         Ok(Self { app })
     }
 
@@ -76,11 +87,19 @@ impl ControlPlane {
     }
 }
 
-async fn prepare(app: &App) -> Result<(), StartError> {
+async fn prepare(app: &Arc<App>) -> Result<(), StartError> {
     let (team, key) = (&app.config.team, app.config.api_key.hash());
     app.store.configure_team(team, &key, now()).await.map_err(StartError::Team)?;
-    app.sync_templates()
-        .await
-        .map_err(|error: SyncError| StartError::Templates(Box::new(error)))?;
-    app.reconcile().await.map_err(|error: ReconcileError| StartError::Reconcile(Box::new(error)))
+    app.sync_templates().await.map_err(StartError::Templates)?;
+    for session in app.nodes.all().iter().filter(|session| session.link() == Link::Up) {
+        match app.reconcile(session).await {
+            Ok(()) => {}
+            Err(ReconcileError::Store(error)) => return Err(StartError::Reconcile(error)),
+            Err(error @ ReconcileError::Node(_)) => {
+                let error = observe::chain(&error).to_string();
+                tracing::warn!(error, "a node was not compared with the records; will try again");
+            }
+        }
+    }
+    Ok(())
 }

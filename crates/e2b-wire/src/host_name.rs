@@ -3,7 +3,7 @@
 use std::num::NonZero;
 
 use http::HeaderMap;
-use http::header::HeaderName;
+use http::header::{HeaderName, HeaderValue};
 use model::SandboxId;
 
 /// Names the sandbox of a request, together with [`SANDBOX_PORT_HEADER`].
@@ -31,6 +31,8 @@ pub enum BadTarget {
     SandboxId,
     #[error("Invalid sandbox port: it must be a number from 1 to 65535")]
     Port,
+    #[error("{header} was sent twice: a request is for one sandbox and one port")]
+    RepeatedHeader { header: &'static str },
     #[error("Invalid host: a request has exactly one Host")]
     Host,
 }
@@ -43,10 +45,15 @@ impl Target {
     /// header is no header.
     ///
     /// # Errors
-    /// [`BadTarget`] when one of the two is missing or a value is not legal.
+    /// [`BadTarget`] when one of the two is missing or there twice, or a value is not legal.
     pub fn from_headers(headers: &HeaderMap) -> Result<Option<Self>, BadTarget> {
-        let value = |name| headers.get(name).map_or(&b""[..], http::header::HeaderValue::as_bytes);
-        match (value(SANDBOX_ID_HEADER), value(SANDBOX_PORT_HEADER)) {
+        // Whoever checks requests on their way here may have looked at the other one of two.
+        let value = |name: HeaderName, header| {
+            let mut values = headers.get_all(name).iter().map(HeaderValue::as_bytes);
+            let first = values.next().unwrap_or_default();
+            values.next().map_or(Ok(first), |_second| Err(BadTarget::RepeatedHeader { header }))
+        };
+        match (value(SANDBOX_ID_HEADER, ID_TEXT)?, value(SANDBOX_PORT_HEADER, PORT_TEXT)?) {
             (b"", b"") => Ok(None),
             (b"", _) => Err(BadTarget::MissingHeader { missing: ID_TEXT, present: PORT_TEXT }),
             (_, b"") => Err(BadTarget::MissingHeader { missing: PORT_TEXT, present: ID_TEXT }),
@@ -189,6 +196,17 @@ mod tests {
         }
         for bad in ["I", "i-6532622b", "../x", &"a".repeat(41)] {
             assert_eq!(parse(&[(id, bad), (port, "80")]), Err(BadTarget::SandboxId), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn of_two_routing_headers_none_is_believed() {
+        for twice in ["e2b-sandbox-id", "e2b-sandbox-port"] {
+            let mut headers = headers(&[("e2b-sandbox-id", "iabc"), ("e2b-sandbox-port", "80")]);
+            let same = headers.get(twice).unwrap().clone();
+            headers.append(twice, same);
+            let told = Target::from_headers(&headers).unwrap_err().to_string();
+            assert!(told.to_lowercase().starts_with(twice), "{told}");
         }
     }
 

@@ -27,7 +27,11 @@ pub use key::{ApiKey, ApiKeyError, KeyHash};
 pub use metadata_query::{MetadataQueryError, parse_metadata_query};
 pub use metrics::{SandboxMetric, SandboxesWithMetrics};
 pub use network::NetworkConfig;
-pub use node::{DiskMetrics, Enforcement, MachineInfo, Node, NodeDetail, NodeMetrics};
+pub use node::{
+    DiskMetrics, Enforcement, MachineInfo, Node, NodeDetail, NodeDrain, NodeDrainAttempt,
+    NodeDrainBlocker, NodeDrainCounts, NodeLeaks, NodeMetrics, NodeObject, NodeStatus,
+    NodeStatusChange,
+};
 pub use page_token::{Order, PageToken, PageTokenError};
 pub use sandbox::{
     AutoResume, CLIENT_ID, ConnectSandbox, Lifecycle, ListedSandbox, NewSandbox, RefreshSandbox,

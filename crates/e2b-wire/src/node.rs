@@ -1,4 +1,14 @@
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
+
+use crate::Timestamp;
+
+mod drain;
+
+pub use drain::{
+    NodeDrain, NodeDrainAttempt, NodeDrainBlocker, NodeDrainCounts, NodeLeaks, NodeObject,
+};
 
 /// A row of `GET /nodes`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -20,16 +30,69 @@ pub struct NodeDetail {
     pub cluster_id: String,
     pub version: String,
     pub commit: String,
-    /// `ready`, `draining`, `connecting`, `unhealthy` or `standby`.
-    pub status: String,
+    pub status: NodeStatus,
+    /// When `status` became what it is.
+    pub status_changed_at: Timestamp,
     pub sandbox_count: u32,
     /// Counted by the answering process since it started.
     pub create_successes: u64,
     pub create_fails: u64,
     pub machine_info: MachineInfo,
     pub metrics: NodeMetrics,
-    /// Which limits the node can keep. Cofferdam's own; E2B's clients pass over it.
+    /// Which limits the node can keep. Cofferdam's own, as what follows; E2B's clients pass over
+    /// them.
     pub enforcement: Vec<Enforcement>,
+    /// What the node last said of its drain.
+    pub drain: NodeDrain,
+    /// Since when the node does not answer; everything else here is what it said before.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub unreachable_since: Option<Timestamp>,
+}
+
+/// What a node is to whoever places sandboxes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum NodeStatus {
+    Ready,
+    Draining,
+    Connecting,
+    Unhealthy,
+    Standby,
+}
+
+impl NodeStatus {
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Ready => "ready",
+            Self::Draining => "draining",
+            Self::Connecting => "connecting",
+            Self::Unhealthy => "unhealthy",
+            Self::Standby => "standby",
+        }
+    }
+}
+
+impl fmt::Display for NodeStatus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// The body of `POST /nodes/{id}`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct NodeStatusChange {
+    pub status: NodeStatus,
+    /// The cluster of the node, a UUID; the local one when it is left out.
+    #[serde(rename = "clusterID", skip_serializing_if = "Option::is_none", default)]
+    pub cluster_id: Option<String>,
+    /// Whether what runs on the node is ended at once; goes with `draining` only.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub force_stop: Option<bool>,
+    /// The instance the request is meant for; another one refuses it. Cofferdam's own.
+    #[serde(rename = "serviceInstanceID", skip_serializing_if = "Option::is_none", default)]
+    pub service_instance_id: Option<String>,
 }
 
 /// Whether a node can keep one of its limits.

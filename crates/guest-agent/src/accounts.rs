@@ -3,8 +3,13 @@
 //! The C library is never asked: inside a static program its lookup loads the sandbox's own
 //! shared libraries, and whether it finds a user then depends on what those do.
 
-use std::io;
+use std::fs::File;
+use std::io::{self, Read as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
+
+/// Of one table: room for some ten thousand accounts.
+const TABLE_BYTES_MAX: u64 = 1024 * 1024;
 
 /// One user, with all that starting a process as this user needs.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -74,12 +79,22 @@ impl Accounts {
     }
 }
 
+/// Programs in the sandbox may put anything there: a pipe must not make the agent wait for ever,
+/// nor a file without end make it run out of memory.
 fn read_or_empty(path: &Path) -> io::Result<String> {
-    match std::fs::read(path) {
-        Ok(bytes) => Ok(String::from_utf8_lossy(&bytes).into_owned()),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(String::new()),
-        Err(error) => Err(error),
+    let file = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path);
+    let file = match file {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(String::new()),
+        other => other?,
+    };
+    let found = file.metadata()?;
+    if !found.is_file() || found.len() > TABLE_BYTES_MAX {
+        let what = format!("it must be a file of at most {TABLE_BYTES_MAX} bytes");
+        return Err(io::Error::new(io::ErrorKind::InvalidData, what));
     }
+    let mut bytes = Vec::new();
+    file.take(TABLE_BYTES_MAX).read_to_end(&mut bytes)?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
 /// Comments, and the marks that once included a network directory, are no accounts.
@@ -140,6 +155,23 @@ docker:x:999:user
         assert_eq!(accounts.users.len(), 3);
         for name in ["broken", "short", "+", "# a comment", ""] {
             assert_eq!(accounts.user(name), None, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_table_that_is_a_pipe_or_without_end_is_an_error_at_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name: &str| dir.path().join(name);
+        assert_eq!(read_or_empty(&path("none")).unwrap(), "");
+        std::fs::write(path("table"), PASSWD).unwrap();
+        assert_eq!(read_or_empty(&path("table")).unwrap(), PASSWD);
+        File::create(path("huge")).unwrap().set_len(1 << 40).unwrap();
+        let mode = rustix::fs::Mode::from_bits_retain(0o600);
+        let pipe = rustix::fs::FileType::Fifo;
+        rustix::fs::mknodat(rustix::fs::CWD, path("pipe"), pipe, mode, 0).unwrap();
+        for name in ["huge", "pipe"] {
+            let error = read_or_empty(&path(name)).unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::InvalidData, "{name}");
         }
     }
 

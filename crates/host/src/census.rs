@@ -12,6 +12,7 @@ use lifecycle::{Budget, Release};
 use crate::cgroup::Cgroups;
 use crate::error::Tried;
 use crate::net::{Firewall, FirewallError, linked_slots};
+use crate::proc::unescape;
 use crate::{HostError, Mark};
 
 /// What kind of object it is.
@@ -78,7 +79,7 @@ pub async fn census(
     }
     for name in cgroups.list()? {
         let owner = owner_of(&name);
-        items.extend(processes(cgroups, &name, &owner));
+        items.extend(processes(cgroups, &name, &owner)?);
         items.push(Item { kind: Kind::Cgroup, name, owner });
     }
     for slot in linked_slots(mark)? {
@@ -118,13 +119,13 @@ fn owner_of(cgroup: &str) -> Owner {
     if cgroup == HELPERS { Owner::Node } else { Owner::Lifecycle(cgroup.to_owned()) }
 }
 
-fn processes(cgroups: &Cgroups, name: &str, owner: &Owner) -> Vec<Item> {
-    let pids = cgroups.named(name).pids();
+fn processes(cgroups: &Cgroups, name: &str, owner: &Owner) -> Result<Vec<Item>, HostError> {
     let item = |pid: i32| {
+        // One that has ended since has no name any more; it was there when it was listed.
         let comm = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
         Item { kind: Kind::Process, name: format!("{pid} {}", comm.trim()), owner: owner.clone() }
     };
-    pids.into_iter().map(item).collect()
+    Ok(cgroups.named(name).pids()?.into_iter().map(item).collect())
 }
 
 /// Mounts of lifecycles, in the host's own view or in ours.
@@ -132,9 +133,8 @@ fn mounts(lifecycles: &Path) -> Result<Vec<Item>, HostError> {
     let mut found = Vec::new();
     for view in ["/proc/1/mountinfo", "/proc/thread-self/mountinfo"] {
         let text = fs::read_to_string(view).tried("read", view)?;
-        for path in text.lines().filter_map(|line| line.split(' ').nth(4)) {
-            let path_below =
-                |dir: &Path| Path::new(path).strip_prefix(dir).ok().map(Path::to_owned);
+        for path in text.lines().filter_map(|line| line.split(' ').nth(4)).map(unescape) {
+            let path_below = |dir: &Path| path.strip_prefix(dir).ok().map(Path::to_owned);
             let below = path_below(lifecycles).or_else(|| path_below(Path::new(crate::view::DIR)));
             let Some(below) = below else { continue };
             let Some(first) = below.components().next() else { continue };
@@ -145,7 +145,11 @@ fn mounts(lifecycles: &Path) -> Result<Vec<Item>, HostError> {
                 continue;
             }
             let owner = Owner::Lifecycle(id.to_owned());
-            found.push(Item { kind: Kind::Mount, name: path.to_owned(), owner });
+            found.push(Item {
+                kind: Kind::Mount,
+                name: path.to_string_lossy().into_owned(),
+                owner,
+            });
         }
     }
     found.sort();

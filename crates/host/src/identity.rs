@@ -1,11 +1,13 @@
 //! Whose objects are whose: every node on a host claims a block of names, addresses and user ids
 //! for its data directory, and nothing outside the block is ever touched.
 
+use std::fmt;
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, Write};
 use std::net::Ipv4Addr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
@@ -117,8 +119,28 @@ pub enum ClaimError {
          taken; stop one, remove its record in {CLAIMS}, or set another network base"
     )]
     NoBlock { network: Ipv4Addr },
+    #[error(
+        "{} has the addresses {network}/{BLOCK_PREFIX} on this host, and by now {route} leads into \
+         them; remove that route, or set another network base",
+        dir.display()
+    )]
+    NetworkTaken { dir: PathBuf, network: Ipv4Addr, route: Route },
     #[error(transparent)]
     Host(#[from] HostError),
+}
+
+/// A route of the host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Route {
+    pub to: Ipv4Addr,
+    pub prefix_len: u32,
+    pub link: String,
+}
+
+impl fmt::Display for Route {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the route to {}/{} on link {}", self.to, self.prefix_len, self.link)
+    }
 }
 
 /// A mark, held for a data directory as long as this value lives. The lock files stay: a lock that
@@ -131,25 +153,36 @@ pub struct Claim {
 }
 
 impl Claim {
-    /// Claims the block that `data_dir` had before, or a free one.
+    /// Claims the block that `data_dir` had before, and no other: what is left of its last run has
+    /// that one's names. Else a free one. Blocks for half a second at most where somebody is just
+    /// asking whether the directory is held.
     ///
     /// # Errors
     /// [`ClaimError::InUse`] when another process holds the data directory.
     pub fn take(data_dir: &Path, network: Ipv4Addr) -> Result<Self, ClaimError> {
         let dir = fs::canonicalize(data_dir).tried("resolve", data_dir.to_string_lossy())?;
         let own = open_lock(&dir.join("node.lock"))?;
-        if !try_lock(&own)? {
+        if !lock_soon(&own)? {
             return Err(ClaimError::InUse { dir });
         }
         fs::create_dir_all(CLAIMS).tried("make", CLAIMS)?;
         // One at a time chooses.
         let choosing = open_lock(&Path::new(CLAIMS).join("lock"))?;
         flock(&choosing, FlockOperation::LockExclusive).tried("lock", CLAIMS)?;
-        let before = recorded(&dir);
-        let candidates = before.into_iter().chain((0..BLOCKS).filter(|b| Some(*b) != before));
-        for block in candidates {
+        if let Some(block) = recorded(&dir) {
             let mark = Mark::new(block, network);
-            if let Some(mut file) = free_block(block, &dir, mark)? {
+            let file = open_lock(&block_path(block))?;
+            if !lock_soon(&file)? {
+                return Err(ClaimError::InUse { dir });
+            }
+            if let Some(route) = route_into(mark) {
+                return Err(ClaimError::NetworkTaken { dir, network: mark.network(), route });
+            }
+            return Ok(Self { mark, _data_dir: own, block: file });
+        }
+        for block in 0..BLOCKS {
+            let mark = Mark::new(block, network);
+            if let Some(mut file) = free_block(block, mark)? {
                 record(&mut file, &dir).tried("record claim of", dir.to_string_lossy())?;
                 return Ok(Self { mark, _data_dir: own, block: file });
             }
@@ -185,7 +218,8 @@ pub fn mark_of(data_dir: &Path, network: Ipv4Addr) -> Option<Mark> {
 /// When its lock cannot be asked.
 pub fn is_held(data_dir: &Path) -> Result<bool, HostError> {
     match File::open(data_dir.join("node.lock")) {
-        Ok(file) => Ok(!try_lock(&file)?),
+        // Shared: those who ask do not keep each other from an answer.
+        Ok(file) => Ok(!try_lock(&file, FlockOperation::NonBlockingLockShared)?),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
         Err(error) => Err(error).tried("open", "node.lock"),
     }
@@ -202,11 +236,11 @@ fn recorded(dir: &Path) -> Option<u8> {
     (0..BLOCKS).find(is_own)
 }
 
-/// The lock file of `block`, locked, if `dir` may have it.
-fn free_block(block: u8, dir: &Path, mark: Mark) -> Result<Option<File>, HostError> {
+/// The lock file of `block`, locked, if a directory without a block may have it.
+fn free_block(block: u8, mark: Mark) -> Result<Option<File>, HostError> {
     let path = block_path(block);
     let mut file = open_lock(&path)?;
-    if !try_lock(&file)? {
+    if !try_lock(&file, FlockOperation::NonBlockingLockExclusive)? {
         return Ok(None);
     }
     let mut holder = Vec::new();
@@ -214,30 +248,36 @@ fn free_block(block: u8, dir: &Path, mark: Mark) -> Result<Option<File>, HostErr
     let holder = Path::new(std::ffi::OsStr::from_bytes(&holder));
     // A stopped node may still have objects under its marks; they are its own to reclaim as long
     // as its data directory exists.
-    let belongs_to_other = holder != dir && !holder.as_os_str().is_empty() && holder.exists();
-    if belongs_to_other || network_is_taken(mark) {
+    let belongs_to_other = !holder.as_os_str().is_empty() && holder.exists();
+    if belongs_to_other || route_into(mark).is_some() {
         return Ok(None);
     }
     Ok(Some(file))
 }
 
-/// Whether a route of somebody else leads into the block's network.
-fn network_is_taken(mark: Mark) -> bool {
-    let routes = fs::read_to_string("/proc/net/route").unwrap_or_default();
-    routes.lines().skip(1).any(|line| {
-        let mut fields = line.split_ascii_whitespace();
-        let (Some(link), Some(to), Some(mask)) = (fields.next(), fields.next(), fields.nth(5))
-        else {
-            return false;
-        };
-        let hex = |text| u32::from_str_radix(text, 16).map(u32::from_be).unwrap_or_default();
-        let (to, mask) = (hex(to), hex(mask));
-        let block_mask = u32::MAX << (32 - BLOCK_PREFIX);
-        let shared = mask & block_mask;
-        mask != 0
-            && mark.slot_of_link(link).is_none()
-            && (to & shared) == (mark.network().to_bits() & shared)
+/// The routes of this thread's network, as the process's first thread may be in another.
+const ROUTES: &str = "/proc/thread-self/net/route";
+
+/// A route of somebody else that leads into the block's network.
+fn route_into(mark: Mark) -> Option<Route> {
+    let routes = fs::read_to_string(ROUTES).unwrap_or_default();
+    routes.lines().skip(1).filter_map(parse_route).find(|route| {
+        let mask = |len: u32| u32::MAX.checked_shl(32 - len).unwrap_or(0);
+        let shared = mask(route.prefix_len.min(u32::from(BLOCK_PREFIX)));
+        route.prefix_len != 0
+            && mark.slot_of_link(&route.link).is_none()
+            && (route.to.to_bits() & shared) == (mark.network().to_bits() & shared)
     })
+}
+
+/// A line of [`ROUTES`]: link, destination, then, fifth from there, the mask; addresses are
+/// in hexadecimal as they are in memory.
+fn parse_route(line: &str) -> Option<Route> {
+    let mut fields = line.split_ascii_whitespace();
+    let (link, to, mask) = (fields.next()?, fields.next()?, fields.nth(5)?);
+    let address = |text| u32::from_str_radix(text, 16).ok().map(u32::from_be);
+    let to = Ipv4Addr::from_bits(address(to)?);
+    Some(Route { to, prefix_len: address(mask)?.leading_ones(), link: link.to_owned() })
 }
 
 fn record(file: &mut File, dir: &Path) -> io::Result<()> {
@@ -253,19 +293,45 @@ fn open_lock(path: &Path) -> Result<File, HostError> {
     options.open(path).tried("open lock", path.to_string_lossy())
 }
 
-fn try_lock(file: &File) -> Result<bool, HostError> {
-    match flock(file, FlockOperation::NonBlockingLockExclusive) {
+fn try_lock(file: &File, how: FlockOperation) -> Result<bool, HostError> {
+    match flock(file, how) {
         Ok(()) => Ok(true),
         Err(Errno::WOULDBLOCK) => Ok(false),
         Err(error) => Err(error).tried("lock", "claim file"),
     }
 }
 
+/// Locks `file` for one alone, unless somebody keeps it for longer than a question or the start of
+/// a program takes: a child has copies of its parent's locks until it execs.
+#[expect(clippy::disallowed_methods, reason = "there is no event for a lock that is let go")]
+fn lock_soon(file: &File) -> Result<bool, HostError> {
+    let end = Instant::now() + LOCK_LIMIT;
+    loop {
+        if try_lock(file, FlockOperation::NonBlockingLockExclusive)? {
+            return Ok(true);
+        }
+        if Instant::now() >= end {
+            return Ok(false);
+        }
+        std::thread::sleep(LOCK_RETRY);
+    }
+}
+
+const LOCK_LIMIT: Duration = Duration::from_millis(500);
+const LOCK_RETRY: Duration = Duration::from_millis(5);
+
 #[cfg(test)]
 mod tests {
+    use std::fs::File;
     use std::net::Ipv4Addr;
+    use std::os::fd::AsFd;
 
-    use super::{BLOCKS, Claim, ClaimError, Mark, SLOTS, UIDS_PER_SLOT, is_held, mark_of};
+    use crate::net::Slot;
+    use crate::thread::testing::{in_new_network, wait_until};
+
+    use super::{
+        BLOCK_PREFIX, BLOCKS, Claim, ClaimError, Mark, SLOTS, UIDS_PER_SLOT, is_held, mark_of,
+    };
 
     const BASE: Ipv4Addr = Ipv4Addr::new(10, 213, 0, 0);
 
@@ -306,12 +372,53 @@ mod tests {
         assert!(is_held(one.path()).unwrap());
         let mark = first.mark();
         drop(first);
-        assert!(!is_held(one.path()).unwrap());
+        // A child that another test starts at this moment has a copy of the lock until it execs.
+        wait_until("the lock to be let go", || !is_held(one.path()).unwrap());
         assert_eq!(mark_of(one.path(), BASE), Some(mark), "a stopped node keeps its block");
         let again = Claim::take(one.path(), BASE).unwrap();
         assert_eq!(again.mark(), mark);
         again.give_back().unwrap();
         drop(again);
         assert_eq!(mark_of(one.path(), BASE), None, "a clean stop frees the block");
+    }
+
+    #[test]
+    fn asking_who_holds_a_directory_keeps_nobody_from_taking_it() {
+        let dir = tempfile::tempdir().unwrap();
+        drop(Claim::take(dir.path(), BASE).unwrap());
+        let done = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                    is_held(dir.path()).unwrap();
+                }
+            });
+            let taken = (0..200).try_for_each(|_| Claim::take(dir.path(), BASE).map(drop));
+            done.store(true, std::sync::atomic::Ordering::Relaxed);
+            taken.unwrap();
+        });
+        Claim::take(dir.path(), BASE).unwrap().give_back().unwrap();
+    }
+
+    #[test]
+    fn a_directory_whose_addresses_were_taken_meanwhile_gets_no_others() {
+        let dir = tempfile::tempdir().unwrap();
+        let mark = Claim::take(dir.path(), BASE).unwrap().mark();
+        // The link of a slot with another node's mark and our addresses.
+        let block = (mark.block() + 1) % BLOCKS;
+        let base = mark.network().to_bits() - (u32::from(block) << (32 - BLOCK_PREFIX));
+        let stranger = Mark::new(block, Ipv4Addr::from_bits(base));
+        in_new_network(|| {
+            let root = crate::cgroup::Layout::detect().unwrap();
+            let cgroup = File::open(root.unified_path().unwrap()).unwrap();
+            let slot = Slot::create(stranger, 5, 49983, cgroup.as_fd()).unwrap();
+            let error = Claim::take(dir.path(), BASE).unwrap_err();
+            let ClaimError::NetworkTaken { route, .. } = &error else { panic!("{error}") };
+            assert_eq!((route.to, route.prefix_len), (slot.net().host, 31));
+            assert!(error.to_string().contains(&stranger.link(5)), "{error}");
+        });
+        let again = Claim::take(dir.path(), BASE).unwrap();
+        assert_eq!(again.mark(), mark, "it comes back when they are free");
+        again.give_back().unwrap();
     }
 }

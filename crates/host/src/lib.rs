@@ -10,6 +10,7 @@ compile_error!("Cofferdam's host layer is written for x86_64 Linux (clone3 entry
 pub mod census;
 pub mod cgroup;
 pub mod fault;
+pub mod files;
 pub mod identity;
 pub mod mount;
 pub mod net;
@@ -20,7 +21,8 @@ pub mod view;
 mod error;
 mod proc;
 mod ready;
+mod thread;
 
 pub use error::HostError;
-pub use fault::Faults;
+pub use fault::{Fault, Faults};
 pub use identity::{Claim, Mark};

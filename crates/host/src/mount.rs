@@ -19,6 +19,7 @@ use rustix::mount::{
 
 use crate::HostError;
 use crate::error::Tried;
+use crate::files::remove_tree;
 
 /// Where the parts of one sandbox's root are.
 #[derive(Debug, Clone)]
@@ -45,28 +46,15 @@ impl RootPaths {
         }
     }
 
-    /// Removes the writable layer. Already gone is fine.
+    /// Removes the writable layer. Already gone is fine. Blocks.
     ///
     /// # Errors
-    /// When a file cannot be removed; what could be is gone.
-    pub fn remove_files(&self) -> Result<(), HostError> {
-        for dir in [&self.upper, &self.work] {
-            remove_tree(dir)?;
-        }
-        Ok(())
-    }
-}
-
-/// Removes a directory with all below it; absent is fine.
-///
-/// # Errors
-/// The first thing that could not be removed.
-pub fn remove_tree(dir: &Path) -> Result<(), HostError> {
-    match fs::remove_dir_all(dir) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            Err(error).tried("remove", dir.to_string_lossy())
-        }
-        _ => Ok(()),
+    /// As [`remove_tree`](crate::files::remove_tree): out of time, or a file that cannot be
+    /// removed; what could be is gone.
+    pub fn remove_files(&self, budget: Budget) -> Result<(), HostError> {
+        let upper = remove_tree(&self.upper, budget);
+        let work = remove_tree(&self.work, budget);
+        upper.and(work)
     }
 }
 
@@ -139,9 +127,11 @@ impl RootMount {
         // The layer is thrown away with the sandbox: nothing in it is worth a sync.
         fsconfig_set_flag(&overlay, "volatile").tried("configure overlay", "volatile")?;
         fsconfig_create(&overlay).tried("make overlay on", &self.name)?;
-        let flags = FsMountFlags::FSMOUNT_CLOEXEC;
-        let mounted = fsmount(&overlay, flags, MountAttrFlags::empty())
-            .tried("make overlay on", &self.name)?;
+        // Device files in it are not honoured: whatever way one gets into the writable layer, it
+        // opens no device. Those of /dev are on a mount of their own.
+        let mounted =
+            fsmount(&overlay, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::MOUNT_ATTR_NODEV)
+                .tried("make overlay on", &self.name)?;
         move_mount(&mounted, "", CWD, &paths.root, from_fd).tried("mount", &self.name)?;
         // The overlay keeps its own reference to the layer.
         detach(&paths.lower)
@@ -225,17 +215,4 @@ fn idmap(tree: BorrowedFd<'_>, userns: BorrowedFd<'_>) -> io::Result<()> {
         )
     };
     if ret == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
-}
-
-/// Removes a file; absent is fine.
-///
-/// # Errors
-/// When it cannot be removed.
-pub fn remove_file(file: &Path) -> Result<(), HostError> {
-    match fs::remove_file(file) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            Err(error).tried("remove", file.to_string_lossy())
-        }
-        _ => Ok(()),
-    }
 }

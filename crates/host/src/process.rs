@@ -2,6 +2,8 @@
 //! a bare number.
 
 mod clone;
+mod namespaces;
+mod orphans;
 mod spawn;
 
 use std::io;
@@ -14,9 +16,10 @@ use rustix::process::{
 };
 use tokio::io::Interest;
 
+pub use orphans::{Orphans, zombie_children};
 pub use spawn::{Finished, MAX_OUTPUT, RunError, Spawn, run};
 
-pub(crate) use clone::hold_namespaces;
+pub(crate) use namespaces::{Namespaces, make_namespaces};
 
 use crate::HostError;
 use crate::error::Tried;
@@ -32,7 +35,8 @@ pub struct ProcessIdentity {
     pub start_time: u64,
 }
 
-/// A process held by descriptor. Dropping it lets go of the descriptor, not of the process.
+/// A process held by descriptor. Dropping it lets go of the descriptor, not of the process; what
+/// is a child of ours and has not been waited for by then is left to [`Orphans`].
 #[derive(Debug)]
 pub struct Process {
     pidfd: OwnedFd,
@@ -41,6 +45,7 @@ pub struct Process {
 
 impl Process {
     pub(crate) fn from_pidfd(pidfd: OwnedFd, pid: i32) -> Self {
+        orphans::hold(pid);
         let start_time = start_time(pid).unwrap_or(0);
         Self { pidfd, identity: ProcessIdentity { pid, start_time } }
     }
@@ -134,6 +139,12 @@ fn is_readable(fd: BorrowedFd<'_>) -> io::Result<bool> {
     use rustix::event::{PollFd, PollFlags, Timespec, poll};
     let mut fds = [PollFd::new(&fd, PollFlags::IN)];
     Ok(poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 }))? > 0)
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        orphans::let_go(self.identity.pid);
+    }
 }
 
 impl AsFd for Process {

@@ -8,7 +8,9 @@ use std::fs;
 use std::os::fd::AsFd;
 use std::path::Path;
 
-use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_bind, mount_change};
+use rustix::mount::{
+    MountFlags, MountPropagationFlags, mount, mount_bind, mount_change, mount_remount,
+};
 use rustix::process::{getpid, set_child_subreaper};
 use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space, unshare_unsafe};
 
@@ -87,6 +89,9 @@ pub fn show_file(source: &Path, name: &str) -> Result<std::path::PathBuf, HostEr
     let shown = Path::new(DIR).join(name);
     fs::write(&shown, "").tried("make", shown.to_string_lossy())?;
     mount_bind(source, &shown).tried("show", source.to_string_lossy())?;
+    // A bind mount takes no flags of its own when it is made.
+    let flags = MountFlags::BIND | MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV;
+    mount_remount(&shown, flags, "").tried("protect", shown.to_string_lossy())?;
     Ok(shown)
 }
 

@@ -1,12 +1,9 @@
 //! Work that many may ask for, that one does, and that may be tried again only if it failed.
 
 use std::future::Future;
-use std::sync::Arc;
-
-use parking_lot::Mutex;
-use tokio::sync::watch;
 
 use crate::TaskGroup;
+use crate::sync::{Arc, Mutex, watch};
 
 /// How an attempt ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -85,13 +82,9 @@ impl<O: Clone + Send + Sync + 'static> Attempts<O> {
         state.running = Some(outcome.clone());
         drop(state);
         // Ends the attempt even if the work panics: nobody may join a dead one for ever.
-        let guard = EndGuard { shared: Arc::clone(&self.state) };
+        let run = Run { number, state: Arc::clone(&self.state), tell };
         let work = work(number);
-        tasks.spawn(span, async move {
-            let ended = work.await;
-            guard.end(ended.clone());
-            tell.send_replace(Some(ended));
-        });
+        tasks.spawn(span, async move { run.end(work.await) });
         Joined { number, outcome }
     }
 
@@ -103,19 +96,34 @@ impl<O: Clone + Send + Sync + 'static> Attempts<O> {
     }
 }
 
-struct EndGuard<O> {
-    shared: Arc<Mutex<State<O>>>,
+/// The attempt that runs.
+///
+/// It has ended before anybody hears so: who asks again because of its failure must not join it.
+struct Run<O> {
+    number: u32,
+    state: Arc<Mutex<State<O>>>,
+    /// Dropped after the state was left, for the same reason.
+    tell: watch::Sender<Option<Ended<O>>>,
 }
 
-impl<O> EndGuard<O> {
-    fn end(&self, ended: Ended<O>) {
-        self.shared.lock().last = Some(ended);
+impl<O: Clone> Run<O> {
+    fn end(self, ended: Ended<O>) {
+        {
+            let mut state = self.state.lock();
+            state.last = Some(ended.clone());
+            state.running = None;
+        }
+        self.tell.send_replace(Some(ended));
     }
 }
 
-impl<O> Drop for EndGuard<O> {
+impl<O> Drop for Run<O> {
     fn drop(&mut self) {
-        self.shared.lock().running = None;
+        let mut state = self.state.lock();
+        // The next one may run already.
+        if state.number == self.number {
+            state.running = None;
+        }
     }
 }
 
@@ -126,56 +134,5 @@ impl<O: Clone> Joined<O> {
     pub async fn ended(mut self) -> Option<Ended<O>> {
         let ended = self.outcome.wait_for(Option::is_some).await.ok()?;
         (*ended).clone()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::sync::Arc;
-    use std::sync::atomic::{AtomicU32, Ordering};
-
-    use tokio::sync::Notify;
-
-    use super::{Attempts, Ended};
-    use crate::TaskGroup;
-
-    #[tokio::test]
-    async fn those_who_ask_meanwhile_join_and_see_the_same_outcome() {
-        let (attempts, tasks) = (Attempts::default(), TaskGroup::default());
-        let (runs, go) = (Arc::new(AtomicU32::new(0)), Arc::new(Notify::new()));
-        let ask = || {
-            let (runs, go) = (Arc::clone(&runs), Arc::clone(&go));
-            attempts.join(&tasks, tracing::Span::none(), |number| async move {
-                runs.fetch_add(1, Ordering::Relaxed);
-                go.notified().await;
-                Ended::Failed(number)
-            })
-        };
-        let (first, second) = (ask(), ask());
-        go.notify_one();
-        assert_eq!(first.ended().await, Some(Ended::Failed(1)));
-        assert_eq!(second.ended().await, Some(Ended::Failed(1)));
-        assert_eq!(runs.load(Ordering::Relaxed), 1);
-    }
-
-    #[tokio::test]
-    async fn failure_is_not_latched_and_success_is() {
-        let (attempts, tasks) = (Attempts::default(), TaskGroup::default());
-        let ask = |ended: Ended<&'static str>| {
-            attempts.join(&tasks, tracing::Span::none(), move |_| async move { ended }).ended()
-        };
-        assert_eq!(ask(Ended::Failed("stuck")).await, Some(Ended::Failed("stuck")));
-        assert_eq!(ask(Ended::Done("gone")).await, Some(Ended::Done("gone")));
-        assert_eq!(ask(Ended::Failed("never asked")).await, Some(Ended::Done("gone")));
-        assert_eq!(attempts.status(), (2, false, Some(Ended::Done("gone"))));
-    }
-
-    #[tokio::test]
-    async fn an_attempt_that_panics_can_be_followed_by_another() {
-        let (attempts, tasks) = (Attempts::<u32>::default(), TaskGroup::default());
-        let broken = attempts.join(&tasks, tracing::Span::none(), |_| async { panic!("broken") });
-        assert_eq!(broken.ended().await, None);
-        let next = attempts.join(&tasks, tracing::Span::none(), |n| async move { Ended::Done(n) });
-        assert_eq!(next.ended().await, Some(Ended::Done(2)));
     }
 }

@@ -6,6 +6,7 @@ mod attempt;
 mod budget;
 mod gate;
 mod owned;
+mod sync;
 mod task_group;
 mod teardown;
 

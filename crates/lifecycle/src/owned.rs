@@ -76,22 +76,22 @@ impl<R: Release> Drop for Owned<R> {
     }
 }
 
-/// Closes what is in `slot`, if anything; on an error it is put back.
+/// Closes what is in `slot`, if anything; on an error it stays there.
+///
+/// Cancel safety: yes. A dropped call, or a release that panics, leaves the owner in `slot`.
 ///
 /// # Errors
-/// What the release says; the owner is still in `slot` then.
+/// What the release says.
 pub async fn close_in<R: Release>(
     slot: &mut Option<Owned<R>>,
     budget: Budget,
 ) -> Result<(), R::Error> {
-    let Some(owner) = slot.take() else { return Ok(()) };
-    match owner.close(budget).await {
-        Ok(_closed) => Ok(()),
-        Err((owner, error)) => {
-            *slot = Some(owner);
-            Err(error)
-        }
+    if let Some(owner) = slot {
+        owner.resource.release(budget).await?;
+        owner.open = false;
     }
+    drop(slot.take());
+    Ok(())
 }
 
 #[cfg(test)]

@@ -3,8 +3,6 @@
 use std::fmt;
 use std::time::Duration;
 
-use crate::Budget;
-
 /// The name of a step, as shown in status and logs.
 pub trait StepName: Copy + Eq + fmt::Debug + Send + 'static {
     /// Steps whose failure keeps this one from being tried.
@@ -48,15 +46,15 @@ impl<S: StepName> Plan<S> {
         self.failed.clear();
     }
 
-    /// The next step of this round with its share of `budget`, or `None` when the round is over.
-    /// A step that needs one that is still pending is passed over and counts as failed.
+    /// The next step of this round, or `None` when the round is over. A step that needs one that is
+    /// still pending is passed over and counts as failed.
     ///
     /// The step stays pending until [`Plan::settle`] says that it is gone: a round that is dropped
     /// in the middle forgets nothing.
-    pub fn next(&mut self, budget: Budget) -> Option<(S, Budget)> {
+    pub fn next_step(&mut self) -> Option<S> {
         while let Some(&step) = self.pending.get(self.at) {
             let held = step.needs().iter().find(|need| self.pending.contains(need));
-            let Some(held) = held else { return Some((step, budget.slice(step.limit()))) };
+            let Some(held) = held else { return Some(step) };
             let error = format!("waits for {held:?}");
             self.failed.push(StepFailure { step, error });
             self.at += 1;
@@ -64,7 +62,7 @@ impl<S: StepName> Plan<S> {
         None
     }
 
-    /// Says how `step`, which [`Plan::next`] gave out last, ended.
+    /// Says how `step`, which [`Plan::next_step`] gave out last, ended.
     pub fn settle(&mut self, step: S, ended: Result<(), String>) {
         match ended {
             Ok(()) => self.pending.retain(|left| *left != step),
@@ -105,7 +103,6 @@ mod tests {
     use std::time::Duration;
 
     use super::{Plan, StepName};
-    use crate::Budget;
 
     #[derive(Debug, Clone, Copy, PartialEq, Eq)]
     enum Step {
@@ -132,17 +129,16 @@ mod tests {
 
     fn run(plan: &mut Plan<Step>, broken: Option<Step>) -> Vec<Step> {
         let mut ran = Vec::new();
-        let budget = Budget::within(Duration::from_secs(5));
         plan.begin();
-        while let Some((step, _)) = plan.next(budget) {
+        while let Some(step) = plan.next_step() {
             ran.push(step);
             plan.settle(step, if Some(step) == broken { Err("busy".into()) } else { Ok(()) });
         }
         ran
     }
 
-    #[tokio::test]
-    async fn a_failed_step_holds_back_only_what_needs_it_and_is_retried_alone() {
+    #[test]
+    fn a_failed_step_holds_back_only_what_needs_it_and_is_retried_alone() {
         for broken in ALL {
             let mut plan = Plan::new(ALL.to_vec());
             assert!(run(&mut plan, Some(broken)).contains(&broken));
@@ -154,21 +150,20 @@ mod tests {
         }
     }
 
-    #[tokio::test]
-    async fn a_finished_plan_does_nothing() {
+    #[test]
+    fn a_finished_plan_does_nothing() {
         let mut plan = Plan::new(ALL.to_vec());
         assert_eq!(run(&mut plan, None), ALL);
         assert_eq!(run(&mut plan, Some(Step::Kill)), []);
     }
 
-    #[tokio::test]
-    async fn a_dropped_round_keeps_the_step_that_was_running() {
+    #[test]
+    fn a_dropped_round_keeps_the_step_that_was_running() {
         let mut plan = Plan::new(ALL.to_vec());
-        let budget = Budget::within(Duration::from_secs(5));
         plan.begin();
-        let (kill, _) = plan.next(budget).unwrap();
+        let kill = plan.next_step().unwrap();
         plan.settle(kill, Ok(()));
-        let (mount, _) = plan.next(budget).unwrap();
+        let mount = plan.next_step().unwrap();
         assert_eq!(mount, Step::Mount);
         // The caller is dropped here. The next one finds it again.
         assert_eq!(run(&mut plan, None), [Step::Mount, Step::Slot, Step::Files]);

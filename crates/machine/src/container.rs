@@ -5,14 +5,17 @@ mod capabilities;
 mod runtime;
 mod seccomp;
 
+use std::ffi::OsStr;
 use std::fs;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, chown};
 use std::path::{Path, PathBuf};
 
 use async_trait::async_trait;
 use host::Faults;
 use host::cgroup::Support;
-use host::mount::{RootMount, RootPaths, remove_tree};
+use host::files::remove_below;
+use host::mount::{RootMount, RootPaths};
 use lifecycle::{Budget, Release, close_in};
 
 pub use runtime::{Runtime, RuntimeError};
@@ -48,6 +51,8 @@ const STATE: &str = "runtime";
 const BUNDLE: &str = "config.json";
 const LOG: &str = "runtime.log";
 const PID: &str = "pid";
+/// The node's own record there, and the one that is about to replace it, begin so.
+const RECORD: &str = "lifecycle.json";
 
 impl Container {
     #[must_use]
@@ -62,15 +67,15 @@ impl Container {
     ///
     /// # Errors
     /// The step that failed; what was made is in `spec.held` or goes with [`Part::Files`].
-    pub fn prepare(&self, spec: &mut BootSpec<'_>) -> Result<(), BootError> {
+    pub async fn prepare(&self, spec: &mut BootSpec<'_>, budget: Budget) -> Result<(), BootError> {
         let faults = &self.config.faults;
         let paths = RootPaths::new(spec.dir, &self.config.view, spec.id);
-        faults.hit("create.mount.before")?;
+        faults.hit("create.mount.before", budget).await?;
         let owner = spec.slot.net().uid_base;
         spec.held.mount =
             Some(RootMount::create(spec.base, paths.clone(), spec.slot.userns(), owner)?);
         write_resolvers(spec, &paths)?;
-        faults.hit("create.mount.after")?;
+        faults.hit("create.mount.after", budget).await?;
         self.write_bundle(spec, &paths)
     }
 
@@ -129,14 +134,14 @@ impl Driver for Container {
 
     async fn boot(&self, mut spec: BootSpec<'_>, stop: &Stop) -> Result<(), BootError> {
         let faults = &self.config.faults;
-        self.prepare(&mut spec)?;
+        self.prepare(&mut spec, stop.budget).await?;
         let call = self.config.runtime.on(spec.id, spec.dir);
-        faults.hit("create.machine.before")?;
+        faults.hit("create.machine.before", stop.budget).await?;
         call.create(spec.cgroup, spec.slot.listener(), stop).await?;
         spec.held.process = Some(call.first_process(spec.cgroup)?);
-        faults.hit("create.machine.after")?;
+        faults.hit("create.machine.after", stop.budget).await?;
         call.start(spec.cgroup, stop).await?;
-        faults.hit("create.start.after")?;
+        faults.hit("create.start.after", stop.budget).await?;
         spec.slot.hand_over_listener()?;
         // The machine has the root in its own namespace now; every mount left here would be copied
         // into every later machine's namespace first.
@@ -155,12 +160,9 @@ impl Driver for Container {
             Part::Runtime => self.config.runtime.on(id, dir).delete(budget).await,
             Part::Mounts => Ok(RootMount::named(paths).release(budget).await?),
             Part::Files => {
-                paths.remove_files()?;
-                remove_tree(&dir.join(STATE))?;
-                for file in [BUNDLE, LOG, PID] {
-                    host::mount::remove_file(&dir.join(file))?;
-                }
-                Ok(())
+                // Runtimes leave files of names that only they know.
+                let is_record = |name: &OsStr| name.as_bytes().starts_with(RECORD.as_bytes());
+                Ok(remove_below(dir, is_record, budget)?)
             }
         }
     }

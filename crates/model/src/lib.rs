@@ -2,6 +2,7 @@
 //!
 //! Pure: no clock, no I/O, no Linux, no wire format. Other crates convert at their edges.
 
+pub mod admission;
 mod id;
 mod node_phase;
 mod sandbox_phase;
@@ -10,6 +11,6 @@ mod spec;
 
 pub use id::{BuildId, IdError, LifecycleId, NodeId, SandboxId, TeamId, TemplateId};
 pub use node_phase::{Change, DrainIsFinal, NodePhase, NodeRequest};
-pub use sandbox_phase::{SandboxEvent, SandboxPhase};
+pub use sandbox_phase::{Operation, SandboxEvent, SandboxPhase, Verdict};
 pub use secret::Secret;
 pub use spec::{EndReason, OnTimeout, Resources, SandboxSpec};

@@ -1,4 +1,5 @@
-//! The life of one run of a sandbox (a lifecycle), as a pure table.
+//! The life of one run of a sandbox (a lifecycle), as pure tables: what happens to it, and what may be
+//! asked of it.
 
 /// Where a lifecycle stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -9,6 +10,10 @@ pub enum SandboxPhase {
     Booting,
     /// The guest agent answered; the sandbox is routable.
     Live,
+    /// A snapshot is taken in place; the machine halts for a moment and stays routable.
+    Checkpointing,
+    /// A snapshot is taken and the machine does not run on; not routable any more.
+    Pausing,
     /// Its end was decided; the machine is being killed.
     Stopping,
     /// The release steps run.
@@ -26,7 +31,14 @@ pub enum SandboxEvent {
     Acquire,
     /// The guest agent answered.
     Ready,
-    /// Somebody or something wants it to end: a request, the time limit, a crash, a failed start.
+    /// A snapshot begins after which the machine runs on.
+    Checkpoint,
+    /// A snapshot begins after which it does not.
+    Pause,
+    /// The snapshot is complete.
+    Seal,
+    /// Somebody or something wants it to end: a request, the time limit, a crash, a failed start
+    /// or snapshot.
     End,
     /// The machine is dead; releasing begins.
     Release,
@@ -45,15 +57,26 @@ pub struct Illegal {
 }
 
 impl SandboxEvent {
-    pub const ALL: [Self; 6] =
-        [Self::Acquire, Self::Ready, Self::End, Self::Release, Self::Fail, Self::Confirm];
+    pub const ALL: [Self; 9] = [
+        Self::Acquire,
+        Self::Ready,
+        Self::Checkpoint,
+        Self::Pause,
+        Self::Seal,
+        Self::End,
+        Self::Release,
+        Self::Fail,
+        Self::Confirm,
+    ];
 }
 
 impl SandboxPhase {
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 9] = [
         Self::Reserved,
         Self::Booting,
         Self::Live,
+        Self::Checkpointing,
+        Self::Pausing,
         Self::Stopping,
         Self::TearingDown,
         Self::Stuck,
@@ -69,12 +92,25 @@ impl SandboxPhase {
         use SandboxPhase as P;
         match (self, event) {
             (P::Reserved, E::Acquire) => Ok(P::Booting),
-            (P::Booting, E::Ready) => Ok(P::Live),
-            (P::Reserved | P::Booting | P::Live | P::Stopping, E::End) => Ok(P::Stopping),
+            (P::Booting, E::Ready) | (P::Checkpointing, E::Seal) => Ok(P::Live),
+            (P::Live, E::Checkpoint) => Ok(P::Checkpointing),
+            (P::Live, E::Pause) => Ok(P::Pausing),
+            (
+                P::Reserved
+                | P::Booting
+                | P::Live
+                | P::Checkpointing
+                | P::Pausing
+                | P::Stopping,
+                E::End,
+            ) => Ok(P::Stopping),
             // Asking again for the end of what is going already changes nothing.
             (P::TearingDown, E::End) => Ok(P::TearingDown),
             (P::Stopped, E::End) => Ok(P::Stopped),
-            (P::Stopping | P::Stuck, E::Release) | (P::Stuck, E::End) => Ok(P::TearingDown),
+            (P::Stopping | P::Stuck, E::Release)
+            | (P::Stuck, E::End)
+            // It has halted with the snapshot: there is nothing left to end.
+            | (P::Pausing, E::Seal) => Ok(P::TearingDown),
             (P::TearingDown, E::Fail) => Ok(P::Stuck),
             (P::TearingDown, E::Confirm) => Ok(P::Stopped),
             (from, event) => Err(Illegal { from, event }),
@@ -84,7 +120,7 @@ impl SandboxPhase {
     /// Whether traffic may be sent to it.
     #[must_use]
     pub const fn is_routable(self) -> bool {
-        matches!(self, Self::Live)
+        matches!(self, Self::Live | Self::Checkpointing)
     }
 
     /// Whether it may still hold something on the host.
@@ -92,39 +128,80 @@ impl SandboxPhase {
     pub const fn holds_resources(self) -> bool {
         !matches!(self, Self::Stopped)
     }
+
+    /// The answer to `operation` on a sandbox whose lifecycle is in this phase. One that is not
+    /// there is [`SandboxPhase::Stopped`].
+    #[must_use]
+    pub const fn may(self, operation: Operation) -> Verdict {
+        use Operation as O;
+        use SandboxPhase as P;
+        use Verdict as V;
+        match (self, operation) {
+            (P::Stopped, O::CreateSameId) => V::Admit,
+            // Two lifecycles of one id would be two holders of what is named after it.
+            (_, O::CreateSameId) => V::AlreadyExists,
+            (P::Live | P::Checkpointing, O::Update)
+            | (P::Live, O::Pause | O::Checkpoint)
+            // Ends a start as well as a snapshot: nobody has to wait to be rid of a sandbox.
+            | (
+                P::Reserved | P::Booting | P::Live | P::Checkpointing | P::Pausing,
+                O::Delete | O::Force,
+            ) => V::Admit,
+            (P::Pausing, O::Update | O::Checkpoint)
+            // Two snapshots of one moment would have to share what each may delete.
+            | (P::Checkpointing, O::Pause | O::Checkpoint) => V::Busy,
+            (P::Pausing, O::Pause)
+            | (P::Stopping | P::TearingDown | P::Stuck, O::Delete | O::Force) => V::Join,
+            (P::Reserved | P::Booting, O::Update | O::Pause | O::Checkpoint)
+            | (P::Stopping | P::TearingDown | P::Stuck, O::Update | O::Pause | O::Checkpoint)
+            | (P::Stopped, O::Update | O::Pause | O::Checkpoint | O::Delete | O::Force) => {
+                V::NotFound
+            }
+        }
+    }
+}
+
+/// What is asked of a sandbox by its id.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Operation {
+    /// A new sandbox under the same id.
+    CreateSameId,
+    /// Its end or its network is changed.
+    Update,
+    /// Snapshot it and stop.
+    Pause,
+    /// Snapshot it and run on.
+    Checkpoint,
+    Delete,
+    /// The node ends everything.
+    Force,
+}
+
+/// What becomes of an operation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Verdict {
+    /// It begins.
+    Admit,
+    /// The same is under way: it waits for that and has its outcome. A teardown that is stuck is
+    /// tried again.
+    Join,
+    /// There is no such sandbox to its caller.
+    NotFound,
+    AlreadyExists,
+    /// Something that excludes it is under way.
+    Busy,
+}
+
+impl Operation {
+    pub const ALL: [Self; 6] = [
+        Self::CreateSameId,
+        Self::Update,
+        Self::Pause,
+        Self::Checkpoint,
+        Self::Delete,
+        Self::Force,
+    ];
 }
 
 #[cfg(test)]
-mod tests {
-    use super::{SandboxEvent, SandboxPhase};
-
-    /// Every pair, by hand: the table as a person reads it.
-    #[test]
-    fn every_pair_of_phase_and_event_is_decided() {
-        use SandboxPhase::{Booting, Live, Reserved, Stopped, Stopping, Stuck, TearingDown};
-        let rows: [(SandboxPhase, [Option<SandboxPhase>; 6]); 7] = [
-            //             Acquire        Ready       End                Release            Fail         Confirm
-            (Reserved, [Some(Booting), None, Some(Stopping), None, None, None]),
-            (Booting, [None, Some(Live), Some(Stopping), None, None, None]),
-            (Live, [None, None, Some(Stopping), None, None, None]),
-            (Stopping, [None, None, Some(Stopping), Some(TearingDown), None, None]),
-            (TearingDown, [None, None, Some(TearingDown), None, Some(Stuck), Some(Stopped)]),
-            (Stuck, [None, None, Some(TearingDown), Some(TearingDown), None, None]),
-            (Stopped, [None, None, Some(Stopped), None, None, None]),
-        ];
-        for (phase, nexts) in rows {
-            for (event, next) in SandboxEvent::ALL.into_iter().zip(nexts) {
-                assert_eq!(phase.on(event).ok(), next, "{phase:?} on {event:?}");
-            }
-        }
-        assert_eq!(rows.map(|(phase, _)| phase), SandboxPhase::ALL);
-    }
-
-    #[test]
-    fn only_a_live_sandbox_is_routable_and_only_a_stopped_one_holds_nothing() {
-        for phase in SandboxPhase::ALL {
-            assert_eq!(phase.is_routable(), phase == SandboxPhase::Live);
-            assert_eq!(phase.holds_resources(), phase != SandboxPhase::Stopped);
-        }
-    }
-}
+mod tests;

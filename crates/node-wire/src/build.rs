@@ -2,8 +2,8 @@
 
 use std::time::SystemTime;
 
-use model::TemplateId;
 pub use model::BuildId;
+use model::TemplateId;
 
 /// What to build.
 #[derive(Debug, Clone, PartialEq, Eq)]

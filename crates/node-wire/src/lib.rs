@@ -7,6 +7,7 @@ mod api;
 mod build;
 mod drain;
 mod error;
+pub mod grpc;
 mod route;
 mod status;
 
@@ -18,5 +19,5 @@ pub use drain::{
 pub use error::{CreateError, NodeError};
 pub use route::{Route, Routes};
 pub use status::{
-    Enforcement, NodeEvent, NodeInfo, NodeMetrics, Sample, SandboxStatus, TemplateInfo,
+    Enforcement, NodeEvent, NodeInfo, NodeMetrics, Processor, Sample, SandboxStatus, TemplateInfo,
 };

@@ -45,6 +45,15 @@ pub struct NodeMetrics {
     pub allocated_memory_bytes: u64,
 }
 
+/// What processors a machine has, in the kernel's words; empty where it does not say.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Processor {
+    pub family: String,
+    pub model: String,
+    pub model_name: String,
+    pub architecture: String,
+}
+
 /// A template the node can start.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TemplateInfo {
@@ -69,6 +78,7 @@ pub struct NodeInfo {
     pub starting: u32,
     pub stuck: u32,
     pub slots: u32,
+    pub processor: Processor,
     pub metrics: NodeMetrics,
     pub enforcement: Vec<Enforcement>,
     pub templates: Vec<TemplateInfo>,

@@ -2,9 +2,9 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
+use futures::stream::BoxStream;
 use lifecycle::Budget;
 use machine::Stop;
-use futures::stream::BoxStream;
 use model::{
     BuildId, EndReason, LifecycleId, NodePhase, NodeRequest, SandboxId, SandboxPhase, SandboxSpec,
 };
@@ -15,8 +15,10 @@ use node_wire::{
 use rand::Rng;
 use tokio::sync::{broadcast, oneshot};
 
+use crate::admission::Admitted;
 use crate::entry::Identity;
-use crate::metrics::{disk, sample_now};
+use crate::metrics::{disk, has_inodes, sample_now};
+use crate::processor::processor;
 use crate::provision::Order;
 use crate::start::{Inner, Node};
 use crate::supervise::{Admission, supervise};
@@ -24,10 +26,9 @@ use crate::supervise::{Admission, supervise};
 impl Inner {
     /// Refuses work that the disk could not take.
     fn check_disk(&self) -> Result<(), CreateError> {
-        match disk(&self.config.data_dir) {
-            Some((_, free)) if free / MIB < self.config.disk_reserve_mib => Err(self.disk_full()),
-            _ => Ok(()),
-        }
+        let full = disk(&self.config.data_dir)
+            .is_some_and(|(_, free)| free / MIB < self.config.disk_reserve_mib);
+        if full || !has_inodes(&self.config.data_dir) { Err(self.disk_full()) } else { Ok(()) }
     }
 
     pub(crate) fn disk_full(&self) -> CreateError {
@@ -53,7 +54,7 @@ impl Inner {
             NodePhase::Starting => CreateError::Starting,
             _ => CreateError::Draining,
         };
-        let pass = self.gate.enter().map_err(refused)?;
+        let pass = Admitted::new(self.gate.enter().map_err(refused)?, self.pulse.clone());
         if self.phase() == NodePhase::Starting {
             return Err(CreateError::Starting);
         }
@@ -80,7 +81,7 @@ const MIB: u64 = 1024 * 1024;
 const CENSUS_LIMIT: Duration = Duration::from_secs(30);
 
 /// `l` and 20 characters of `[a-z0-9]`: never used twice.
-fn new_lifecycle_id() -> Result<LifecycleId, CreateError> {
+pub(crate) fn new_lifecycle_id() -> Result<LifecycleId, CreateError> {
     const ALPHABET: &[u8; 36] = b"abcdefghijklmnopqrstuvwxyz0123456789";
     let mut rng = rand::rng();
     let mut text = String::from("l");
@@ -111,6 +112,7 @@ impl NodeApi for Node {
             starting: count(&[SandboxPhase::Reserved, SandboxPhase::Booting]),
             stuck: count(&[SandboxPhase::Stuck]),
             slots: u32::try_from(inner.pool.ready()).unwrap_or(u32::MAX),
+            processor: processor(),
             metrics: inner.node_metrics(),
             enforcement: enforcement
                 .map(|s| Enforcement { what: s.what, enforced: s.enforced, detail: s.detail })

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use images::base;
-use lifecycle::{Budget, Pass};
+use lifecycle::Budget;
 use model::{BuildId, NodePhase};
 use node_wire::{Blocker, BuildError, BuildRequest, BuildState, BuildStatus, Class};
 use parking_lot::Mutex;
@@ -13,6 +13,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::admission::Admitted;
 use crate::pulse::Pulse;
 use crate::start::Inner;
 
@@ -160,7 +161,7 @@ impl Inner {
             NodePhase::Starting => BuildError::Starting,
             _ => BuildError::Draining,
         };
-        let pass = self.gate.enter().map_err(closed)?;
+        let pass = Admitted::new(self.gate.enter().map_err(closed)?, self.pulse.clone());
         if self.phase() == NodePhase::Starting {
             return Err(BuildError::Starting);
         }
@@ -191,10 +192,9 @@ impl Inner {
     }
 }
 
-async fn run(inner: Arc<Inner>, build: Arc<Build>, pass: Pass) {
+async fn run(inner: Arc<Inner>, build: Arc<Build>, pass: Admitted) {
     // In the list of builds: counted from here on as what it is.
     drop(pass);
-    inner.pulse.beat();
     tracing::info!(alias = build.request.alias, "build started");
     let request = base::Request::new(guest_wire::ENVD_VERSION.into(), inner.config.disk_mib);
     let told = Arc::clone(&build);

@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime};
 use lifecycle::{Budget, Ended, Joined};
 use model::{Change, EndReason, LifecycleId, NodePhase, NodeRequest, SandboxPhase};
 use node_wire::StatusError;
+use observe::metrics::{FORCE_ATTEMPTS, result_of};
 use tokio::time::Instant;
 
 use crate::entry::Entry;
@@ -43,6 +44,7 @@ impl Inner {
         self.force.join(&self.upkeep, span, |number| async move {
             *inner.force_started.lock() = Some(SystemTime::now());
             let outcome = inner.force_all(number).await;
+            FORCE_ATTEMPTS.count([result_of(outcome.failed.is_empty())]);
             if outcome.failed.is_empty() {
                 inner.advance(NodePhase::Draining);
                 tracing::info!(number, stopped = outcome.stopped, "everything was ended");

@@ -13,6 +13,10 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::pulse::Pulse;
+use crate::teardown::Step;
+
+/// No sandbox is given more time than this, ten years: sums with it stay in range.
+const FAR: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 
 /// Samples kept of one sandbox: 20 minutes at one every 5 seconds.
 const MAX_SAMPLES: usize = 240;
@@ -33,6 +37,8 @@ pub(crate) struct Entry {
     /// Somebody asked a stuck teardown to try again now.
     retry: Notify,
     samples: Mutex<VecDeque<Sample>>,
+    /// Processor time at the last sample.
+    cpu: Mutex<Option<(Instant, Duration)>>,
 }
 
 /// What changes over a lifecycle's time.
@@ -48,6 +54,8 @@ pub(crate) struct State {
     /// Rounds of teardown that have ended.
     pub rounds: u32,
     pub left: Vec<String>,
+    /// Release steps that are not confirmed; empty unless stuck.
+    pub pending: Vec<Step>,
 }
 
 /// What an entry is made of.
@@ -64,6 +72,7 @@ pub(crate) struct Identity {
 impl Entry {
     pub(crate) fn new(identity: Identity, ttl: Duration, pulse: Pulse) -> Self {
         let now = SystemTime::now();
+        let ttl = ttl.min(FAR);
         let state = State {
             phase: SandboxPhase::Reserved,
             started_at: now,
@@ -72,6 +81,7 @@ impl Entry {
             since: Instant::now(),
             rounds: 0,
             left: Vec::new(),
+            pending: Vec::new(),
         };
         Self {
             id: identity.id,
@@ -86,6 +96,7 @@ impl Entry {
             ended: CancellationToken::new(),
             retry: Notify::new(),
             samples: Mutex::default(),
+            cpu: Mutex::default(),
         }
     }
 
@@ -123,6 +134,7 @@ impl Entry {
     /// Starts the clock: the guest agent has answered.
     pub(crate) fn set_live(&self, ttl: Duration) {
         let now = SystemTime::now();
+        let ttl = ttl.min(FAR);
         self.on(SandboxEvent::Ready, |state| {
             state.started_at = now;
             state.ends_at = now + ttl;
@@ -132,7 +144,7 @@ impl Entry {
 
     /// Moves the end of a live sandbox. `false` when it is not live.
     pub(crate) fn set_end(&self, ends_at: SystemTime) -> bool {
-        let left = ends_at.duration_since(SystemTime::now()).unwrap_or_default();
+        let left = ends_at.duration_since(SystemTime::now()).unwrap_or_default().min(FAR);
         self.state.send_if_modified(|state| {
             let live = state.phase == SandboxPhase::Live;
             if live {
@@ -141,6 +153,23 @@ impl Entry {
             }
             live
         })
+    }
+
+    /// Ends a live sandbox whose time is over. `false` when the end was moved before that.
+    pub(crate) fn expire(&self) -> bool {
+        let expired = self.state.send_if_modified(|state| {
+            let over = state.phase == SandboxPhase::Live && state.deadline <= Instant::now();
+            if over {
+                // From here on its end cannot be moved.
+                state.phase = SandboxPhase::Stopping;
+                state.since = Instant::now();
+            }
+            over
+        });
+        if expired {
+            self.pulse.beat();
+        }
+        expired
     }
 
     /// Asks for the end; the first reason counts. A stuck teardown tries again at once.
@@ -167,6 +196,15 @@ impl Entry {
     /// Cancel safety: yes; a request that nobody waited for is kept.
     pub(crate) async fn retry_asked(&self) {
         self.retry.notified().await;
+    }
+
+    /// The processor time at the last sample.
+    pub(crate) fn last_cpu(&self) -> Option<(Instant, Duration)> {
+        *self.cpu.lock()
+    }
+
+    pub(crate) fn set_cpu(&self, at: Instant, used: Duration) {
+        *self.cpu.lock() = Some((at, used));
     }
 
     pub(crate) fn push_sample(&self, sample: Sample) {

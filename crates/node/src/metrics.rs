@@ -67,6 +67,12 @@ pub(crate) fn disk(path: &Path) -> Option<(u64, u64)> {
     Some((stat.f_blocks * stat.f_frsize, stat.f_bavail * stat.f_frsize))
 }
 
+/// Whether the file system has numbers for more files. One that makes them as it goes counts none.
+pub(crate) fn has_inodes(path: &Path) -> bool {
+    const FEW: u64 = 10_000;
+    rustix::fs::statvfs(path).map_or(true, |stat| stat.f_files == 0 || stat.f_favail > FEW)
+}
+
 impl Inner {
     pub(crate) fn node_metrics(&self) -> NodeMetrics {
         let (disk_total, disk_free) = disk(&self.config.data_dir).unwrap_or_default();
@@ -91,39 +97,30 @@ impl Inner {
 
 /// Samples every live sandbox until `stop`.
 pub(crate) async fn sample(inner: Arc<Inner>, stop: CancellationToken) {
-    let mut last = std::collections::HashMap::new();
     loop {
         tokio::select! { biased; () = stop.cancelled() => return, () = tokio::time::sleep(EVERY) => {} }
         let live = inner.registry.all();
-        let mut next = std::collections::HashMap::new();
         for entry in live.into_iter().filter(|e| e.phase() == SandboxPhase::Live) {
             let usage = inner.cgroups.named(entry.lifecycle.as_str()).usage();
             let now = Instant::now();
-            let before = last.get(&entry.lifecycle).copied();
-            entry.push_sample(reading(&entry, &usage, now, before));
-            next.insert(entry.lifecycle.clone(), (now, usage.cpu));
+            entry.push_sample(reading(&entry, &usage, now));
+            entry.set_cpu(now, usage.cpu);
         }
-        last = next;
     }
 }
 
-/// A sample of `entry` now.
+/// A sample of `entry` now. Blocking: looks at its files.
 pub(crate) fn sample_now(inner: &Inner, entry: &Entry) -> Sample {
     let usage = inner.cgroups.named(entry.lifecycle.as_str()).usage();
-    let mut sample = reading(entry, &usage, Instant::now(), None);
+    let mut sample = reading(entry, &usage, Instant::now());
     sample.disk_used_bytes =
         used_below(&inner.config.lifecycles().join(entry.lifecycle.as_str()).join("upper"));
     sample
 }
 
-fn reading(
-    entry: &Entry,
-    usage: &host::cgroup::Usage,
-    now: Instant,
-    before: Option<(Instant, Duration)>,
-) -> Sample {
+fn reading(entry: &Entry, usage: &host::cgroup::Usage, now: Instant) -> Sample {
     let cpus = f64::from(entry.resources.vcpus.max(1));
-    let pct = before.map_or(0.0, |(at, cpu)| {
+    let pct = entry.last_cpu().map_or(0.0, |(at, cpu)| {
         let wall = now.duration_since(at).as_secs_f64();
         let spent = usage.cpu.saturating_sub(cpu).as_secs_f64();
         if wall > 0.0 { (spent / wall / cpus * 100.0).clamp(0.0, 100.0) } else { 0.0 }

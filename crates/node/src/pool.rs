@@ -3,7 +3,7 @@
 //! An index is free again only when the kernel has taken its link away; until then it is passed
 //! over, so that no two sandboxes ever share an address or a user id.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::BTreeSet;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,9 +12,11 @@ use host::identity::SLOTS;
 use host::net::{Slot, is_linked, linked_slots};
 use host::{HostError, Mark};
 use lifecycle::{Budget, Expired, Owned};
-use parking_lot::Mutex;
-use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
+
+use crate::pool::stock::{Closed, Counts, Refused, Stock};
+
+pub(crate) mod stock;
 
 #[derive(Debug)]
 pub(crate) struct Pool {
@@ -23,20 +25,7 @@ pub(crate) struct Pool {
     warm: usize,
     /// Helpers that hold namespaces while a slot is made are born in this cgroup.
     helpers: OwnedFd,
-    state: Mutex<State>,
-    taken: Notify,
-}
-
-#[derive(Debug, Default)]
-struct State {
-    ready: VecDeque<Owned<Slot>>,
-    /// Ready, being made or with a sandbox.
-    in_use: BTreeSet<u16>,
-    /// Closed; the kernel may still have the link.
-    released: BTreeSet<u16>,
-    next: u16,
-    making: usize,
-    closed: bool,
+    stock: Arc<Stock<Owned<Slot>>>,
 }
 
 /// No slot could be had.
@@ -44,12 +33,21 @@ struct State {
 pub(crate) enum SlotError {
     #[error("all {SLOTS} slots are in use")]
     Exhausted,
-    #[error("slots are closed")]
-    Closed,
+    #[error(transparent)]
+    Closed(#[from] Closed),
     #[error(transparent)]
     Host(#[from] HostError),
     #[error("the thread that made the slot ended")]
     Thread(#[from] tokio::task::JoinError),
+}
+
+impl From<Refused> for SlotError {
+    fn from(refused: Refused) -> Self {
+        match refused {
+            Refused::Closed(closed) => Self::Closed(closed),
+            Refused::Exhausted => Self::Exhausted,
+        }
+    }
 }
 
 /// The pool waits this long after it failed to make a slot.
@@ -57,144 +55,109 @@ const PAUSE_AFTER_FAILURE: Duration = Duration::from_secs(1);
 
 impl Pool {
     pub(crate) fn new(mark: Mark, agent_port: u16, warm: u16, helpers: OwnedFd) -> Self {
-        Self {
-            mark,
-            agent_port,
-            warm: usize::from(warm),
-            helpers,
-            state: Mutex::default(),
-            taken: Notify::new(),
-        }
+        let stock = Arc::new(Stock::new(SLOTS));
+        Self { mark, agent_port, warm: usize::from(warm), helpers, stock }
     }
 
     /// A slot from the pool, or one made now when it is empty.
+    ///
+    /// Cancel safety: yes. A slot that is in the making then comes to the shelf.
     pub(crate) async fn take(self: &Arc<Self>) -> Result<Owned<Slot>, SlotError> {
-        let ready = self.state.lock().ready.pop_front();
-        self.taken.notify_one();
-        match ready {
-            Some(slot) => Ok(slot),
-            None => self.make().await,
+        loop {
+            if let Some(slot) = self.stock.take()? {
+                return Ok(slot);
+            }
+            // Another may take it from the shelf first. Then that one was served, and there are no
+            // more of them than starts at a time.
+            self.make().await?;
         }
     }
 
     /// The index may be used again once its link is gone.
     pub(crate) fn released(&self, index: u16) {
-        let mut state = self.state.lock();
-        state.in_use.remove(&index);
-        state.released.insert(index);
+        self.stock.released(index);
     }
 
     /// Whether the slot is ready, being made or with a sandbox, or its link is on its way out.
     pub(crate) fn has(&self, index: u16) -> bool {
-        let state = self.state.lock();
-        state.in_use.contains(&index) || state.released.contains(&index)
+        self.stock.has(index)
     }
 
     /// Ready slots, for status.
     pub(crate) fn ready(&self) -> usize {
-        self.state.lock().ready.len()
+        self.stock.ready()
+    }
+
+    /// How many slots are where, for status.
+    pub(crate) fn counts(&self) -> Counts {
+        let linked: BTreeSet<u16> =
+            linked_slots(self.mark).unwrap_or_default().into_iter().collect();
+        self.stock.counts(|index| linked.contains(&index))
     }
 
     /// Keeps the pool filled until `stop`.
     pub(crate) async fn keep_filled(self: Arc<Self>, stop: CancellationToken) {
-        while !stop.is_cancelled() {
-            let short = {
-                let state = self.state.lock();
-                !state.closed && state.ready.len() + state.making < self.warm
-            };
-            if !short {
-                tokio::select! { biased; () = stop.cancelled() => return, () = self.taken.notified() => {} }
-                continue;
+        loop {
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => return,
+                () = self.stock.wait_fewer_than(self.warm) => {}
             }
-            match self.make().await {
-                Ok(slot) => self.put(slot).await,
-                Err(error) => {
-                    tracing::warn!(error = %observe::chain(&error), "no slot could be made ahead");
-                    tokio::select! { biased; () = stop.cancelled() => return, () = tokio::time::sleep(PAUSE_AFTER_FAILURE) => {} }
+            if let Err(error) = self.make().await {
+                tracing::warn!(error = %observe::chain(&error), "no slot could be made ahead");
+                tokio::select! {
+                    biased;
+                    () = stop.cancelled() => return,
+                    () = tokio::time::sleep(PAUSE_AFTER_FAILURE) => {}
                 }
             }
         }
     }
 
-    async fn put(&self, slot: Owned<Slot>) {
-        let refused = {
-            let mut state = self.state.lock();
-            if state.closed {
-                Some(slot)
-            } else {
-                state.ready.push_back(slot);
-                None
-            }
-        };
-        if let Some(slot) = refused {
-            self.close_slot(slot).await;
-        }
-    }
-
-    async fn make(self: &Arc<Self>) -> Result<Owned<Slot>, SlotError> {
-        let index = self.next_index()?;
+    /// Makes a slot and puts it on the shelf. That goes on without whoever waits for it.
+    async fn make(self: &Arc<Self>) -> Result<(), SlotError> {
+        let making = self.stock.begin(|index| is_linked(self.mark, index))?;
         let pool = Arc::clone(self);
-        // The result is counted in the thread: a caller that goes away loses no slot.
         let made = tokio::task::spawn_blocking(move || {
-            let made = Slot::create(pool.mark, index, pool.agent_port, pool.helpers.as_fd());
-            let mut state = pool.state.lock();
-            state.making -= 1;
-            if made.is_err() {
-                state.in_use.remove(&index);
-            }
-            made
+            let index = making.index();
+            let slot = Slot::create(pool.mark, index, pool.agent_port, pool.helpers.as_fd())?;
+            making.finish(Owned::adopt(slot));
+            Ok(())
         });
-        Ok(Owned::adopt(made.await??))
+        made.await?
     }
 
-    fn next_index(&self) -> Result<u16, SlotError> {
-        let mut state = self.state.lock();
-        if state.closed {
-            return Err(SlotError::Closed);
-        }
-        for _ in 0..SLOTS {
-            let index = state.next;
-            state.next = (state.next + 1) % SLOTS;
-            if !state.in_use.contains(&index) && !is_linked(self.mark, index) {
-                state.released.remove(&index);
-                state.in_use.insert(index);
-                state.making += 1;
-                return Ok(index);
+    /// Hands out no slot and makes none any more, and lets go of those that are ready. What is
+    /// still in the making is let go by [`Pool::wait_unlinked`].
+    pub(crate) async fn close(&self) {
+        self.stock.shut();
+        self.clear().await;
+    }
+
+    async fn clear(&self) {
+        for (index, slot) in self.stock.clear() {
+            // Closing a slot is closing descriptors; it has nothing to wait for.
+            match slot.close(Budget::within(Duration::from_secs(1))).await {
+                Ok(_closed) => self.stock.released(index),
+                // Never used again: its index stays with it.
+                Err((_slot, error)) => tracing::error!(%error, index, "a slot could not be closed"),
             }
         }
-        Err(SlotError::Exhausted)
     }
 
-    async fn close_slot(&self, slot: Owned<Slot>) {
-        let index = slot.net().index;
-        // Closing a slot is closing descriptors; it has nothing to wait for.
-        match slot.close(Budget::within(Duration::from_secs(1))).await {
-            Ok(_closed) => self.released(index),
-            Err((_slot, error)) => tracing::error!(%error, index, "a slot could not be closed"),
-        }
-    }
-
-    /// Lets go of every ready slot and makes none any more.
-    pub(crate) async fn close(&self) {
-        let ready = {
-            let mut state = self.state.lock();
-            state.closed = true;
-            std::mem::take(&mut state.ready)
-        };
-        for slot in ready {
-            self.close_slot(slot).await;
-        }
-    }
-
-    /// Waits until the kernel has taken every link of ours away.
+    /// Waits until no slot is in the making and the kernel has taken every link of ours away.
     ///
     /// Cancel safety: yes.
     pub(crate) async fn wait_unlinked(&self, budget: Budget) -> Result<(), Expired> {
         let gone = async {
             // The kernel tells of it by rtnetlink, to sockets that may overflow; a listing cannot
-            // be missed and costs microseconds.
-            while linked_slots(self.mark).is_ok_and(|left| !left.is_empty()) {
+            // be missed and costs microseconds. One that fails proves nothing.
+            while self.stock.making() > 0
+                || self.stock.ready() > 0
+                || linked_slots(self.mark).map_or(true, |left| !left.is_empty())
+            {
                 tokio::time::sleep(Duration::from_millis(5)).await;
+                self.clear().await;
             }
         };
         budget.run("links of closed slots", gone).await

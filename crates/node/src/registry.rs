@@ -1,14 +1,13 @@
 //! One entry per lifecycle, from before the first acquisition to after the last confirmed release.
 
 use std::collections::HashMap;
-use std::sync::Arc;
 
 use model::SandboxId;
 use node_wire::CreateError;
-use parking_lot::Mutex;
 
 use crate::entry::{Entry, Identity};
 use crate::pulse::Pulse;
+use crate::sync::{Arc, Mutex};
 
 #[derive(Debug)]
 pub(crate) struct Registry {
@@ -53,7 +52,10 @@ impl Registry {
     /// nobody finds it any more who has heard of its end, and nobody misses both.
     pub(crate) fn remove(&self, entry: &Arc<Entry>, confirm: impl FnOnce(&Entry)) {
         let mut entries = self.entries.lock();
-        entries.remove(&entry.id);
+        // Its id may be another lifecycle's by now, if this is a repetition.
+        if entries.get(&entry.id).is_some_and(|there| Arc::ptr_eq(there, entry)) {
+            entries.remove(&entry.id);
+        }
         confirm(entry);
         drop(entries);
         self.pulse.beat();

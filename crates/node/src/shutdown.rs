@@ -64,6 +64,8 @@ impl ShutdownReport {
 
 /// The time each of the last steps has, whatever the sandboxes took.
 const RESERVE: Duration = Duration::from_secs(10);
+/// The same when somebody has given up.
+const HURRIED: Duration = Duration::from_millis(200);
 /// The pause between attempts to force.
 const ATTEMPT_PAUSE: Duration = Duration::from_secs(1);
 
@@ -92,7 +94,7 @@ impl Node {
             inner.force_until_empty(Budget::within(plan.force), &escalation.give_up).await;
         }
         errors.extend(inner.what_is_left());
-        errors.extend(inner.close_all().await);
+        errors.extend(inner.close_all(&escalation.give_up).await);
         let left = self.census(Budget::within(RESERVE)).await.unwrap_or_else(|error| {
             errors.push(format!("census: {}", observe::chain(&error)));
             Vec::new()
@@ -134,7 +136,8 @@ impl Inner {
     /// Waits until everything has ended by itself. `false` when it is time to force.
     async fn drained(&self, plan: StopPlan, escalation: &Escalation) -> bool {
         if let Some(graceful) = plan.graceful {
-            let at = (tokio::time::Instant::now() + graceful, std::time::SystemTime::now() + graceful);
+            let at =
+                (tokio::time::Instant::now() + graceful, std::time::SystemTime::now() + graceful);
             let mut standing = self.standing.lock();
             *standing = Standing { force_at: Some(at), ..*standing };
         }
@@ -155,7 +158,14 @@ impl Inner {
     }
 
     /// Attempt after attempt until nothing is left or `budget` ends.
-    async fn force_until_empty(self: &std::sync::Arc<Self>, budget: Budget, give_up: &CancellationToken) {
+    async fn force_until_empty(
+        self: &std::sync::Arc<Self>,
+        budget: Budget,
+        give_up: &CancellationToken,
+    ) {
+        // Whoever gives up at once leaves nothing running all the same: the first attempt kills every
+        // process before anything that takes time.
+        drop(self.apply(NodeRequest::DrainForced));
         let attempts = async {
             loop {
                 let joined = self.apply(NodeRequest::DrainForced);
@@ -186,22 +196,28 @@ impl Inner {
         document.blockers.iter().map(tell).collect()
     }
 
-    /// The closers, in their fixed order.
-    async fn close_all(&self) -> Vec<String> {
+    /// The closers, in their fixed order. Who gave up waits for none of them.
+    pub(crate) async fn close_all(&self, give_up: &CancellationToken) -> Vec<String> {
         let mut errors = Vec::new();
         let mut note = |what: &str, failed: Option<String>| {
             errors.extend(failed.map(|error| format!("{what}: {error}")));
         };
-        let within = || Budget::within(RESERVE);
+        let within = || Budget::within(if give_up.is_cancelled() { HURRIED } else { RESERVE });
         let upkeep = self.upkeep.close(within()).await;
         note("upkeep", upkeep.err().map(|e| e.to_string()));
         self.pool.close().await;
         let unlinked = self.pool.wait_unlinked(within()).await;
+        let links_left = unlinked.is_err();
         note("slots", unlinked.err().map(|e| e.to_string()));
-        let mut firewall = self.firewall.lock().take();
-        let closed = close_in(&mut firewall, within()).await;
-        note("firewall", closed.err().map(|e| observe::chain(&e).to_string()));
-        *self.firewall.lock() = firewall;
+        if links_left || self.registry.len() > 0 {
+            // What still runs would be free to reach the host and its networks.
+            note("firewall", Some("kept, because sandboxes are left".into()));
+        } else {
+            let mut firewall = self.firewall.lock().take();
+            let closed = close_in(&mut firewall, within()).await;
+            note("firewall", closed.err().map(|e| observe::chain(&e).to_string()));
+            *self.firewall.lock() = firewall;
+        }
         let helpers = self.close_helpers(within()).await;
         note("helpers", helpers.err().map(|e| observe::chain(&e).to_string()));
         let roots = self.cgroups.close();

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use host::census::HELPERS;
-use host::cgroup::Cgroups;
+use host::cgroup::{Cgroups, Support};
 use host::identity::{Claim, ClaimError};
 use host::net::{Firewall, FirewallError};
 use host::view::View;
@@ -19,6 +19,7 @@ use model::NodeId;
 use node_wire::NodeEvent;
 use parking_lot::Mutex;
 use tokio::sync::{Semaphore, broadcast};
+use tokio_util::sync::CancellationToken;
 
 use crate::builds::Builds;
 use crate::config::{Config, LimitsPolicy};
@@ -69,6 +70,8 @@ pub(crate) struct Inner {
     pub leaked: Mutex<Option<u32>>,
     /// How many teardowns may do more than kill at a time.
     pub releasing: Semaphore,
+    /// How many may remove files at a time.
+    pub removing: Semaphore,
 }
 
 /// Why a node could not be started. Nothing of it runs then.
@@ -104,6 +107,9 @@ pub enum StartError {
 
 /// A teardown runs the runtime and removes files: more at a time than this only slow each other.
 const MAX_RELEASING: usize = 16;
+/// Removing files keeps the disk busy; it has a queue of its own, so that a sandbox that made
+/// millions of them delays only others like it.
+const MAX_REMOVING: usize = 8;
 /// Node events that a slow listener may be behind.
 const EVENTS: usize = 4096;
 const FIREWALL_LIMIT: Duration = Duration::from_secs(10);
@@ -135,18 +141,64 @@ impl Node {
         }
         let runtime = Runtime::find(&config.runtime)?;
         let nft = find("nft").ok_or(StartError::NoNft)?;
-        make_dir(&config.data_dir, 0o700)?;
-        make_dir(&config.lifecycles(), 0o700)?;
-        let claim = Claim::take(&config.data_dir, config.network)?;
-        let mark = claim.mark();
-        let cgroups =
-            Cgroups::open(view.into_layout(), mark.cgroup_root()).map_err(StartError::Cgroups)?;
-        let support = cgroups.layout().support();
+        let layout = view.into_layout();
+        let support = layout.support();
         if config.limits == LimitsPolicy::Require
             && let Some(lack) = support.iter().find(|s| !s.enforced)
         {
             return Err(StartError::Unenforceable { what: lack.what, detail: lack.detail.clone() });
         }
+        make_dir(&config.data_dir, 0o700)?;
+        make_dir(&config.lifecycles(), 0o700)?;
+        // Names in the census are compared with what the kernel shows.
+        let data_dir = fs::canonicalize(&config.data_dir)
+            .map_err(|source| StartError::Directory { path: config.data_dir.clone(), source })?;
+        let config = Config { data_dir, ..config };
+        let claim = Claim::take(&config.data_dir, config.network)?;
+        let root = claim.mark().cgroup_root();
+        let cgroups = Cgroups::open(layout, root).map_err(StartError::Cgroups)?;
+        let parts = Parts { config, claim, cgroups, images, runtime, support, nft: nft.clone() };
+        let inner = Arc::new(parts.assemble().await?);
+        if let Err(error) = inner.bring_up(nft).await {
+            let left = inner.close_all(&CancellationToken::new()).await;
+            if left.is_empty() {
+                inner.claim.give_back().map_err(StartError::Cgroups)?;
+            } else {
+                tracing::error!(?left, "a start that failed leaves something for the next one");
+            }
+            return Err(error);
+        }
+        Ok(Arc::new(Self { inner }))
+    }
+
+    /// How many sandboxes hold something.
+    #[must_use]
+    pub fn sandboxes(&self) -> usize {
+        self.inner.registry.len()
+    }
+
+    /// Slots that are ready for use.
+    #[must_use]
+    pub fn warm_slots(&self) -> usize {
+        self.inner.pool.ready()
+    }
+}
+
+/// What a node is made of.
+struct Parts {
+    config: Config,
+    claim: Claim,
+    cgroups: Cgroups,
+    images: Arc<Store>,
+    runtime: Runtime,
+    support: Vec<Support>,
+    nft: PathBuf,
+}
+
+impl Parts {
+    async fn assemble(self) -> Result<Inner, StartError> {
+        let Self { config, claim, cgroups, images, runtime, support, nft } = self;
+        let mark = claim.mark();
         let driver = Arc::new(Container::new(ContainerConfig {
             runtime,
             agent: host::view::show_file(&config.agent, "envd").map_err(StartError::Agent)?,
@@ -168,11 +220,11 @@ impl Node {
         };
         let pulse = Pulse::default();
         let starting = usize::try_from(config.max_starting).unwrap_or(1).max(1);
-        let inner = Arc::new(Inner {
+        Ok(Inner {
             id: node_id(),
             cgroups,
             firewall: Mutex::new(None),
-            firewall_name: Firewall::new(nft.clone(), mark),
+            firewall_name: Firewall::new(nft, mark),
             images,
             driver,
             resolvers,
@@ -187,6 +239,7 @@ impl Node {
             reporting: Mutex::default(),
             leaked: Mutex::default(),
             releasing: Semaphore::new(MAX_RELEASING),
+            removing: Semaphore::new(MAX_REMOVING),
             gate: Gate::default(),
             starting: Arc::new(Semaphore::new(starting)),
             tasks: TaskGroup::default(),
@@ -195,32 +248,24 @@ impl Node {
             cpu: CpuClock::default(),
             claim,
             config,
-        });
-        reclaim(&inner, Budget::within(RECLAIM_LIMIT)).await.map_err(StartError::Reclaim)?;
-        let firewall = Firewall::new(nft, mark);
-        let budget = Budget::within(FIREWALL_LIMIT);
-        firewall.apply(&inner.resolvers, budget).await.map_err(StartError::Firewall)?;
-        *inner.firewall.lock() = Some(Owned::adopt(firewall));
-        forward_packets().map_err(StartError::Forwarding)?;
-        inner.start_upkeep();
-        inner.opened();
-        Ok(Arc::new(Self { inner }))
-    }
-
-    /// How many sandboxes hold something.
-    #[must_use]
-    pub fn sandboxes(&self) -> usize {
-        self.inner.registry.len()
-    }
-
-    /// Slots that are ready for use.
-    #[must_use]
-    pub fn warm_slots(&self) -> usize {
-        self.inner.pool.ready()
+        })
     }
 }
 
 impl Inner {
+    /// From an empty node to one that admits.
+    async fn bring_up(self: &Arc<Self>, nft: PathBuf) -> Result<(), StartError> {
+        reclaim(self, Budget::within(RECLAIM_LIMIT)).await.map_err(StartError::Reclaim)?;
+        let firewall = Firewall::new(nft, self.mark());
+        let budget = Budget::within(FIREWALL_LIMIT);
+        firewall.apply(&self.resolvers, budget).await.map_err(StartError::Firewall)?;
+        *self.firewall.lock() = Some(Owned::adopt(firewall));
+        forward_packets().map_err(StartError::Forwarding)?;
+        self.start_upkeep();
+        self.opened();
+        Ok(())
+    }
+
     fn start_upkeep(self: &Arc<Self>) {
         let stop = self.upkeep.stop_token();
         let fill = Arc::clone(&self.pool).keep_filled(stop.clone());

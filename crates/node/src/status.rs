@@ -8,7 +8,6 @@ use model::{Change, NodePhase, NodeRequest, SandboxPhase};
 use node_wire::{AttemptStatus, Blocker, Class, ClassCount, DrainStatus, StatusError};
 use tokio::time::Instant;
 
-use crate::drain::Outcome;
 use crate::entry::{Entry, State};
 use crate::start::Inner;
 
@@ -114,7 +113,7 @@ impl Inner {
         let (number, running, last) = self.force.status();
         let started_at = (*self.force_started.lock())?;
         let outcome = last.filter(|_| !running).map(|ended| ended.outcome().clone());
-        let outcome = outcome.unwrap_or_else(|| Outcome::default().clone());
+        let outcome = outcome.unwrap_or_default();
         Some(AttemptStatus {
             number,
             started_at,
@@ -149,10 +148,11 @@ fn set(standing: &mut Standing, next: NodePhase) {
 fn blocker(entry: &Entry, state: &State) -> Blocker {
     let class = match state.phase {
         SandboxPhase::Reserved | SandboxPhase::Booting => Class::Starting,
-        SandboxPhase::Live => Class::Live,
-        SandboxPhase::Stopping | SandboxPhase::TearingDown | SandboxPhase::Stopped => {
-            Class::Stopping
-        }
+        SandboxPhase::Live | SandboxPhase::Checkpointing => Class::Live,
+        SandboxPhase::Pausing
+        | SandboxPhase::Stopping
+        | SandboxPhase::TearingDown
+        | SandboxPhase::Stopped => Class::Stopping,
         SandboxPhase::Stuck => Class::Stuck,
     };
     Blocker {

@@ -1,23 +1,27 @@
 //! One task per lifecycle: it alone makes the sandbox, watches it, and takes it down.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
+use futures::FutureExt;
 use host::process::Process;
-use lifecycle::{Budget, Pass};
+use lifecycle::{Budget, StepName};
 use model::{EndReason, SandboxEvent};
 use node_wire::{CreateError, NodeEvent, Route, Started};
+use observe::metrics::{CREATE, END, RELEASE_STEP, result_of};
 use rand::Rng;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
+use crate::admission::Admitted;
 use crate::entry::Entry;
-use crate::provision::{Order, ended, provision};
+use crate::provision::{Order, ProvisionError, ended, provision};
 use crate::start::Inner;
-use crate::teardown::{Holdings, Step, plan, release};
+use crate::teardown::{Holdings, Step, StepError, plan, release};
 
 /// What a create holds until it is over.
 pub(crate) struct Admission {
-    pub pass: Pass,
+    pub pass: Admitted,
     pub starting: OwnedSemaphorePermit,
     pub limit: Duration,
     pub answer: oneshot::Sender<Result<Started, CreateError>>,
@@ -31,7 +35,11 @@ const RETRY_MAX: Duration = Duration::from_secs(60);
 pub(crate) async fn supervise(inner: Arc<Inner>, order: Order, admission: Admission) {
     let entry = Arc::clone(&order.entry);
     let mut held = Holdings::default();
-    let outcome = provision(&inner, &order, &mut held).await;
+    let began = Instant::now();
+    // A panic is a failed start like any other: what was acquired is in the holdings.
+    let outcome = AssertUnwindSafe(provision(&inner, &order, &mut held)).catch_unwind().await;
+    let outcome = outcome.unwrap_or_else(|panic| Err(ProvisionError::panicked(&*panic)));
+    CREATE.record([result_of(outcome.is_ok())], began.elapsed());
     let ttl = order.spec.ttl;
     let Admission { pass, starting, limit, answer } = admission;
     drop(starting);
@@ -80,7 +88,12 @@ async fn live(entry: &Entry, process: Option<&Process>) -> EndReason {
                 tracing::warn!("the machine ended by itself");
                 return EndReason::Crashed;
             }
-            () = tokio::time::sleep_until(deadline) => return EndReason::Timeout,
+            () = tokio::time::sleep_until(deadline) => {
+                // Unless its end was moved in the same instant.
+                if entry.expire() {
+                    return EndReason::Timeout;
+                }
+            }
             changed = state.changed() => if changed.is_err() { return EndReason::Request },
         }
     }
@@ -89,7 +102,12 @@ async fn live(entry: &Entry, process: Option<&Process>) -> EndReason {
 /// Takes the lifecycle down, however often it has to be tried, and leaves the registry last.
 ///
 /// A start that failed answers its caller after the first round: what is stuck then is visible.
-async fn finish(inner: &Arc<Inner>, entry: &Arc<Entry>, held: &mut Holdings, reason: EndReason) {
+pub(crate) async fn finish(
+    inner: &Arc<Inner>,
+    entry: &Arc<Entry>,
+    held: &mut Holdings,
+    reason: EndReason,
+) {
     entry.end(reason);
     let reason = entry.end_reason().unwrap_or(reason);
     entry.on(SandboxEvent::End, |_| {});
@@ -101,7 +119,10 @@ async fn finish(inner: &Arc<Inner>, entry: &Arc<Entry>, held: &mut Holdings, rea
     });
     entry.on(SandboxEvent::Release, |_| {});
     let mut plan = plan();
-    if round(inner, entry, held, &mut plan).await {
+    let began = Instant::now();
+    let gone = round(inner, entry, held, &mut plan).await;
+    END.record([reason.as_str(), result_of(gone)], began.elapsed());
+    if gone {
         tracing::info!(reason = reason.as_str(), "sandbox ended");
         return done(inner, entry);
     }
@@ -135,12 +156,11 @@ async fn round(
     plan: &mut lifecycle::Plan<Step>,
 ) -> bool {
     let budget = Budget::within(inner.config.teardown_limit);
-    let id = entry.lifecycle.as_str();
     plan.begin();
-    while let Some((step, slice)) = plan.next(budget) {
-        // One that will not die keeps nobody else waiting: killing needs no permit.
-        let _permit = if step == Step::Kill { None } else { inner.releasing.acquire().await.ok() };
-        let released = release(inner, id, held, step, slice).await;
+    while let Some(step) = plan.next_step() {
+        let began = Instant::now();
+        let released = run_step(inner, entry, held, step, budget).await;
+        RELEASE_STEP.record([step.name(), result_of(released.is_ok())], began.elapsed());
         plan.settle(
             step,
             released.map_err(|error| {
@@ -158,9 +178,35 @@ async fn round(
         entry.on(SandboxEvent::Fail, |state| {
             state.rounds += 1;
             state.left = left;
+            state.pending = plan.pending().to_vec();
         });
     }
     done
+}
+
+/// One step within its own time, which begins when it may run.
+async fn run_step(
+    inner: &Arc<Inner>,
+    entry: &Entry,
+    held: &mut Holdings,
+    step: Step,
+    budget: Budget,
+) -> Result<(), StepError> {
+    // One that will not die keeps nobody else waiting: killing needs no permit. Large layers wait
+    // for each other only.
+    let queue = match step {
+        Step::Kill => None,
+        Step::Files => Some(&inner.removing),
+        _ => Some(&inner.releasing),
+    };
+    let _permit = match queue {
+        Some(queue) => budget.run("queue", queue.acquire()).await?.ok(),
+        None => None,
+    };
+    let slice = budget.slice(step.limit());
+    let released = release(inner, entry.lifecycle.as_str(), held, step, slice);
+    let released = AssertUnwindSafe(released).catch_unwind().await;
+    released.unwrap_or_else(|panic| Err(StepError::panicked(&*panic)))
 }
 
 fn done(inner: &Inner, entry: &Arc<Entry>) {
@@ -168,6 +214,7 @@ fn done(inner: &Inner, entry: &Arc<Entry>) {
         entry.on(SandboxEvent::Confirm, |state| {
             state.rounds += 1;
             state.left.clear();
+            state.pending.clear();
         });
     });
 }

@@ -1,11 +1,11 @@
 //! What a lifecycle may hold, and the order in which it goes.
 
+use std::any::Any;
 use std::sync::Arc;
 use std::time::Duration;
 
 use host::cgroup::Cgroup;
 use host::net::Slot;
-use host::process::Process;
 use images::Lease;
 use lifecycle::{Budget, Owned, Plan, Release, StepName, close_in};
 use machine::Part;
@@ -96,6 +96,22 @@ pub(crate) enum StepError {
     Injected(#[from] host::fault::Injected),
     #[error("the thread that removed files ended")]
     Thread(#[from] tokio::task::JoinError),
+    #[error(transparent)]
+    Expired(#[from] lifecycle::Expired),
+    #[error("the step panicked: {0}")]
+    Panicked(String),
+}
+
+impl StepError {
+    pub(crate) fn panicked(panic: &(dyn Any + Send)) -> Self {
+        Self::Panicked(words_of(panic))
+    }
+}
+
+/// What a panic says.
+pub(crate) fn words_of(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "no words".into())
 }
 
 /// Everything one lifecycle holds. Empty for one that another daemon left: then the names do.
@@ -121,7 +137,7 @@ pub(crate) async fn release(
     step: Step,
     budget: Budget,
 ) -> Result<(), StepError> {
-    inner.config.faults.hit(&format!("release.{}", step.name()))?;
+    inner.config.faults.hit(&format!("release.{}", step.name()), budget).await?;
     let lifecycles = inner.config.lifecycles();
     let dir = LifecycleDir::named(&lifecycles, lifecycle);
     match step {
@@ -157,28 +173,19 @@ pub(crate) async fn release(
     }
 }
 
-/// Kills every process and takes the status of those that are the daemon's own children: a zombie
-/// keeps its number.
+/// Kills every process, and takes the status of the first: a zombie keeps its number. (What a start
+/// that was cut off has left without a name is reaped by the orphans' sweep.)
 async fn kill(
     inner: &Arc<Inner>,
     lifecycle: &str,
     held: &mut Holdings,
     budget: Budget,
 ) -> Result<(), StepError> {
-    let cgroup = inner.cgroups.named(lifecycle);
-    // A start that was cut off may have made its first process and not have said which it is.
-    let unknown = || cgroup.pids().into_iter().flat_map(Process::open).collect::<Vec<_>>();
-    let children = held.machine.process.take().map_or_else(unknown, |process| vec![process]);
-    let killed = cgroup.kill(budget).await;
-    if let Err(error) = killed {
-        // Kept for the next try; of several, those that are still there are found again.
-        held.machine.process = children.into_iter().next();
-        return Err(error.into());
+    inner.cgroups.named(lifecycle).kill(budget).await?;
+    if let Some(process) = &held.machine.process {
+        budget.run("reap", process.exited()).await??;
     }
-    for child in &children {
-        // Dead already: this waits for no one.
-        child.exited().await?;
-    }
+    held.machine.process = None;
     Ok(())
 }
 

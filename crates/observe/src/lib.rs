@@ -1,6 +1,7 @@
-//! Logging set-up, the fixed names of span fields, and error chains.
+//! Logging set-up, the fixed names of span fields, error chains, and metrics.
 
 mod chain;
+pub mod metrics;
 mod setup;
 
 pub use chain::{Chain, chain};

@@ -22,26 +22,26 @@ pub(crate) fn open(config: &Config) -> anyhow::Result<Arc<Store>> {
     Ok(Arc::new(Store::open(&config.data_dir.join("images"))?))
 }
 
-/// Makes the base template, telling how it gets on. A signal ends it.
+/// Makes the base template, telling how it gets on. `None` when `stop` came first.
 ///
 /// # Errors
-/// It could not be made, or was ended; what was made so far is removed.
+/// It could not be made; what was made so far is removed, as it is after `stop`.
 pub(crate) async fn build_base(
     store: &Arc<Store>,
-    signals: &mut Signals,
-) -> anyhow::Result<Arc<Template>> {
+    stop: impl Future<Output = ()>,
+) -> anyhow::Result<Option<Arc<Template>>> {
     let progress = Progress::start("template base", base::Progress::STEPS);
     let request = Request::new(guest_wire::ENVD_VERSION.to_owned(), DISK_MIB);
     let tell = |now: base::Progress| progress.step(now.step, now.what);
     let built = tokio::select! {
         biased;
-        () = signals.next() => None,
+        () = stop => None,
         built = base::build(store, request, &tell, Budget::within(base::USUAL_LIMIT)) => Some(built),
     };
     match built {
         Some(Ok(template)) => {
             progress.done();
-            Ok(template)
+            Ok(Some(template))
         }
         Some(Err(error)) => {
             progress.failed();
@@ -51,7 +51,7 @@ pub(crate) async fn build_base(
             progress.failed();
             // Opening sweeps what was made so far; what cannot go yet, the next opening sweeps.
             drop(Store::open(store.dir())?);
-            anyhow::bail!("stopped while making the template `base`")
+            Ok(None)
         }
     }
 }
@@ -60,7 +60,9 @@ pub(crate) async fn run(config: &Config, command: Images) -> anyhow::Result<Exit
     let store = open(config)?;
     match command {
         Images::BuildBase => {
-            let template = build_base(&store, &mut Signals::listen()?).await?;
+            let mut signals = Signals::listen()?;
+            let built = build_base(&store, signals.next()).await?;
+            let template = built.context("stopped while making the template `base`")?;
             say::answer(&format!("{} {}", template.id, template.build))?;
         }
         Images::Ls(output) => list(&store, output)?,

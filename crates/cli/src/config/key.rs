@@ -86,6 +86,19 @@ pub(crate) const KEYS: &[Key] = &[
         "Free disk space below which no sandbox starts",
     ),
     key(
+        "shutdown_drain_timeout",
+        "auto",
+        "`auto` (for ever as a service, 0s on a terminal), `forever`, or a time from 0s to 8760h, \
+         such as 10m",
+        "How long sandboxes may go on by themselves when the service is asked to stop",
+    ),
+    key(
+        "shutdown_kill_deadline",
+        "none",
+        "`none`, or a time from 1s to 8760h, such as 15m",
+        "When, after the first signal, whoever started the service kills it",
+    ),
+    key(
         "network.base",
         "auto",
         "`auto` (10.213.0.0/16), or a private IPv4 network of that size, such as 10.99.0.0/16",
@@ -119,7 +132,7 @@ pub(crate) const KEYS: &[Key] = &[
         "timeouts.stop",
         "30s",
         "a time from 1s to 10m, such as 30s",
-        "How long ending all sandboxes may take when the service stops",
+        "How long ending what still runs may take when the service stops",
     ),
     key(
         "timeouts.clients",

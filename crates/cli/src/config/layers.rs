@@ -7,12 +7,16 @@ use std::path::{Path, PathBuf};
 
 use super::Fault;
 use super::key::{ENV_PREFIX, KEYS, Key};
+use super::value::duration;
 
 /// Read when it is there and no other file is named.
 pub(crate) const USUAL_FILE: &str = "/etc/cofferdam/config.toml";
 
 /// A configuration file is small; a file far beyond that is not one.
 const MAX_FILE_BYTES: u64 = 1024 * 1024;
+
+const PATIENCE: &str = "shutdown_drain_timeout";
+const FOREIGN_PATIENCE: &str = "SHUTDOWN_DRAIN_TIMEOUT";
 
 /// What the outside says, unread.
 #[derive(Debug, Default)]
@@ -135,6 +139,7 @@ impl Layers {
     }
 
     fn add_env(&mut self, env: &[(OsString, OsString)]) {
+        self.add_foreign_patience(env);
         for (name, value) in env {
             let Some(name) = name.to_str().filter(|name| name.starts_with(ENV_PREFIX)) else {
                 continue;
@@ -153,6 +158,21 @@ impl Layers {
                 (None, _) => self.unknown.push(Unknown { name: name.to_owned(), source }),
             }
         }
+    }
+}
+
+impl Layers {
+    /// The variable that E2B's node reads, weaker than our own. No time at all means there that
+    /// nothing is ever forced.
+    fn add_foreign_patience(&mut self, env: &[(OsString, OsString)]) {
+        let Some((_, value)) = env.iter().find(|(name, _)| name == FOREIGN_PATIENCE) else {
+            return;
+        };
+        let Some(key) = KEYS.iter().find(|key| key.name == PATIENCE) else { return };
+        let text = value.to_string_lossy();
+        let is_zero = text == "0" || duration(&text).is_some_and(|time| time.is_zero());
+        let text = if is_zero { "forever".to_owned() } else { text.into_owned() };
+        self.say(key, text, Source::Env(FOREIGN_PATIENCE.to_owned()));
     }
 }
 

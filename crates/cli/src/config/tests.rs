@@ -3,7 +3,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::layers::Source;
-use super::{Choice, Config, Driver, Faults, Inputs, Loaded, Unknown};
+use super::{Choice, Config, Driver, Faults, Inputs, Loaded, Patience, Unknown};
 
 struct Case {
     _dir: tempfile::TempDir,
@@ -113,6 +113,30 @@ fn values_that_do_not_fit_together_are_a_fault() {
     assert!(slots.contains("together they are 2064; give at most 2048"), "{slots}");
     let text = file("max_sandboxes = 2\n").load().unwrap_err().to_string();
     assert!(text.contains("max_starting: 32 is more than max_sandboxes (2)"), "{text}");
+}
+
+#[test]
+fn the_patience_of_e2bs_node_is_understood_and_weaker_than_our_own() {
+    let foreign = |value: &str| file("").env("SHUTDOWN_DRAIN_TIMEOUT", value);
+    let patience = |case: Case| case.load().unwrap().config.shutdown_drain_timeout;
+    assert_eq!(patience(file("")), Patience::Auto);
+    for zero in ["0", "0s", "0h0m"] {
+        assert_eq!(patience(foreign(zero)), Patience::Forever, "{zero}");
+    }
+    let long = Patience::Limited(Duration::from_secs(5400));
+    assert_eq!(patience(foreign("1h30m")), long);
+    let own = "COFFERDAM_SHUTDOWN_DRAIN_TIMEOUT";
+    assert_eq!(patience(foreign("0").env(own, "0s")), Patience::Limited(Duration::ZERO));
+    let faults = foreign("soon").load().unwrap_err().to_string();
+    assert!(faults.contains("\"soon\" (from SHUTDOWN_DRAIN_TIMEOUT) is not allowed"), "{faults}");
+}
+
+#[test]
+fn a_deadline_that_no_stop_can_keep_is_a_fault() {
+    let text = file("shutdown_kill_deadline = \"90s\"\n").load().unwrap_err().to_string();
+    assert!(text.contains("a stop may take 110 s"), "{text}");
+    let enough = file("shutdown_kill_deadline = \"110s\"\n").load().unwrap().config;
+    assert_eq!(enough.shutdown_kill_deadline, Some(enough.stop_limit()));
 }
 
 #[test]

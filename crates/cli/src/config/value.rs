@@ -4,7 +4,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::{Choice, Dns};
+use super::{Choice, Dns, Patience, YEAR};
 
 pub(super) fn path(text: &str) -> Option<PathBuf> {
     Some(PathBuf::from(text)).filter(|path| path.is_absolute())
@@ -55,14 +55,40 @@ pub(super) fn size_mib(text: &str) -> Option<u64> {
 }
 
 pub(super) fn time(least: Duration, most: Duration) -> impl Fn(&str) -> Option<Duration> {
-    move |text| {
-        // `ms` before `s` and `m`, which it ends and starts with.
-        let units = [("ms", 1), ("s", 1000), ("m", 60_000), ("h", 3_600_000)];
-        let (number, unit) = units
-            .iter()
-            .find_map(|(suffix, ms)| text.strip_suffix(suffix).map(|number| (number, *ms)))?;
-        let time = Duration::from_millis(number.parse::<u64>().ok()?.checked_mul(unit)?);
-        (least..=most).contains(&time).then_some(time)
+    move |text| duration(text).filter(|time| (least..=most).contains(time))
+}
+
+/// Whole numbers with units: `90s`, or several as in `1h30m`.
+pub(crate) fn duration(text: &str) -> Option<Duration> {
+    const UNITS_MS: [(&str, u64); 4] = [("ms", 1), ("s", 1000), ("m", 60_000), ("h", 3_600_000)];
+    let mut total_ms = 0_u64;
+    let mut rest = text;
+    loop {
+        let (number, after) = rest.split_at(rest.find(|c: char| !c.is_ascii_digit())?);
+        let end = after.find(|c: char| c.is_ascii_digit()).unwrap_or(after.len());
+        let (unit, after) = after.split_at(end);
+        let (_, ms) = UNITS_MS.iter().find(|(name, _)| *name == unit)?;
+        total_ms = total_ms.checked_add(number.parse::<u64>().ok()?.checked_mul(*ms)?)?;
+        if after.is_empty() {
+            return Some(Duration::from_millis(total_ms));
+        }
+        rest = after;
+    }
+}
+
+pub(super) fn patience(text: &str) -> Option<Patience> {
+    match text {
+        "auto" => Some(Patience::Auto),
+        "forever" => Some(Patience::Forever),
+        text => time(Duration::ZERO, YEAR)(text).map(Patience::Limited),
+    }
+}
+
+/// `none`, or what `read` makes of the text.
+pub(super) fn none_or<T>(read: impl Fn(&str) -> Option<T>) -> impl Fn(&str) -> Option<Option<T>> {
+    move |text| match text {
+        "none" => Some(None),
+        other => read(other).map(Some),
     }
 }
 
@@ -94,7 +120,10 @@ mod tests {
         let minute = time(Duration::from_millis(1), Duration::from_secs(60));
         assert_eq!(minute("1500ms"), Some(Duration::from_millis(1500)));
         assert_eq!(minute("1m"), Some(Duration::from_secs(60)));
-        for text in ["2m", "0s", "1", "1.5s", "s", "18446744073709551615h"] {
+        assert_eq!(minute("0m59s500ms"), Some(Duration::from_millis(59_500)));
+        let wrong =
+            ["2m", "0s", "1", "1.5s", "s", "", "1s2", "1 s", "-1s", "18446744073709551615h"];
+        for text in wrong {
             assert_eq!(minute(text), None, "{text}");
         }
     }

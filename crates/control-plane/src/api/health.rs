@@ -5,20 +5,37 @@ use http::StatusCode;
 use model::NodePhase;
 
 use crate::app::App;
+use crate::nodes::Link;
 
-/// Whether new sandboxes can be had here. Needs no key.
+/// Whether the service is well. Needs no key.
+///
+/// A service whose nodes drain is well until it ends: supervisors kill what is not, and with it
+/// the sandboxes that the drain waits for.
 pub(crate) async fn health(State(app): State<Arc<App>>) -> (StatusCode, &'static str) {
-    match app.node.info().await {
-        Ok(info) => match info.phase {
-            NodePhase::Healthy => (StatusCode::OK, "healthy\n"),
-            NodePhase::Starting => (StatusCode::SERVICE_UNAVAILABLE, "the node is starting\n"),
-            NodePhase::Standby => (StatusCode::SERVICE_UNAVAILABLE, "the node is on standby\n"),
-            NodePhase::Unhealthy => (StatusCode::SERVICE_UNAVAILABLE, "the node is unhealthy\n"),
-            NodePhase::Draining | NodePhase::Forcing | NodePhase::ForceFailed => {
-                (StatusCode::SERVICE_UNAVAILABLE, "the node is draining\n")
-            }
-            NodePhase::Stopped => (StatusCode::SERVICE_UNAVAILABLE, "the node has stopped\n"),
-        },
-        Err(_unreachable) => (StatusCode::SERVICE_UNAVAILABLE, "no node can be reached\n"),
+    let (mut draining, mut starting, mut unhealthy) = (false, false, false);
+    for session in app.nodes.all() {
+        let Some(report) = session.report() else { continue };
+        if matches!(session.link(), Link::Unreachable { .. }) {
+            continue;
+        }
+        match report.drain.phase {
+            NodePhase::Healthy => return (StatusCode::OK, "healthy\n"),
+            NodePhase::Draining
+            | NodePhase::Forcing
+            | NodePhase::ForceFailed
+            | NodePhase::Stopped
+            | NodePhase::Standby => draining = true,
+            NodePhase::Starting => starting = true,
+            NodePhase::Unhealthy => unhealthy = true,
+        }
+    }
+    if draining {
+        (StatusCode::OK, "draining\n")
+    } else if starting {
+        (StatusCode::SERVICE_UNAVAILABLE, "the nodes are starting\n")
+    } else if unhealthy {
+        (StatusCode::SERVICE_UNAVAILABLE, "the nodes are unhealthy\n")
+    } else {
+        (StatusCode::SERVICE_UNAVAILABLE, "no node can be reached\n")
     }
 }

@@ -13,7 +13,7 @@ use crate::app::App;
 use crate::auth::Caller;
 use crate::http::{ApiError, Params, SandboxPath};
 use crate::samples::{Span, metric};
-use crate::{placement, store::RowState};
+use crate::{node_answers, store::RowState};
 
 /// Sandboxes one request may ask the newest samples of.
 const SANDBOXES_MAX: usize = 100;
@@ -73,14 +73,12 @@ fn parse_ids(text: Option<&str>) -> Result<BTreeSet<SandboxId>, ApiError> {
 /// What is known of a sandbox; nothing of one that is not there, or is somebody else's.
 async fn samples(app: &App, team: &Team, id: &SandboxId) -> Result<Vec<Sample>, ApiError> {
     let row = app.store.sandbox(&team.id, id).await?;
-    if row.is_none_or(|row| row.state != RowState::Running) {
+    let Some(row) = row.filter(|row| row.state == RowState::Running) else {
         return Ok(Vec::new());
-    }
-    match app.node.samples(id).await {
+    };
+    match app.node_of(&row)?.api().samples(id).await {
         Ok(samples) => Ok(samples),
         Err(NodeError::NotFound(_)) => Ok(Vec::new()),
-        Err(error) => {
-            Err(placement::call_failed(&error, id))
-        }
+        Err(error) => Err(node_answers::call_failed(&error, id)),
     }
 }

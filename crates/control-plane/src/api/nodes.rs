@@ -1,109 +1,129 @@
+//! The nodes, for operators.
+
+mod status;
+mod watch;
+mod wire;
+
+pub(crate) use status::change_status;
+
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use axum::Json;
 use axum::extract::State;
 use axum::response::{IntoResponse as _, Response};
-use e2b_wire::{Enforcement, MachineInfo, Node, NodeDetail, NodeMetrics};
+use e2b_wire::{Node, NodeLeaks};
 use http::StatusCode;
-use model::NodePhase;
-use node_wire::NodeInfo;
+use lifecycle::Budget;
+use model::NodeId;
+use node_wire::NodeError;
+use serde::Deserialize;
 use uuid::Uuid;
 
 use crate::app::App;
 use crate::auth::Admin;
-use crate::http::{ApiError, Segment};
+use crate::http::{ApiError, Params, Segment};
+use crate::node_answers;
+use crate::nodes::Session;
+
+/// How long a node may take to answer an operator.
+const CALL_LIMIT: Duration = Duration::from_secs(10);
+/// The same for a census, which has half a minute on the node.
+const CENSUS_LIMIT: Duration = Duration::from_secs(40);
+
+#[derive(Debug, Deserialize)]
+pub(crate) struct ClusterQuery {
+    #[serde(rename = "clusterID")]
+    cluster_id: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+pub(crate) struct DrainQuery {
+    watch: Option<bool>,
+}
 
 pub(crate) async fn list(
     State(app): State<Arc<App>>,
     _: Admin,
-) -> Result<Json<Vec<Node>>, ApiError> {
-    let info = info(&app).await?;
-    let sandbox_starting_count = info.starting;
-    Ok(Json(vec![Node { detail: detail(&app, info), sandbox_starting_count }]))
+    Params(query): Params<ClusterQuery>,
+) -> Result<Json<Option<Vec<Node>>>, ApiError> {
+    let local = is_local(query.cluster_id.as_deref())?;
+    let sessions = app.nodes.all().iter().filter(|_| local);
+    let mut nodes: Vec<Node> = sessions.filter_map(|session| wire::row(session)).collect();
+    nodes.sort_by(|a, b| a.detail.id.cmp(&b.detail.id));
+    // Null, not an empty list: as E2B does it.
+    Ok(Json((!nodes.is_empty()).then_some(nodes)))
 }
 
 pub(crate) async fn get(
     State(app): State<Arc<App>>,
     _: Admin,
     Segment(id): Segment,
+    Params(query): Params<ClusterQuery>,
 ) -> Result<Response, ApiError> {
-    let info = info(&app).await?;
-    if info.id.as_str() != id {
-        // Without a body, as E2B does it.
-        return Ok(StatusCode::NOT_FOUND.into_response());
-    }
-    Ok(Json(detail(&app, info)).into_response())
+    let local = is_local(query.cluster_id.as_deref())?;
+    let row = find(&app, &id).filter(|_| local).and_then(|(_, session)| wire::row(session));
+    Ok(row.map_or_else(not_found, |row| Json(row.detail).into_response()))
 }
 
-async fn info(app: &App) -> Result<NodeInfo, ApiError> {
-    app.node.info().await.map_err(|error| {
-        tracing::error!(error = %observe::chain(&error), "the node does not tell its state");
-        ApiError::internal()
+/// The drain as the node sees it now, or a stream of it.
+pub(crate) async fn drain(
+    State(app): State<Arc<App>>,
+    _: Admin,
+    Segment(id): Segment,
+    Params(query): Params<DrainQuery>,
+) -> Result<Response, ApiError> {
+    let Some((id, session)) = find(&app, &id) else { return Ok(not_found()) };
+    if query.watch == Some(true) {
+        return watch::drain(&app, &id, session).await;
+    }
+    let drain = session.api().drain_status();
+    Ok(Json(wire::drain(&ask(&id, session, CALL_LIMIT, drain).await?)).into_response())
+}
+
+/// A census of the node's host.
+pub(crate) async fn leaks(
+    State(app): State<Arc<App>>,
+    _: Admin,
+    Segment(id): Segment,
+) -> Result<Response, ApiError> {
+    let Some((id, session)) = find(&app, &id) else { return Ok(not_found()) };
+    let leaks = ask(&id, session, CENSUS_LIMIT, session.api().leaks()).await?;
+    let leaks: NodeLeaks = wire::leaks(leaks);
+    Ok(Json(leaks).into_response())
+}
+
+/// Waits for a node's answer to an operator's question.
+async fn ask<T>(
+    id: &NodeId,
+    session: &Session,
+    limit: Duration,
+    question: impl Future<Output = Result<T, NodeError>>,
+) -> Result<T, ApiError> {
+    let answer = Budget::within(limit).run("ask a node", question).await;
+    let answer = answer.unwrap_or_else(|late| Err(NodeError::Unreachable(late.to_string())));
+    answer.map_err(|error| {
+        tracing::warn!(node.id = %id, error = %observe::chain(&error), "a node gave no answer");
+        session.poke();
+        node_answers::question_failed(&error, id)
     })
 }
 
-fn detail(app: &App, info: NodeInfo) -> NodeDetail {
-    NodeDetail {
-        service_instance_id: info.id.to_string(),
-        id: info.id.to_string(),
-        // One installation is one cluster, the one E2B calls local.
-        cluster_id: Uuid::nil().to_string(),
-        version: info.version,
-        commit: String::new(),
-        status: status(info.phase).to_owned(),
-        sandbox_count: info.sandboxes,
-        create_successes: app.creates.successes.load(Ordering::Relaxed),
-        create_fails: app.creates.fails.load(Ordering::Relaxed),
-        machine_info: MachineInfo::default(),
-        metrics: metrics(&info.metrics),
-        enforcement: info.enforcement.into_iter().map(enforcement).collect(),
-    }
+fn find<'a>(app: &'a App, id: &str) -> Option<(NodeId, &'a Arc<Session>)> {
+    let id = NodeId::parse(id).ok()?;
+    app.nodes.get(&id).map(|session| (id, session))
 }
 
-fn enforcement(limit: node_wire::Enforcement) -> Enforcement {
-    let node_wire::Enforcement { what, enforced, detail } = limit;
-    Enforcement { what: what.to_owned(), enforced, detail }
+/// Without a body, as E2B does it.
+fn not_found() -> Response {
+    StatusCode::NOT_FOUND.into_response()
 }
 
-const fn status(phase: NodePhase) -> &'static str {
-    match phase {
-        NodePhase::Starting => "connecting",
-        NodePhase::Healthy => "ready",
-        NodePhase::Standby => "standby",
-        NodePhase::Draining | NodePhase::Forcing | NodePhase::ForceFailed => "draining",
-        NodePhase::Unhealthy | NodePhase::Stopped => "unhealthy",
-    }
-}
-
-fn metrics(metrics: &node_wire::NodeMetrics) -> NodeMetrics {
-    NodeMetrics {
-        allocated_cpu: metrics.allocated_vcpus,
-        cpu_percent: whole_percent(metrics.cpu_percent),
-        cpu_count: metrics.cpu_count,
-        allocated_memory_bytes: metrics.allocated_memory_bytes,
-        memory_used_bytes: metrics.memory_used_bytes,
-        memory_total_bytes: metrics.memory_total_bytes,
-        // Nodes do not use huge pages, and do not tell where their disk is mounted.
-        ..NodeMetrics::default()
-    }
-}
-
-/// Rounds down; at most 100.
-fn whole_percent(percent: f64) -> u32 {
-    (1_u32..=100).take_while(|&whole| f64::from(whole) <= percent).last().unwrap_or(0)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::whole_percent;
-
-    #[test]
-    fn a_percentage_is_cut_to_a_whole_one() {
-        for (percent, whole) in
-            [(-1.0, 0), (0.9, 0), (1.0, 1), (99.99, 99), (250.0, 100), (f64::NAN, 0)]
-        {
-            assert_eq!(whole_percent(percent), whole);
-        }
-    }
+/// Whether a cluster is ours: one installation is one cluster, the one E2B calls local.
+fn is_local(cluster_id: Option<&str>) -> Result<bool, ApiError> {
+    let Some(text) = cluster_id else { return Ok(true) };
+    let cluster = Uuid::try_parse(text).map_err(|_not_a_uuid| {
+        ApiError::validation(format!("clusterID is {text:?} and must be a UUID"))
+    })?;
+    Ok(cluster.is_nil())
 }

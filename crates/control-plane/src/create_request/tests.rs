@@ -79,6 +79,7 @@ fn what_makes_no_sense_is_refused_with_what_would() {
         (json!({"templateID": "a b"}), "templateID"),
         (json!({"metadata": {"a": "x".repeat(16 << 10)}}), "metadata"),
         (json!({"envVars": {"a": "x".repeat(257 << 10)}}), "envVars"),
+        (json!({"mcp": {"x".repeat(16 << 10): {}, "y": {}}}), "mcp"),
         (json!({"envVars": {"": "x"}}), "envVars"),
         (json!({"envVars": {"a=b": "x"}}), "envVars"),
         (json!({"envVars": {"a": "\0"}}), "envVars"),

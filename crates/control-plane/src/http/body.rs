@@ -34,6 +34,10 @@ impl<T: DeserializeOwned> FromRequest<Arc<App>> for JsonBody<T> {
         let (parts, body) = request.into_parts();
         require_json(&parts.headers)?;
         let raw = read(body, &app.config.limits).await?;
+        // A list would be read too, its items as the fields in their order here.
+        if !raw.trim_ascii_start().starts_with(b"{") {
+            return Err(ApiError::validation("the body is not a JSON object"));
+        }
         let value = serde_json::from_slice(&raw).map_err(|problem| {
             ApiError::validation(format!("the body is not as expected: {problem}"))
         })?;

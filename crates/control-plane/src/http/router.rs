@@ -26,7 +26,9 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .route("/templates", get(api::templates::list).post(unsupported::refuse_builds))
         .route("/templates/aliases/{alias}", get(api::templates::alias))
         .route("/nodes", get(api::nodes::list))
-        .route("/nodes/{id}", get(api::nodes::get).post(unsupported::refuse_admin));
+        .route("/nodes/{id}", get(api::nodes::get).post(api::nodes::change_status))
+        .route("/nodes/{id}/drain", get(api::nodes::drain))
+        .route("/nodes/{id}/leaks", get(api::nodes::leaks));
     unsupported::routes(supported)
         .fallback(unknown_path)
         .method_not_allowed_fallback(unknown_path)

@@ -104,6 +104,6 @@ async fn refuse_teams(_: Caller) -> ApiError {
     ApiError::unsupported("managing teams, keys and access tokens", instead)
 }
 
-pub(super) async fn refuse_admin(_: Admin) -> ApiError {
+async fn refuse_admin(_: Admin) -> ApiError {
     ApiError::unsupported("this operator endpoint", "use the command line on the machine")
 }

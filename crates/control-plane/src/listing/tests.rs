@@ -17,6 +17,7 @@ fn row(id: &str, started_at: i64) -> SandboxRow {
         alias: None,
         envd_version: "0.5.0".into(),
         state: RowState::Running,
+        node: None,
         lifecycle: None,
         metadata: BTreeMap::from([("n".into(), id.into())]),
         secure: true,

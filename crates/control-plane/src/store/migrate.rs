@@ -4,7 +4,7 @@ use super::StoreError;
 
 /// Every step from an empty database to this version, in order. A step that was released never
 /// changes; a change is a new step.
-const STEPS: [&str; 1] = [include_str!("0001_first.sql")];
+const STEPS: [&str; 2] = [include_str!("0001_first.sql"), include_str!("0002_nodes.sql")];
 
 const MAKE_LEDGER: &str = "CREATE TABLE IF NOT EXISTS schema_steps (version BIGINT PRIMARY KEY)";
 const READ_LEDGER: &str = "SELECT COALESCE(MAX(version), 0) AS version FROM schema_steps";

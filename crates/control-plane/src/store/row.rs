@@ -3,7 +3,7 @@ use std::error::Error;
 use std::str::FromStr;
 
 use e2b_wire::Timestamp;
-use model::{BuildId, LifecycleId, Resources, SandboxId, TeamId, TemplateId};
+use model::{BuildId, LifecycleId, NodeId, Resources, SandboxId, TeamId, TemplateId};
 use sqlx::sqlite::SqliteRow;
 use sqlx::{FromRow, Row as _};
 
@@ -30,6 +30,9 @@ pub(crate) struct SandboxRow {
     pub(crate) alias: Option<String>,
     pub(crate) envd_version: String,
     pub(crate) state: RowState,
+    /// The node that was asked last. `None` when there was none to ask, and in rows from before
+    /// there could be several.
+    pub(crate) node: Option<NodeId>,
     /// Known once it runs.
     pub(crate) lifecycle: Option<LifecycleId>,
     pub(crate) metadata: BTreeMap<String, String>,
@@ -96,6 +99,7 @@ impl<'r> FromRow<'r, SqliteRow> for SandboxRow {
             alias: row.try_get("alias")?,
             envd_version: row.try_get("envd_version")?,
             state: parsed(row, "state")?,
+            node: maybe_parsed(row, "node_id")?,
             lifecycle: maybe_parsed(row, "lifecycle")?,
             metadata: serde_json::from_str(&metadata).map_err(wrong("metadata"))?,
             secure: row.try_get::<i64, _>("secure")? != 0,

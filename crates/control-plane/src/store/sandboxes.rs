@@ -1,5 +1,5 @@
 use e2b_wire::Timestamp;
-use model::{EndReason, LifecycleId, SandboxId, TeamId};
+use model::{EndReason, LifecycleId, NodeId, SandboxId, TeamId};
 use sqlx::{FromRow as _, Row as _};
 
 use super::row::{RowState, SandboxRow};
@@ -13,12 +13,14 @@ const PURGE_ROWS: i64 = 500;
 // The count and the insert are one statement, so on SQLite's single writer the limit is exact.
 const INSERT: &str = "INSERT INTO sandboxes (id, team_id, template_id, build_id, alias, \
         envd_version, state, metadata, secure, internet, vcpus, memory_mib, disk_mib, created_at, \
-        started_at, ends_at, idempotency_key, request_digest) \
-    SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18 \
+        started_at, ends_at, idempotency_key, request_digest, node_id) \
+    SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $20 \
     WHERE (SELECT COUNT(*) FROM sandboxes WHERE team_id = $2 AND ended_at IS NULL \
         AND state IN ('starting', 'running')) < $19";
 const RUNNING: &str = "UPDATE sandboxes SET state = 'running', lifecycle = $2, started_at = $3, \
     ends_at = $4, vcpus = $5, memory_mib = $6, disk_mib = $7 WHERE id = $1 AND state = 'starting'";
+const MOVE_TO_NODE: &str =
+    "UPDATE sandboxes SET node_id = $2 WHERE id = $1 AND state IN ('starting', 'running')";
 const KILLING: &str =
     "UPDATE sandboxes SET state = 'killing' WHERE id = $1 AND state IN ('starting', 'running')";
 const MOVE_END: &str =
@@ -32,10 +34,12 @@ const NEVER_RAN: &str = "UPDATE sandboxes SET state = 'ended', \
     idempotency_key = NULL WHERE id = $1";
 const ENDED: &str = "UPDATE sandboxes SET state = 'ended', ended_at = $3, end_reason = $4, \
     idempotency_key = CASE WHEN lifecycle IS NULL THEN NULL ELSE idempotency_key END \
-    WHERE id = $1 AND (lifecycle = $2 OR lifecycle IS NULL) AND state IN ('starting', 'running')";
+    WHERE id = $1 AND (lifecycle = $2 OR lifecycle IS NULL) AND state IN ('starting', 'running') \
+        AND (node_id = $5 OR node_id IS NULL)";
 const GET: &str = "SELECT * FROM sandboxes WHERE id = $1 AND team_id = $2 AND ended_at IS NULL";
 const RUNNING_OF_TEAM: &str = "SELECT * FROM sandboxes WHERE team_id = $1 AND state = 'running' \
     AND ended_at IS NULL";
+const STATE: &str = "SELECT state FROM sandboxes WHERE id = $1";
 const LIVE: &str = "SELECT * FROM sandboxes WHERE ended_at IS NULL";
 const BY_KEY: &str = "SELECT * FROM sandboxes WHERE team_id = $1 AND idempotency_key = $2";
 const FORGET_KEY: &str = "UPDATE sandboxes SET idempotency_key = NULL \
@@ -100,6 +104,7 @@ impl Store {
             .bind(intent.idempotency.map(Idempotency::key))
             .bind(intent.idempotency.map(Idempotency::digest))
             .bind(i64::from(intent.team_limit))
+            .bind(row.node.as_ref().map(NodeId::as_str))
             .execute(&self.writer)
             .await;
         match result {
@@ -130,6 +135,19 @@ impl Store {
             .bind(i64::try_from(status.resources.disk_mib).unwrap_or(i64::MAX))
             .execute(&self.writer);
         let done = changed.await.map_err(StoreError::query("record a running sandbox"))?;
+        Ok(done.rows_affected() > 0)
+    }
+
+    /// Another node has it, or is about to be asked for it. False when its end was asked for, or
+    /// came.
+    pub(crate) async fn move_to_node(
+        &self,
+        id: &SandboxId,
+        node: &NodeId,
+    ) -> Result<bool, StoreError> {
+        let moved = sqlx::query(MOVE_TO_NODE).bind(id.as_str()).bind(node.as_str());
+        let done = moved.execute(&self.writer).await;
+        let done = done.map_err(StoreError::query("record the node of a sandbox"))?;
         Ok(done.rows_affected() > 0)
     }
 
@@ -187,12 +205,13 @@ impl Store {
         closed.await.map(drop).map_err(StoreError::query("close a sandbox that did not start"))
     }
 
-    /// One run of it is over, says the node. Rows in state killing are left to the kill, which
+    /// One run of it is over, says `node`. Rows in state killing are left to the kill, which
     /// knows whether everything was released.
     pub(crate) async fn sandbox_ended(
         &self,
         id: &SandboxId,
         lifecycle: &LifecycleId,
+        node: Option<&NodeId>,
         reason: EndReason,
         at: Timestamp,
     ) -> Result<(), StoreError> {
@@ -201,6 +220,7 @@ impl Store {
             .bind(lifecycle.as_str())
             .bind(at.micros())
             .bind(reason.as_str())
+            .bind(node.map(NodeId::as_str))
             .execute(&self.writer);
         closed.await.map(drop).map_err(StoreError::query("record the end of a sandbox"))
     }
@@ -229,6 +249,21 @@ impl Store {
     pub(crate) async fn live_sandboxes(&self) -> Result<Vec<SandboxRow>, StoreError> {
         let found = sqlx::query_as(LIVE).fetch_all(&self.reader);
         found.await.map_err(StoreError::query("list live sandboxes"))
+    }
+
+    /// Where the record of a sandbox stands; `None` when there is none.
+    pub(crate) async fn record_state(
+        &self,
+        id: &SandboxId,
+    ) -> Result<Option<RowState>, StoreError> {
+        let failed = || StoreError::query("look up the state of a sandbox");
+        let found: Option<String> = sqlx::query_scalar(STATE)
+            .bind(id.as_str())
+            .fetch_optional(&self.reader)
+            .await
+            .map_err(failed())?;
+        let parsed = found.map(|state| state.parse()).transpose();
+        parsed.map_err(|source| failed()(sqlx::Error::Decode(Box::new(source))))
     }
 
     /// What an idempotency key was used for. A use before `since` is forgotten.

@@ -33,10 +33,12 @@ const SPAWNED: &str = "UPDATE templates SET spawn_count = spawn_count + 1, last_
     WHERE id = $1";
 
 impl Store {
-    /// Makes the templates exactly those of `infos`.
+    /// Makes the templates those of `infos`: exactly those when they are `complete`, otherwise
+    /// those beside the ones there were.
     pub(crate) async fn replace_templates(
         &self,
         infos: &[TemplateInfo],
+        complete: bool,
         now: Timestamp,
     ) -> Result<(), StoreError> {
         let failed = || StoreError::query("replace the templates");
@@ -45,15 +47,17 @@ impl Store {
             .fetch_all(&mut *transaction)
             .await
             .map_err(failed())?;
-        sqlx::query("DELETE FROM template_aliases")
-            .execute(&mut *transaction)
-            .await
-            .map_err(failed())?;
+        if complete {
+            sqlx::query("DELETE FROM template_aliases")
+                .execute(&mut *transaction)
+                .await
+                .map_err(failed())?;
+        }
         for info in infos {
             put(&mut transaction, info, now).await.map_err(failed())?;
         }
         for id in known {
-            if !infos.iter().any(|info| info.id.as_str() == id) {
+            if complete && !infos.iter().any(|info| info.id.as_str() == id) {
                 sqlx::query("DELETE FROM templates WHERE id = $1")
                     .bind(id)
                     .execute(&mut *transaction)

@@ -53,29 +53,6 @@ async fn an_empty_admin_token_opens_nothing() {
 }
 
 #[tokio::test]
-async fn nodes_are_shown_to_operators_only() {
-    let service = Service::start().await;
-    service.client.get("/nodes").await.error(401);
-    let admin = Client::new(service.addr).with("x-admin-token", ADMIN_TOKEN);
-    let nodes = admin.get("/nodes").await.ok(200);
-    assert_eq!(nodes[0]["id"], "node-1");
-    assert_eq!(nodes[0]["status"], "ready");
-    assert_eq!(nodes[0]["sandboxStartingCount"], 0);
-    assert_eq!(nodes[0]["metrics"]["cpuPercent"], 12);
-    assert_eq!(nodes[0]["clusterID"], "00000000-0000-0000-0000-000000000000");
-    let node = admin.get("/nodes/node-1").await.ok(200);
-    let limits = serde_json::json!([
-        {"what": "swap", "enforced": false, "detail": "the kernel has no swap accounting"}
-    ]);
-    assert_eq!((&nodes[0]["enforcement"], &node["enforcement"]), (&limits, &limits));
-    assert!(node.get("sandboxStartingCount").is_none());
-    let unknown = admin.get("/nodes/other").await;
-    assert_eq!((unknown.status.as_u16(), unknown.text.as_str()), (404, ""));
-    admin.post("/nodes/node-1", &serde_json::json!({})).await.error(501);
-    service.stop().await;
-}
-
-#[tokio::test]
 async fn a_new_key_replaces_the_old_one_and_neither_is_in_the_database() {
     let service = Service::start().await;
     let old = service.key.clone();

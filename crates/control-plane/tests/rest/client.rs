@@ -1,8 +1,9 @@
 use std::net::SocketAddr;
 
 use bytes::Bytes;
-use http::{HeaderMap, Request, StatusCode};
+use http::{HeaderMap, Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Full};
+use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use lifecycle::TaskGroup;
 use serde_json::Value;
@@ -80,6 +81,22 @@ impl Client {
     }
 
     pub(crate) async fn send(&self, method: &str, path: &str, body: impl Into<Bytes>) -> Answer {
+        let (parts, body) = self.open(method, path, body).await.into_parts();
+        let bytes = body.collect().await.unwrap().to_bytes();
+        Answer {
+            status: parts.status,
+            headers: parts.headers,
+            text: String::from_utf8(bytes.to_vec()).unwrap(),
+        }
+    }
+
+    /// As [`Client::send`], for an answer that is not read to its end.
+    pub(crate) async fn open(
+        &self,
+        method: &str,
+        path: &str,
+        body: impl Into<Bytes>,
+    ) -> Response<Incoming> {
         let stream = TcpStream::connect(self.addr).await.unwrap();
         let (mut sender, connection) =
             hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
@@ -89,13 +106,6 @@ impl Client {
             Request::builder().method(method).uri(path).body(Full::new(body.into())).unwrap();
         *request.headers_mut() = self.headers.clone();
         request.headers_mut().insert("host", "sandboxes.test".parse().unwrap());
-        let response = sender.send_request(request).await.unwrap();
-        let (parts, body) = response.into_parts();
-        let bytes = body.collect().await.unwrap().to_bytes();
-        Answer {
-            status: parts.status,
-            headers: parts.headers,
-            text: String::from_utf8(bytes.to_vec()).unwrap(),
-        }
+        sender.send_request(request).await.unwrap()
     }
 }

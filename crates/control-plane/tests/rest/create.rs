@@ -3,7 +3,7 @@ use model::{NodePhase, SandboxId};
 use node_wire::CreateError;
 use serde_json::json;
 
-use crate::fake_node::{ADDR, template};
+use crate::fake_node::{ADDR, Fault, template};
 use crate::service::{SEED, Service, wait_for};
 
 #[tokio::test]
@@ -95,6 +95,8 @@ async fn every_refusal_of_the_node_is_answered_and_leaves_nothing() {
         (CreateError::Unreachable("x".into()), 503),
     ];
     for (error, status) in errors {
+        // Not until the node has said how it is since the last refusal.
+        service.ready().await;
         let waits = error.retry_after().map(|wait| wait.as_secs().to_string());
         let shown = format!("{error:?}");
         service.node.fail_next(error);
@@ -104,6 +106,7 @@ async fn every_refusal_of_the_node_is_answered_and_leaves_nothing() {
         assert_eq!(service.list("").await, [""; 0], "{shown}");
         assert_eq!(service.routes.count(), 0, "{shown}");
     }
+    service.ready().await;
     service.create(json!({})).await;
     service.stop().await;
 }
@@ -165,13 +168,35 @@ async fn closing_waits_for_a_create_under_way_and_refuses_new_ones() {
 }
 
 #[tokio::test]
-async fn health_follows_the_node() {
-    let service = Service::start().await;
+async fn health_follows_the_nodes_and_is_good_while_they_drain() {
+    let service = Service::start_nodes(["a", "b"]).await;
     let client = service.client.without("x-api-key");
-    assert_eq!(client.get("/health").await.status, 200);
-    for phase in [NodePhase::Starting, NodePhase::Draining, NodePhase::Stopped] {
-        service.node.set_phase(phase);
-        assert_eq!(client.get("/health").await.status, 503);
+    let health = async |status: u16, text: &str| {
+        wait_for(async || {
+            let answer = client.get("/health").await;
+            (answer.status.as_u16(), answer.text.as_str()) == (status, text)
+        })
+        .await;
+    };
+    health(200, "healthy\n").await;
+    let [a, b] = &service.nodes[..] else { unreachable!("there are two") };
+    a.set_fault(Some(Fault::Unreachable));
+    health(200, "healthy\n").await;
+    for phase in [
+        NodePhase::Draining,
+        NodePhase::Forcing,
+        NodePhase::ForceFailed,
+        NodePhase::Stopped,
+        NodePhase::Standby,
+    ] {
+        b.set_phase(phase);
+        health(200, "draining\n").await;
     }
+    b.set_phase(NodePhase::Unhealthy);
+    health(503, "the nodes are unhealthy\n").await;
+    b.set_phase(NodePhase::Starting);
+    health(503, "the nodes are starting\n").await;
+    b.set_fault(Some(Fault::Unreachable));
+    health(503, "no node can be reached\n").await;
     service.stop().await;
 }

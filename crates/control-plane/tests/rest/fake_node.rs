@@ -1,18 +1,19 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, Ipv4Addr};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
-use futures::stream::BoxStream;
+use futures::stream::{BoxStream, unfold};
 use model::{
     BuildId, Change, EndReason, LifecycleId, NodeId, NodePhase, NodeRequest, Resources, SandboxId,
     SandboxPhase, SandboxSpec, TemplateId,
 };
 use node_wire::{
-    BuildError, BuildRequest, BuildStatus, Class, ClassCount, CreateError, DrainStatus,
-    Enforcement, Leaks, NodeApi, NodeError, NodeEvent, NodeInfo, NodeMetrics, Route, Routes,
-    Sample, SandboxStatus, Started, StatusError, TemplateInfo,
+    AttemptStatus, Blocker, BuildError, BuildRequest, BuildStatus, Class, ClassCount, CreateError,
+    DrainStatus, Enforcement, LeakItem, Leaks, NodeApi, NodeError, NodeEvent, NodeInfo,
+    NodeMetrics, Processor, Route, Routes, Sample, SandboxStatus, Started, StatusError,
+    TemplateInfo,
 };
 use parking_lot::Mutex;
 use tokio::sync::{broadcast, watch};
@@ -20,18 +21,31 @@ use tokio::sync::{broadcast, watch};
 pub(crate) const ADDR: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 1, 2, 3));
 pub(crate) const RESOURCES: Resources = Resources { vcpus: 2, memory_mib: 512, disk_mib: 1024 };
 const EVENTS: usize = 16;
+pub(crate) const CHANGED_AT: SystemTime = SystemTime::UNIX_EPOCH;
+
+fn away() -> NodeError {
+    NodeError::Unreachable("a fault of this test".to_owned())
+}
 
 /// A node that keeps its sandboxes in a map.
 #[derive(Debug)]
 pub(crate) struct FakeNode {
+    me: Weak<Self>,
+    name: &'static str,
     state: Mutex<State>,
+    /// Changes with everything that a drain shows.
+    changes: watch::Sender<u64>,
     events: broadcast::Sender<NodeEvent>,
     /// While true, creates wait before they do anything.
     hold: watch::Sender<bool>,
+    /// While true, it does not say how it is.
+    hold_info: watch::Sender<bool>,
     /// While true, creates wait after they did their work.
     hold_answers: watch::Sender<bool>,
     /// How many creates have begun.
     pub(crate) begun: watch::Sender<u32>,
+    /// How many questions after how it is have begun.
+    pub(crate) asked: watch::Sender<u32>,
 }
 
 #[derive(Debug)]
@@ -44,7 +58,21 @@ struct State {
     stuck: BTreeSet<SandboxId>,
     templates: Vec<TemplateInfo>,
     phase: NodePhase,
+    /// What every call answers instead.
+    fault: Option<Fault>,
+    instance: String,
+    /// What it was asked to be.
+    requests: Vec<NodeRequest>,
     runs: u32,
+}
+
+/// Why a node answers no call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Fault {
+    Unreachable,
+    Internal,
+    /// It does what it is asked for, and its answer is lost.
+    AnswersLost,
 }
 
 /// A route table that can be looked at.
@@ -64,6 +92,10 @@ pub(crate) fn template(id: &str, alias: &str) -> TemplateInfo {
 
 impl FakeNode {
     pub(crate) fn new() -> Arc<Self> {
+        Self::named("node-1")
+    }
+
+    pub(crate) fn named(name: &'static str) -> Arc<Self> {
         let state = State {
             sandboxes: BTreeMap::new(),
             specs: Vec::new(),
@@ -71,14 +103,22 @@ impl FakeNode {
             stuck: BTreeSet::new(),
             templates: vec![template("basetemplateid00000a", "base")],
             phase: NodePhase::Healthy,
+            fault: None,
+            instance: format!("{name}-instance-1"),
+            requests: Vec::new(),
             runs: 0,
         };
-        Arc::new(Self {
+        Arc::new_cyclic(|me| Self {
+            me: Weak::clone(me),
+            name,
+            changes: watch::channel(0).0,
+            hold_info: watch::channel(false).0,
             state: Mutex::new(state),
             events: broadcast::channel(EVENTS).0,
             hold: watch::channel(false).0,
             hold_answers: watch::channel(false).0,
             begun: watch::channel(0).0,
+            asked: watch::channel(0).0,
         })
     }
 
@@ -94,8 +134,83 @@ impl FakeNode {
         self.hold_answers.send_replace(hold);
     }
 
+    pub(crate) fn hold_info(&self, hold: bool) {
+        self.hold_info.send_replace(hold);
+    }
+
     pub(crate) fn set_phase(&self, phase: NodePhase) {
         self.state.lock().phase = phase;
+        self.changed();
+    }
+
+    pub(crate) fn phase(&self) -> NodePhase {
+        self.state.lock().phase
+    }
+
+    pub(crate) fn set_fault(&self, fault: Option<Fault>) {
+        self.state.lock().fault = fault;
+    }
+
+    pub(crate) fn set_instance(&self, instance: &str) {
+        instance.clone_into(&mut self.state.lock().instance);
+    }
+
+    pub(crate) fn requests(&self) -> Vec<NodeRequest> {
+        self.state.lock().requests.clone()
+    }
+
+    /// How many streams of its drain are open.
+    pub(crate) fn watched(&self) -> usize {
+        self.changes.receiver_count()
+    }
+
+    fn changed(&self) {
+        self.changes.send_modify(|changes| *changes += 1);
+    }
+
+    fn check(&self) -> Result<(), NodeError> {
+        match self.state.lock().fault {
+            None => Ok(()),
+            Some(Fault::Internal) => Err(NodeError::Internal("a fault of this test".to_owned())),
+            Some(Fault::Unreachable | Fault::AnswersLost) => Err(away()),
+        }
+    }
+
+    fn drain(&self) -> DrainStatus {
+        let state = self.state.lock();
+        let live = u32::try_from(state.sandboxes.len()).unwrap();
+        let count =
+            |class| ClassCount { class, count: if class == Class::Live { live } else { 0 } };
+        let blocker = |status: &SandboxStatus| Blocker {
+            class: Class::Live,
+            id: status.id.to_string(),
+            state: "live".to_owned(),
+            age: Duration::from_millis(1500),
+            ends_at: Some(status.ends_at),
+            last_error: None,
+        };
+        let forcing = state.phase == NodePhase::Forcing;
+        DrainStatus {
+            node: NodeId::parse(self.name).unwrap(),
+            service_instance: state.instance.clone(),
+            phase: state.phase,
+            changed_at: CHANGED_AT,
+            accepting: state.phase.is_eligible(),
+            draining_since: state.phase.is_draining().then_some(CHANGED_AT),
+            force_at: None,
+            counts: Class::ALL.map(count).to_vec(),
+            blockers: state.sandboxes.values().map(blocker).collect(),
+            attempt: forcing.then(|| AttemptStatus {
+                number: 1,
+                started_at: CHANGED_AT,
+                running: true,
+                stopped: 0,
+                late: 0,
+                failed: Vec::new(),
+            }),
+            eta: (live == 0).then_some(Duration::ZERO),
+            leaked: None,
+        }
     }
 
     pub(crate) fn set_templates(&self, templates: Vec<TemplateInfo>) {
@@ -137,7 +252,15 @@ impl FakeNode {
 
     /// Ends it without a word.
     pub(crate) fn lose(&self, id: &SandboxId) -> Option<SandboxStatus> {
-        self.state.lock().sandboxes.remove(id)
+        let lost = self.state.lock().sandboxes.remove(id);
+        self.changed();
+        lost
+    }
+
+    /// Has the sandbox that `other` has, as one that restarted under another name.
+    pub(crate) fn take_over(&self, other: &Self, id: &SandboxId) {
+        let status = other.state.lock().sandboxes.get(id).unwrap().clone();
+        self.state.lock().sandboxes.insert(id.clone(), status);
     }
 
     /// Ends every sandbox without a word.
@@ -161,6 +284,11 @@ impl FakeNode {
         if let Some(error) = state.fail.take() {
             return Err(error);
         }
+        match state.phase {
+            NodePhase::Starting => return Err(CreateError::Starting),
+            phase if phase.is_draining() => return Err(CreateError::Draining),
+            _ => {}
+        }
         if state.sandboxes.contains_key(&spec.id) {
             return Err(CreateError::AlreadyExists(spec.id.to_string()));
         }
@@ -182,6 +310,8 @@ impl FakeNode {
         state.sandboxes.insert(spec.id.clone(), status.clone());
         let route = Route { sandbox: spec.id.clone(), lifecycle, addr: ADDR };
         state.specs.push(spec);
+        drop(state);
+        self.changed();
         Ok(Started { status, route })
     }
 
@@ -194,9 +324,12 @@ impl FakeNode {
 #[async_trait]
 impl NodeApi for FakeNode {
     async fn info(&self) -> Result<NodeInfo, NodeError> {
+        self.asked.send_modify(|asked| *asked += 1);
+        self.hold_info.subscribe().wait_for(|hold| !hold).await.unwrap();
+        self.check()?;
         let state = self.state.lock();
         Ok(NodeInfo {
-            id: NodeId::parse("node-1").unwrap(),
+            id: NodeId::parse(self.name).unwrap(),
             phase: state.phase,
             version: "1.2.3".to_owned(),
             driver: "fake".to_owned(),
@@ -204,6 +337,7 @@ impl NodeApi for FakeNode {
             starting: 0,
             stuck: 0,
             slots: 100,
+            processor: Processor { model_name: "Fake".to_owned(), ..Processor::default() },
             metrics: NodeMetrics { cpu_count: 4, cpu_percent: 12.5, ..NodeMetrics::default() },
             enforcement: vec![Enforcement {
                 what: "swap",
@@ -217,12 +351,19 @@ impl NodeApi for FakeNode {
     async fn create(&self, spec: SandboxSpec, _limit: Duration) -> Result<Started, CreateError> {
         self.begun.send_modify(|begun| *begun += 1);
         self.hold.subscribe().wait_for(|hold| !hold).await.unwrap();
+        if self.state.lock().fault == Some(Fault::Unreachable) {
+            return Err(CreateError::Unreachable("a fault of this test".to_owned()));
+        }
         let started = self.start(spec);
+        if self.state.lock().fault == Some(Fault::AnswersLost) {
+            return Err(CreateError::Unreachable("the answer was lost".to_owned()));
+        }
         self.hold_answers.subscribe().wait_for(|hold| !hold).await.unwrap();
         started
     }
 
     async fn kill(&self, id: &SandboxId, reason: EndReason) -> Result<(), NodeError> {
+        self.check()?;
         let stuck = {
             let mut state = self.state.lock();
             let stuck = state.stuck.contains(id);
@@ -243,6 +384,7 @@ impl NodeApi for FakeNode {
     }
 
     async fn set_end(&self, id: &SandboxId, ends_at: SystemTime) -> Result<(), NodeError> {
+        self.check()?;
         let over = {
             let mut state = self.state.lock();
             let Some(status) = state.sandboxes.get_mut(id) else {
@@ -258,10 +400,12 @@ impl NodeApi for FakeNode {
     }
 
     async fn list(&self) -> Result<Vec<SandboxStatus>, NodeError> {
+        self.check()?;
         Ok(self.state.lock().sandboxes.values().cloned().collect())
     }
 
     async fn samples(&self, id: &SandboxId) -> Result<Vec<Sample>, NodeError> {
+        self.check()?;
         if !self.has(id) {
             return Err(NodeError::NotFound(id.to_string()));
         }
@@ -283,41 +427,51 @@ impl NodeApi for FakeNode {
     }
 
     async fn request(&self, request: NodeRequest) -> Result<(), StatusError> {
-        let mut state = self.state.lock();
-        if let Change::To(next) = state.phase.on(request)? {
-            state.phase = next;
+        match self.check() {
+            Ok(()) => {}
+            Err(NodeError::Unreachable(reason)) => return Err(StatusError::Unreachable(reason)),
+            Err(error) => return Err(StatusError::Internal(error.to_string())),
         }
+        {
+            let mut state = self.state.lock();
+            if let Change::To(next) = state.phase.on(request)? {
+                state.phase = next;
+            }
+            state.requests.push(request);
+        }
+        self.changed();
         Ok(())
     }
 
     async fn drain_status(&self) -> Result<DrainStatus, NodeError> {
-        let state = self.state.lock();
-        let live = u32::try_from(state.sandboxes.len()).unwrap();
-        let count =
-            |class| ClassCount { class, count: if class == Class::Live { live } else { 0 } };
-        Ok(DrainStatus {
-            node: NodeId::parse("node-1").unwrap(),
-            service_instance: "instance-1".to_owned(),
-            phase: state.phase,
-            changed_at: SystemTime::UNIX_EPOCH,
-            accepting: state.phase.is_eligible(),
-            draining_since: None,
-            force_at: None,
-            counts: Class::ALL.map(count).to_vec(),
-            blockers: Vec::new(),
-            attempt: None,
-            eta: None,
-            leaked: None,
-        })
+        self.check().map(|()| self.drain())
     }
 
     async fn drain_updates(&self) -> Result<BoxStream<'static, DrainStatus>, NodeError> {
-        let now = self.drain_status().await?;
-        Ok(Box::pin(futures::stream::iter([now])))
+        self.check()?;
+        let Some(node) = self.me.upgrade() else { return Err(away()) };
+        let changes = self.changes.subscribe();
+        Ok(Box::pin(unfold((node, changes, true), |(node, mut changes, first)| async move {
+            if !first {
+                changes.changed().await.ok()?;
+            }
+            changes.borrow_and_update();
+            let gone = node.check().is_err();
+            (!gone).then(|| (node.drain(), (Arc::clone(&node), changes, false)))
+        })))
     }
 
     async fn leaks(&self) -> Result<Leaks, NodeError> {
-        Ok(Leaks::default())
+        self.check()?;
+        let item = |kind: &str, name: &str, owner: &str| LeakItem {
+            kind: kind.to_owned(),
+            name: name.to_owned(),
+            owner: owner.to_owned(),
+        };
+        Ok(Leaks {
+            owned: vec![item("cgroup", "cofferdam-0", "node")],
+            leaked: vec![item("link", "cd0-7", "slot 7")],
+        })
     }
 
     async fn build(&self, request: BuildRequest) -> Result<(), BuildError> {

@@ -9,13 +9,13 @@ async fn a_body_that_is_wrong_is_refused_with_what_is_wrong() {
     let service = Service::start().await;
     let json = service.client.with("content-type", "application/json");
     for (body, part) in [
-        ("", "EOF"),
+        ("", "not a JSON object"),
         ("{", "EOF"),
-        ("[]", "struct"),
+        ("[]", "not a JSON object"),
         ("{}", "templateID"),
         (r#"{"templateID":1}"#, "string"),
         (r#"{"templateID":"base","timeout":"x"}"#, "i32"),
-        ("\u{7f}", "expected value"),
+        ("\u{7f}", "not a JSON object"),
     ] {
         let message = json.send("POST", "/sandboxes", body).await.error(400);
         assert!(message.starts_with("validation error: "), "{message}");
@@ -94,6 +94,18 @@ async fn every_endpoint_of_later_versions_says_so_at_once() {
         service.client.without("x-api-key").send(method, &path, "").await.error(401);
     }
     service.client.send("POST", "/admin/teams/t/sandboxes/kill", "").await.error(401);
+    service.stop().await;
+}
+
+#[tokio::test]
+async fn a_list_is_not_read_as_the_fields_of_an_object() {
+    let service = Service::start().await;
+    let json = service.client.with("content-type", "application/json");
+    let fields = r#"["base",300,null,null,null,null,null,null,null,null,null,null,null]"#;
+    let message = json.send("POST", "/sandboxes", fields).await.error(400);
+    assert_eq!(message, "validation error: the body is not a JSON object");
+    assert_eq!(service.list("").await.len(), 0);
+    json.send("POST", "/sandboxes", " {\"templateID\":\"base\"}").await.ok(201);
     service.stop().await;
 }
 

@@ -19,4 +19,12 @@ mod idempotency;
 #[cfg(test)]
 mod lists;
 #[cfg(test)]
+mod node_status;
+#[cfg(test)]
+mod nodes;
+#[cfg(test)]
+mod placing;
+#[cfg(test)]
 mod service;
+#[cfg(test)]
+mod watch;

@@ -20,7 +20,9 @@ const LIMIT: Duration = Duration::from_secs(10);
 /// A control plane that serves on a port of its own.
 #[derive(Debug)]
 pub(crate) struct Service {
+    /// The first of its nodes, mostly the only one.
     pub(crate) node: Arc<FakeNode>,
+    pub(crate) nodes: Vec<Arc<FakeNode>>,
     pub(crate) routes: Arc<FakeRoutes>,
     pub(crate) plane: Arc<ControlPlane>,
     pub(crate) addr: SocketAddr,
@@ -38,26 +40,39 @@ impl Service {
 
     pub(crate) async fn start_with(change: impl FnOnce(&mut Config)) -> Self {
         let dir = Arc::new(tempfile::tempdir().unwrap());
-        Self::start_on(FakeNode::new(), dir, ApiKey::generate(), change).await
+        Self::start_on(vec![FakeNode::new()], dir, ApiKey::generate(), change).await
+    }
+
+    /// On nodes of these names.
+    pub(crate) async fn start_nodes<const N: usize>(names: [&'static str; N]) -> Self {
+        let dir = Arc::new(tempfile::tempdir().unwrap());
+        let nodes = names.map(FakeNode::named).to_vec();
+        Self::start_on(nodes, dir, ApiKey::generate(), |_| {}).await
+    }
+
+    /// Ends this control plane and starts another on the same database and these nodes.
+    pub(crate) async fn restart_on(self, nodes: Vec<Arc<FakeNode>>) -> Self {
+        self.stop().await;
+        Self::start_on(nodes, self.dir, self.key, |_| {}).await
     }
 
     /// Ends this control plane and starts another on the same database and node.
     pub(crate) async fn restart(self, between: impl FnOnce(&FakeNode)) -> Self {
         self.stop().await;
         between(&self.node);
-        Self::start_on(self.node, self.dir, self.key, |_| {}).await
+        Self::start_on(self.nodes, self.dir, self.key, |_| {}).await
     }
 
     /// A second control plane on the same database and node, as after a crash of the first.
     pub(crate) async fn beside(&self) -> Self {
-        let (node, dir) = (Arc::clone(&self.node), Arc::clone(&self.dir));
-        Self::start_on(node, dir, self.key.clone(), |_| {}).await
+        let (nodes, dir) = (self.nodes.clone(), Arc::clone(&self.dir));
+        Self::start_on(nodes, dir, self.key.clone(), |_| {}).await
     }
 
     /// As [`Service::restart`], configured with another key.
     pub(crate) async fn restart_with_key(self, key: ApiKey) -> Self {
         self.stop().await;
-        Self::start_on(self.node, self.dir, key, |_| {}).await
+        Self::start_on(self.nodes, self.dir, key, |_| {}).await
     }
 
     /// The bytes of the database; all of them once it is stopped.
@@ -71,7 +86,7 @@ impl Service {
     }
 
     async fn start_on(
-        node: Arc<FakeNode>,
+        nodes: Vec<Arc<FakeNode>>,
         dir: Arc<TempDir>,
         key: ApiKey,
         change: impl FnOnce(&mut Config),
@@ -84,9 +99,14 @@ impl Service {
             TokenSeed::new(SEED),
         );
         // Only what a test asks for is compared.
-        config.limits = Limits { reconcile_every: Duration::from_secs(3600), ..Limits::default() };
+        config.limits = Limits {
+            reconcile_every: Duration::from_secs(3600),
+            node_every: Duration::from_millis(10),
+            ..Limits::default()
+        };
         change(&mut config);
-        let plane = ControlPlane::start(config, Arc::clone(&node) as _, Arc::clone(&routes) as _);
+        let apis = nodes.iter().map(|node| Arc::clone(node) as _).collect();
+        let plane = ControlPlane::start(config, apis, Arc::clone(&routes) as _);
         let plane = Arc::new(plane.await.unwrap());
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let addr = listener.local_addr().unwrap();
@@ -97,7 +117,8 @@ impl Service {
             serve.with_graceful_shutdown(stop.cancelled_owned()).await.unwrap();
         });
         let client = Client::new(addr).with("x-api-key", &key.expose());
-        Self { node, routes, plane, addr, key, client, server, dir }
+        let node = nodes.first().cloned().unwrap_or_else(FakeNode::new);
+        Self { node, nodes, routes, plane, addr, key, client, server, dir }
     }
 
     /// Makes a sandbox from `base` with these fields too; its id.
@@ -105,6 +126,34 @@ impl Service {
         body["templateID"] = json!("base");
         let sandbox = self.client.post("/sandboxes", &body).await.ok(201);
         SandboxId::parse(sandbox["sandboxID"].as_str().unwrap()).unwrap()
+    }
+
+    /// Sends the admin token.
+    pub(crate) fn admin(&self) -> Client {
+        Client::new(self.addr).with("x-admin-token", ADMIN_TOKEN)
+    }
+
+    /// How many sandboxes each node has.
+    pub(crate) fn counts(&self) -> Vec<usize> {
+        self.nodes.iter().map(|node| node.count()).collect()
+    }
+
+    /// Waits until every node has said anew how it is.
+    pub(crate) async fn ready(&self) {
+        for node in &self.nodes {
+            let mut asked = node.asked.subscribe();
+            let before = *asked.borrow_and_update();
+            // One may be under way; the one after it is over when another begins.
+            asked.wait_for(|asked| *asked >= before + 3).await.unwrap();
+        }
+    }
+
+    /// Waits until a node is shown with this status.
+    pub(crate) async fn shown(&self, node: &str, status: &str) -> Value {
+        let path = format!("/nodes/{node}");
+        let admin = self.admin();
+        wait_for(async || admin.get(&path).await.ok(200)["status"] == status).await;
+        admin.get(&path).await.ok(200)
     }
 
     /// Ids of the list that was asked for.

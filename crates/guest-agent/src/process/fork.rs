@@ -23,7 +23,10 @@ use crate::pollable::Pollable;
 use crate::reaper::{Exit, Reaper};
 
 /// How much more willing the kernel is to end a user's process than the agent when memory is out.
-const OOM_SCORE_ADJ: &[u8] = b"100";
+const OOM_SCORE_ABOVE_AGENT: i32 = 100;
+const OOM_SCORE_ADJ: &CStr = c"/proc/self/oom_score_adj";
+/// `OOM_SCORE_ADJ_MAX`.
+const OOM_SCORE_MOST: i32 = 1000;
 /// Best effort, class 2, at its middle level, 4: `IOPRIO_PRIO_VALUE` of ioprio_set(2).
 const IO_PRIORITY: c_long = (2 << 13) | 4;
 
@@ -149,6 +152,8 @@ struct Prepared<'a> {
     script: Vec<Cell<*const c_char>>,
     stdio: [c_int; 3],
     is_terminal: bool,
+    /// What goes to [`OOM_SCORE_ADJ`].
+    oom_score: String,
     reporter: c_int,
     _descriptors: (&'a ChildEnds, &'a OwnedFd),
 }
@@ -171,6 +176,7 @@ impl<'a> Prepared<'a> {
             script,
             stdio: [&stdio.input, &stdio.output, &stdio.error].map(|fd| fd.as_raw_fd()),
             is_terminal: stdio.is_terminal,
+            oom_score: oom_score_of_users().to_string(),
             reporter: reporter.as_raw_fd(),
             _descriptors: (stdio, reporter),
         }
@@ -210,7 +216,7 @@ impl<'a> Prepared<'a> {
             if self.is_terminal {
                 self.check(Step::Terminal, libc::ioctl(0, libc::TIOCSCTTY, 0));
             }
-            yield_to_agent();
+            self.yield_to_agent();
             self.take_credentials();
             self.check(Step::Workdir, libc::chdir(self.command.workdir.as_ptr()));
             // Everything here is closed on exec already; this is for what a library opened.
@@ -221,6 +227,24 @@ impl<'a> Prepared<'a> {
 
     /// Raw system calls: the C library's own wrappers want to tell all threads.
     ///
+    /// The agent goes first: for memory, CPU and disk. What is not allowed here is left as it is.
+    ///
+    /// # Safety
+    /// As for [`Self::become_program`].
+    unsafe fn yield_to_agent(&self) {
+        // SAFETY: the path is a constant, and the text is as long as it says.
+        unsafe {
+            let file = libc::open(OOM_SCORE_ADJ.as_ptr(), libc::O_WRONLY | libc::O_CLOEXEC);
+            if file >= 0 {
+                libc::write(file, self.oom_score.as_ptr().cast(), self.oom_score.len());
+                libc::close(file);
+            }
+            libc::setpriority(libc::PRIO_PROCESS, 0, 0);
+            const IOPRIO_WHO_PROCESS: c_long = 1;
+            libc::syscall(libc::SYS_ioprio_set, IOPRIO_WHO_PROCESS, 0, IO_PRIORITY);
+        }
+    }
+
     /// # Safety
     /// As for [`Self::become_program`].
     unsafe fn take_credentials(&self) {
@@ -348,21 +372,9 @@ unsafe fn default_signals() {
     }
 }
 
-/// The agent goes first: for memory, CPU and disk. What is not allowed here is left as it is.
-///
-/// # Safety
-/// Only in a freshly forked child.
-unsafe fn yield_to_agent() {
-    // SAFETY: the strings are constants.
-    unsafe {
-        let path = c"/proc/self/oom_score_adj";
-        let file = libc::open(path.as_ptr(), libc::O_WRONLY | libc::O_CLOEXEC);
-        if file >= 0 {
-            libc::write(file, OOM_SCORE_ADJ.as_ptr().cast(), OOM_SCORE_ADJ.len());
-            libc::close(file);
-        }
-        libc::setpriority(libc::PRIO_PROCESS, 0, 0);
-        const IOPRIO_WHO_PROCESS: c_long = 1;
-        libc::syscall(libc::SYS_ioprio_set, IOPRIO_WHO_PROCESS, 0, IO_PRIORITY);
-    }
+/// The host may have set the agent's own anywhere. What cannot be read is the default, zero.
+fn oom_score_of_users() -> i32 {
+    let own = OOM_SCORE_ADJ.to_str().ok().and_then(|path| std::fs::read_to_string(path).ok());
+    let own: i32 = own.and_then(|text| text.trim().parse().ok()).unwrap_or(0);
+    own.saturating_add(OOM_SCORE_ABOVE_AGENT).min(OOM_SCORE_MOST)
 }

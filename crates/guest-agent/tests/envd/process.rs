@@ -138,6 +138,12 @@ async fn users_processes_go_first_when_memory_is_out() {
     let envd = Envd::start();
     let outcome = envd.run("cat /proc/self/oom_score_adj").await;
     assert_eq!(outcome.stdout, "100\n");
+    for (own, users) in [("400", "500\n"), ("950", "1000\n")] {
+        let set = format!("echo {own} >/proc/self/oom_score_adj; exec \"$@\"");
+        let envd = Envd::start_by(&["/bin/sh", "-c", &set, "sh"], &[], &[]);
+        let outcome = envd.run("cat /proc/self/oom_score_adj").await;
+        assert_eq!(outcome.stdout, users, "the agent has {own}");
+    }
 }
 
 #[tokio::test]

@@ -30,6 +30,10 @@ struct Inner {
     root: String,
 }
 
+/// How many process numbers the host has, and how many of a hundred a node may use.
+const PID_MAX: &str = "/proc/sys/kernel/pid_max";
+const PERCENT_OF_PIDS: u64 = 80;
+
 /// The v1 controllers a sandbox is put under.
 const V1: [&str; 5] = ["memory", "pids", "cpu", "cpuacct", "devices"];
 /// The v2 controllers that are switched on for our groups where the host has them there.
@@ -60,6 +64,20 @@ impl Inner {
         used
     }
 
+    /// All sandboxes together never take the last process numbers of the host: the limits of single
+    /// ones may well add up to more than there are.
+    fn limit_processes(&self) -> Result<(), HostError> {
+        let hierarchy = match self.layout.v1_with("pids") {
+            _ if self.layout.v2_has("pids") => self.v2()?,
+            Some(found) => found,
+            None => return Ok(()),
+        };
+        let text = fs::read_to_string(PID_MAX).tried("read", PID_MAX)?;
+        let all: u64 = text.trim().parse().map_err(io::Error::other).tried("read", PID_MAX)?;
+        let most = all * PERCENT_OF_PIDS / 100;
+        write_at(&hierarchy.dir, &format!("{}/pids.max", self.root), &most.to_string())
+    }
+
     fn all(&self) -> Result<Vec<&Hierarchy>, HostError> {
         let mut all = self.v1();
         // Last: the kill works as long as this one is there.
@@ -78,6 +96,7 @@ impl Cgroups {
         for hierarchy in inner.all()? {
             make_dir(hierarchy, &inner.root)?;
         }
+        inner.limit_processes()?;
         let v2 = inner.v2()?;
         for controller in V2.into_iter().filter(|c| inner.layout.v2_has(c)) {
             let switch = format!("+{controller}");
@@ -103,12 +122,6 @@ impl Cgroups {
         make_dir(v2, &path)?;
         let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC;
         openat(&v2.dir, &path, flags, Mode::empty()).tried("open cgroup", &path)
-    }
-
-    /// The path of the node's directory below the v2 mount, for runtimes that want one.
-    #[must_use]
-    pub fn v2_path(&self, name: &str) -> String {
-        format!("/{}/{name}", self.inner.root)
     }
 
     #[must_use]
@@ -270,19 +283,25 @@ impl Cgroup {
         self.read_v2("cgroup.procs").is_some_and(|t| t.lines().any(|l| l.parse() == Ok(pid)))
     }
 
-    /// The processes in it and in the groups below it, as they are now.
-    #[must_use]
-    pub fn pids(&self) -> Vec<i32> {
-        let Ok(v2) = self.inner.v2() else { return Vec::new() };
+    /// The processes in it and in the groups below it, as they are now. A group that does not
+    /// exist has none.
+    ///
+    /// # Errors
+    /// When one that exists cannot be read.
+    pub fn pids(&self) -> Result<Vec<i32>, HostError> {
+        let v2 = self.inner.v2()?;
         let mut pids = Vec::new();
         let mut paths = vec![format!("{}/{}", self.inner.root, self.name)];
         while let Some(path) = paths.pop() {
-            let listed = read_at(&v2.dir, &format!("{path}/cgroup.procs")).unwrap_or_default();
+            let listed = match read_at(&v2.dir, &format!("{path}/cgroup.procs")) {
+                Err(error) if is_gone(&error) => continue,
+                listed => listed?,
+            };
             pids.extend(listed.lines().filter_map(|line| line.parse::<i32>().ok()));
-            let below = child_dirs(v2, &path).unwrap_or_default();
+            let below = child_dirs(v2, &path)?;
             paths.extend(below.into_iter().map(|name| format!("{path}/{name}")));
         }
-        pids
+        Ok(pids)
     }
 
     /// Kills every process in it and waits, by event, until there is none. A group that does not
@@ -296,19 +315,23 @@ impl Cgroup {
         let v2 = self.inner.v2()?;
         match write_at(&v2.dir, &self.below("cgroup.kill"), "1") {
             Ok(()) => {}
-            Err(error) if error.errno() == Some(Errno::NOENT) => return Ok(()),
+            Err(error) if is_gone(&error) => return Ok(()),
             Err(error) => return Err(error),
         }
         let events = self.below("cgroup.events");
         let file = match open_file(&v2.dir, &events, OFlags::RDONLY) {
             Ok(file) => file,
-            Err(error) if error.errno() == Some(Errno::NOENT) => return Ok(()),
+            Err(error) if is_gone(&error) => return Ok(()),
             Err(error) => return Err(error),
         };
         let ready = Ready::new(file, Interest::PRIORITY).tried("watch", &events)?;
         let empty = ready.until(|fd| {
             let mut buffer = [0_u8; 256];
-            let len = rustix::io::pread(fd, &mut buffer, 0)?;
+            let len = match rustix::io::pread(fd, &mut buffer, 0) {
+                // The group has been removed meanwhile, which only an empty one can be.
+                Err(Errno::NODEV) => return Ok(Some(())),
+                read => read?,
+            };
             let text = String::from_utf8_lossy(buffer.get(..len).unwrap_or_default());
             Ok((keyed(&text, "populated") == Some(0)).then_some(()))
         });
@@ -383,6 +406,12 @@ impl Release for Cgroup {
     }
 }
 
+/// Whether a file could not be had because its group is gone: not found by name, or removed after
+/// it was opened.
+fn is_gone(error: &HostError) -> bool {
+    matches!(error.errno(), Some(Errno::NOENT | Errno::NODEV))
+}
+
 const RETRY: Duration = Duration::from_millis(2);
 
 fn label(hierarchy: &Hierarchy, path: &str) -> String {
@@ -426,7 +455,11 @@ fn child_dirs(hierarchy: &Hierarchy, path: &str) -> Result<Vec<String>, HostErro
     };
     let mut names = Vec::new();
     for entry in rustix::fs::Dir::new(dir).tried("read cgroup", label(hierarchy, path))? {
-        let entry = entry.tried("read cgroup", label(hierarchy, path))?;
+        let entry = match entry {
+            // Removed while it was listed.
+            Err(Errno::NOENT | Errno::NODEV) => break,
+            entry => entry.tried("read cgroup", label(hierarchy, path))?,
+        };
         let name = entry.file_name().to_string_lossy().into_owned();
         if entry.file_type() == rustix::fs::FileType::Directory && name != "." && name != ".." {
             names.push(name);

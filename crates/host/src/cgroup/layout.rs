@@ -3,10 +3,12 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{Mode, OFlags, open};
+use rustix::fs::{Mode, OFlags, fstat, fstatfs, makedev, open};
+use rustix::io::Errno;
 
 use crate::HostError;
 use crate::error::Tried;
+use crate::proc::unescape;
 
 /// How the host arranges its cgroups.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,17 +45,20 @@ impl Layout {
     pub fn detect() -> Result<Self, HostError> {
         let text = fs::read_to_string("/proc/thread-self/mountinfo").tried("read", "mountinfo")?;
         let mut layout = Self { unified: None, v1: Vec::new() };
-        for (path, fs_type, options) in text.lines().filter_map(parse_mount) {
-            match fs_type {
+        for mount in text.lines().filter_map(parse_mount) {
+            match mount.fs_type {
                 "cgroup2" if layout.unified.is_none() => {
-                    layout.adopt_unified(&path)?;
+                    if let Some(dir) = open_mount(&mount.path, V2_MAGIC, Some(mount.device))? {
+                        layout.add_unified(dir, &mount.path)?;
+                    }
                 }
                 "cgroup" => {
-                    let controllers = v1_controllers(options);
-                    let known = layout.v1.iter().any(|seen| seen.controllers == controllers);
-                    // One that another mount covers is not ours to use.
-                    if !known && path.is_dir() {
-                        layout.v1.push(Hierarchy { dir: open_dir(&path)?, path, controllers });
+                    let controllers = v1_controllers(mount.options);
+                    if layout.v1.iter().any(|seen| seen.controllers == controllers) {
+                        continue;
+                    }
+                    if let Some(dir) = open_mount(&mount.path, V1_MAGIC, Some(mount.device))? {
+                        layout.v1.push(Hierarchy { dir, path: mount.path, controllers });
                     }
                 }
                 _ => {}
@@ -64,10 +69,17 @@ impl Layout {
 
     /// Takes the v2 hierarchy that was just mounted at `path`.
     pub(crate) fn adopt_unified(&mut self, path: &Path) -> Result<(), HostError> {
+        let dir = open_mount(path, V2_MAGIC, None)?
+            .ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))
+            .tried("find cgroup v2 at", path.to_string_lossy())?;
+        self.add_unified(dir, path)
+    }
+
+    fn add_unified(&mut self, dir: OwnedFd, path: &Path) -> Result<(), HostError> {
         let listed = fs::read_to_string(path.join("cgroup.controllers"))
             .tried("read controllers of", path.to_string_lossy())?;
         let controllers = listed.split_whitespace().map(str::to_owned).collect();
-        self.unified = Some(Hierarchy { dir: open_dir(path)?, path: path.to_owned(), controllers });
+        self.unified = Some(Hierarchy { dir, path: path.to_owned(), controllers });
         Ok(())
     }
 
@@ -96,19 +108,43 @@ impl Layout {
     }
 }
 
-fn open_dir(path: &Path) -> Result<OwnedFd, HostError> {
+/// `CGROUP_SUPER_MAGIC` and `CGROUP2_SUPER_MAGIC` (statfs(2)).
+const V1_MAGIC: u64 = 0x0027_E0EB;
+const V2_MAGIC: u64 = 0x6367_7270;
+
+/// Opens the mount at `path`. `None` when what is found there is of another kind, or is not the
+/// super block `device`: another mount covers it, so it is not ours to use.
+fn open_mount(path: &Path, magic: u64, device: Option<u64>) -> Result<Option<OwnedFd>, HostError> {
+    let shown = path.to_string_lossy();
     let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC;
-    open(path, flags, Mode::empty()).map_err(io::Error::from).tried("open", path.to_string_lossy())
+    let dir = match open(path, flags, Mode::empty()) {
+        Ok(dir) => dir,
+        Err(Errno::NOENT | Errno::NOTDIR) => return Ok(None),
+        Err(error) => return Err(error).tried("open", shown),
+    };
+    let kind = fstatfs(&dir).tried("ask for the kind of", &shown)?.f_type;
+    let found = fstat(&dir).tried("ask for the device of", &shown)?.st_dev;
+    let is_it = u64::try_from(kind) == Ok(magic) && device.is_none_or(|device| device == found);
+    Ok(is_it.then_some(dir))
 }
 
-/// proc(5): fields up to ` - `, then the type, the source and the super block's options.
-fn parse_mount(line: &str) -> Option<(PathBuf, &str, &str)> {
+/// One line of a mount table.
+struct Mount<'a> {
+    path: PathBuf,
+    device: u64,
+    fs_type: &'a str,
+    options: &'a str,
+}
+
+/// proc(5), mountinfo: fields up to ` - `, then the type, the source and the super block's options.
+fn parse_mount(line: &str) -> Option<Mount<'_>> {
     let (fields, rest) = line.split_once(" - ")?;
-    let path = fields.split(' ').nth(4)?;
+    let mut fields = fields.split(' ');
+    let (major, minor) = fields.nth(2)?.split_once(':')?;
+    let device = makedev(major.parse().ok()?, minor.parse().ok()?);
+    let path = unescape(fields.nth(1)?);
     let mut rest = rest.split(' ');
-    let fs_type = rest.next()?;
-    let options = rest.nth(1)?;
-    Some((PathBuf::from(path), fs_type, options))
+    Some(Mount { path, device, fs_type: rest.next()?, options: rest.nth(1)? })
 }
 
 /// The controllers among a v1 super block's options. A named hierarchy (`name=systemd`) has none.
@@ -134,21 +170,32 @@ fn v1_controllers(options: &str) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
-    use std::path::PathBuf;
+    use std::path::{Path, PathBuf};
 
-    use super::{Kind, Layout, parse_mount, v1_controllers};
+    use super::{Kind, Layout, V1_MAGIC, V2_MAGIC, open_mount, parse_mount, v1_controllers};
 
     #[test]
     fn mount_lines_are_read_with_and_without_optional_fields() {
         let line =
             "36 25 0:30 / /sys/fs/cgroup/cpu rw,relatime shared:9 - cgroup cgroup rw,cpu,cpuacct";
-        let (path, fs_type, options) = parse_mount(line).unwrap();
-        assert_eq!((path, fs_type), (PathBuf::from("/sys/fs/cgroup/cpu"), "cgroup"));
-        assert_eq!(v1_controllers(options), ["cpu", "cpuacct"]);
+        let mount = parse_mount(line).unwrap();
+        assert_eq!((mount.path, mount.device), (PathBuf::from("/sys/fs/cgroup/cpu"), 30));
+        assert_eq!((mount.fs_type, v1_controllers(mount.options).len()), ("cgroup", 2));
         let bare = "24 1 0:22 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw,nsdelegate";
-        assert_eq!(parse_mount(bare).unwrap().1, "cgroup2");
+        assert_eq!(parse_mount(bare).unwrap().fs_type, "cgroup2");
         assert!(v1_controllers("rw,xattr,name=systemd").is_empty());
         assert!(parse_mount("garbage").is_none());
+    }
+
+    #[test]
+    fn a_path_that_something_else_covers_is_not_the_mount() {
+        let layout = Layout::detect().unwrap();
+        let path = layout.unified_path().unwrap();
+        assert!(open_mount(path, V2_MAGIC, None).unwrap().is_some());
+        assert!(open_mount(path, V1_MAGIC, None).unwrap().is_none());
+        assert!(open_mount(path, V2_MAGIC, Some(0)).unwrap().is_none());
+        assert!(open_mount(Path::new("/proc"), V2_MAGIC, None).unwrap().is_none());
+        assert!(open_mount(Path::new("/not/there"), V2_MAGIC, None).unwrap().is_none());
     }
 
     #[test]

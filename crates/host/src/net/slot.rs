@@ -17,7 +17,8 @@ use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use super::netlink::Netlink;
 use crate::error::Tried;
 use crate::identity::UIDS_PER_SLOT;
-use crate::process::hold_namespaces;
+use crate::process::{Namespaces, make_namespaces};
+use crate::thread::in_own_thread;
 use crate::{HostError, Mark};
 
 /// The sandbox's end of its link.
@@ -69,8 +70,9 @@ impl Slot {
             host: mark.host_address(index),
             uid_base: mark.uid_base(index),
         };
-        let (userns, netns) =
-            namespaces(net.uid_base, holders).tried("make namespaces of", &name)?;
+        let Namespaces { user: userns, net: netns } =
+            make_namespaces(net.uid_base, UIDS_PER_SLOT, holders)
+                .tried("make namespaces of", &name)?;
         let mut netlink = Netlink::open().tried("open", "netlink")?;
         netlink.add_veth(&name, GUEST_LINK, netns.as_fd()).tried("make link", &name)?;
         host_end(&mut netlink, &name, net.host).tried("set up link", &name)?;
@@ -153,16 +155,6 @@ pub fn remove_link(mark: Mark, slot: u16) -> Result<(), HostError> {
     }
 }
 
-fn namespaces(uid_base: u32, holders: BorrowedFd<'_>) -> io::Result<(OwnedFd, OwnedFd)> {
-    let holder = hold_namespaces(holders)?;
-    let pid = holder.pid();
-    let map = format!("0 {uid_base} {UIDS_PER_SLOT}");
-    fs::write(format!("/proc/{pid}/uid_map"), &map)?;
-    fs::write(format!("/proc/{pid}/gid_map"), &map)?;
-    let open = |kind: &str| fs::File::open(format!("/proc/{pid}/ns/{kind}")).map(OwnedFd::from);
-    Ok((open("user")?, open("net")?))
-}
-
 fn host_end(netlink: &mut Netlink, name: &str, address: Ipv4Addr) -> io::Result<()> {
     // Nothing on this link speaks IPv6; without this the kernel would start to.
     set_sysctl(&format!("net/ipv6/conf/{name}/disable_ipv6"), "1")?;
@@ -177,8 +169,11 @@ fn guest_end(net: SlotNet, agent_port: u16) -> io::Result<OwnedFd> {
     let loopback = netlink.index_of("lo")?;
     netlink.set_up(loopback)?;
     set_sysctl(&format!("net/ipv6/conf/{GUEST_LINK}/disable_ipv6"), "1")?;
-    // Programs inside are root of their own namespace only: let them serve port 80 and ping.
+    // Programs inside are root of their own namespace only: let them serve port 80 and ping. Groups
+    // are given as the writer's namespace, the host's, numbers them.
     set_sysctl("net/ipv4/ip_unprivileged_port_start", "0")?;
+    let (first, last) = (net.uid_base, net.uid_base + UIDS_PER_SLOT - 1);
+    set_sysctl("net/ipv4/ping_group_range", &format!("{first} {last}"))?;
     let index = netlink.index_of(GUEST_LINK)?;
     netlink.add_address(index, net.guest, LINK_PREFIX)?;
     netlink.set_up(index)?;
@@ -200,18 +195,51 @@ fn set_sysctl(key: &str, value: &str) -> io::Result<()> {
     }
 }
 
-/// Runs `work` in a thread of its own that is in the network namespace `netns` and ends there: no
-/// thread ever has to find its way back.
+/// Runs `work` in a thread of its own that is in the network namespace `netns`.
 fn inside<T: Send>(
     netns: BorrowedFd<'_>,
     work: impl FnOnce() -> io::Result<T> + Send,
 ) -> io::Result<T> {
-    let run = || {
+    in_own_thread("netns", || {
         move_into_link_name_space(netns, Some(LinkNameSpaceType::Network))?;
         work()
-    };
-    std::thread::scope(|scope| {
-        let thread = std::thread::Builder::new().name("netns".into()).spawn_scoped(scope, run)?;
-        thread.join().unwrap_or_else(|_panic| Err(io::Error::other("the netns thread panicked")))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::net::Ipv4Addr;
+    use std::os::fd::AsFd;
+
+    use rustix::net::{AddressFamily, SocketType, ipproto, socket};
+    use rustix::process::Gid;
+    use rustix::thread::set_thread_res_gid;
+
+    use super::{Slot, inside};
+    use crate::identity::Claim;
+
+    #[test]
+    fn programs_of_a_slot_may_ping_whatever_their_group_and_no_others_may() {
+        let dir = tempfile::tempdir().unwrap();
+        let claim = Claim::take(dir.path(), Ipv4Addr::new(10, 213, 0, 0)).unwrap();
+        let root = crate::cgroup::Layout::detect().unwrap().unified_path().unwrap().to_path_buf();
+        let cgroup = fs::File::open(root).unwrap();
+        let slot = Slot::create(claim.mark(), 3, 49983, cgroup.as_fd()).unwrap();
+        let base = slot.net().uid_base;
+        let ping_as = |group: u32| {
+            inside(slot.netns(), || {
+                let gid = Gid::from_raw(group);
+                set_thread_res_gid(gid, gid, gid)?;
+                Ok(socket(AddressFamily::INET, SocketType::DGRAM, Some(ipproto::ICMP))?)
+            })
+        };
+        for inside in [0, 1000, 65_535] {
+            ping_as(base + inside).unwrap();
+        }
+        let stranger = ping_as(base + 65_536).unwrap_err();
+        assert_eq!(stranger.raw_os_error(), Some(libc::EACCES));
+        drop(slot);
+        claim.give_back().unwrap();
+    }
 }

@@ -17,8 +17,9 @@ use rustix::thread::{UnshareFlags, unshare_unsafe};
 use super::{CONTAINER, Finding, Level, tools};
 use crate::HostError;
 use crate::error::Tried;
+use crate::files::remove_tree;
 use crate::identity::UIDS_PER_SLOT;
-use crate::mount::{RootMount, RootPaths, remove_tree};
+use crate::mount::{RootMount, RootPaths};
 use crate::process::{Process, Spawn};
 
 /// In front of the directory a try uses; the number of the process follows.
@@ -26,6 +27,9 @@ const PREFIX: &str = ".cofferdam-probe-";
 
 /// Outside the ranges of every node.
 const UID_BASE: u32 = 100_000;
+
+/// For removing what a try made: three files.
+const SWEEP_LIMIT: Duration = Duration::from_secs(5);
 
 const STEP_LIMIT: Duration = Duration::from_secs(5);
 
@@ -142,7 +146,7 @@ async fn in_throw_away_view(parent: PathBuf, userns: OwnedFd) -> Result<(), Host
             sweep(&parent);
             let dir = parent.join(format!("{PREFIX}{}", std::process::id()));
             let tried = make_root(&dir, &userns, &runtime);
-            remove_tree(&dir).and(tried)
+            remove_tree(&dir, Budget::within(SWEEP_LIMIT)).and(tried)
         });
         // Nobody waits any more: then nobody wants to know.
         drop(answer.send(tried));
@@ -205,7 +209,7 @@ fn sweep(parent: &Path) {
         let number = name.to_str().and_then(|name| name.strip_prefix(PREFIX));
         let Some(Ok(pid)) = number.map(str::parse::<i32>) else { continue };
         if !fs::exists(format!("/proc/{pid}")).unwrap_or(true)
-            && let Err(error) = remove_tree(&entry.path())
+            && let Err(error) = remove_tree(&entry.path(), Budget::within(SWEEP_LIMIT))
         {
             tracing::debug!(%error, "left by an earlier probe and not removed");
         }

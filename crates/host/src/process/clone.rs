@@ -7,32 +7,33 @@
 use std::arch::asm;
 use std::ffi::CString;
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use libc::{c_char, c_int, c_void};
+use rustix::io::retry_on_intr;
+use rustix::process::{WaitId, WaitIdOptions, waitid};
 
-const CLONE_NEWUSER: u64 = 0x1000_0000;
-const CLONE_NEWNET: u64 = 0x4000_0000;
-const CLONE_VM: u64 = 0x100;
+pub(super) const CLONE_VM: u64 = 0x100;
 const CLONE_VFORK: u64 = 0x4000;
-const CLONE_PIDFD: u64 = 0x1000;
-const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
+pub(super) const CLONE_PIDFD: u64 = 0x1000;
+const CLONE_CLEAR_SIGHAND: u64 = 0x1_0000_0000;
+pub(super) const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
 
 /// clone3(2), `struct clone_args`, all 88 bytes of it.
 #[repr(C)]
 #[derive(Debug, Default)]
-struct CloneArgs {
-    flags: u64,
-    pidfd: u64,
-    child_tid: u64,
-    parent_tid: u64,
-    exit_signal: u64,
-    stack: u64,
-    stack_size: u64,
-    tls: u64,
-    set_tid: u64,
-    set_tid_size: u64,
-    cgroup: u64,
+pub(super) struct CloneArgs {
+    pub(super) flags: u64,
+    pub(super) pidfd: u64,
+    pub(super) child_tid: u64,
+    pub(super) parent_tid: u64,
+    pub(super) exit_signal: u64,
+    pub(super) stack: u64,
+    pub(super) stack_size: u64,
+    pub(super) tls: u64,
+    pub(super) set_tid: u64,
+    pub(super) set_tid_size: u64,
+    pub(super) cgroup: u64,
 }
 
 /// Room for the child's calls before exec; it allocates nothing and recurses nowhere.
@@ -44,7 +45,7 @@ const STACK: usize = 64 * 1024;
 /// `args.stack` must be unused memory that outlives the child's use of it. `entry` must never
 /// return and must do nothing but raw system calls on memory that the parent leaves alone: it runs
 /// in the parent's address space, with the parent's thread pointer.
-unsafe fn clone_into(
+pub(super) unsafe fn clone_into(
     args: &CloneArgs,
     entry: extern "C" fn(*mut c_void) -> !,
     arg: *mut c_void,
@@ -80,11 +81,11 @@ unsafe fn clone_into(
 }
 
 /// A stack for a child. Leaves itself to the allocator only after the child is gone or has execed.
-fn new_stack() -> Vec<u128> {
+pub(super) fn new_stack() -> Vec<u128> {
     vec![0; STACK / size_of::<u128>()]
 }
 
-fn with_stack(mut args: CloneArgs, stack: &mut [u128]) -> CloneArgs {
+pub(super) fn with_stack(mut args: CloneArgs, stack: &mut [u128]) -> CloneArgs {
     args.stack = stack.as_mut_ptr() as u64;
     args.stack_size = size_of_val(stack) as u64;
     args
@@ -132,6 +133,7 @@ pub(super) fn spawn(plan: &ExecPlan<'_>) -> io::Result<(OwnedFd, i32)> {
             flags: CLONE_VM
                 | CLONE_VFORK
                 | CLONE_PIDFD
+                | CLONE_CLEAR_SIGHAND
                 | plan.cgroup.map_or(0, |_| CLONE_INTO_CGROUP),
             pidfd: std::ptr::from_mut(&mut pidfd) as u64,
             exit_signal: u64::from(libc::SIGCHLD.unsigned_abs()),
@@ -150,14 +152,19 @@ pub(super) fn spawn(plan: &ExecPlan<'_>) -> io::Result<(OwnedFd, i32)> {
     if child.failed == 0 {
         return Ok((pidfd, pid));
     }
-    // The child has ended by itself; take its status so that it does not stay a zombie.
-    super::reap(std::os::fd::AsFd::as_fd(&pidfd))?;
+    // It ends by itself, but this thread goes on before it has: it lets go of our memory first. Its
+    // status says nothing new; taking it keeps it from staying a zombie.
+    let status = retry_on_intr(|| waitid(WaitId::PidFd(pidfd.as_fd()), WaitIdOptions::EXITED));
+    if let Err(error) = status {
+        tracing::warn!(pid, %error, "a child that could not exec was not reaped");
+    }
     Err(io::Error::from_raw_os_error(child.failed))
 }
 
 /// Runs `work` with every signal blocked in this thread: a handler that ran in the child would
-/// run on the parent's memory.
-fn with_signals_blocked<T>(work: impl FnOnce() -> T) -> T {
+/// run on the parent's memory. Where a child unblocks them before it execs, it has none of our
+/// handlers any more (`CLONE_CLEAR_SIGHAND`).
+pub(super) fn with_signals_blocked<T>(work: impl FnOnce() -> T) -> T {
     let mut all = std::mem::MaybeUninit::<libc::sigset_t>::uninit();
     let mut old = std::mem::MaybeUninit::<libc::sigset_t>::uninit();
     // SAFETY: both sets are written by the calls before they are read.
@@ -211,104 +218,22 @@ unsafe fn prepare(child: &Child) -> Result<(), c_int> {
     }
 }
 
-/// A process that does nothing but keep a new user namespace and a new network namespace open.
-///
-/// It is killed as soon as the namespaces are held by descriptor; should the daemon die first, it
-/// dies with the thread that made it, or is found in `cgroup`.
-#[derive(Debug)]
-pub(crate) struct NamespaceHolder {
-    process: super::Process,
-    _stack: Vec<u128>,
-}
-
-pub(crate) fn hold_namespaces(cgroup: BorrowedFd<'_>) -> io::Result<NamespaceHolder> {
-    let mut pidfd: RawFd = -1;
-    let mut stack = new_stack();
-    let args = with_stack(
-        CloneArgs {
-            flags: CLONE_VM | CLONE_PIDFD | CLONE_NEWUSER | CLONE_NEWNET | CLONE_INTO_CGROUP,
-            pidfd: std::ptr::from_mut(&mut pidfd) as u64,
-            exit_signal: u64::from(libc::SIGCHLD.unsigned_abs()),
-            cgroup: u64::from(cgroup.as_raw_fd().unsigned_abs()),
-            ..CloneArgs::default()
-        },
-        &mut stack,
-    );
-    let pid = with_signals_blocked(|| {
-        // SAFETY: the stack is kept until the child is reaped (`NamespaceHolder::end`); the child
-        // makes raw system calls only and touches no memory of ours.
-        unsafe { clone_into(&args, wait_for_death, std::ptr::null_mut()) }
-    })?;
-    // SAFETY: as in `spawn`.
-    let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
-    Ok(NamespaceHolder { process: super::Process::from_pidfd(pidfd, pid), _stack: stack })
-}
-
-impl NamespaceHolder {
-    pub(crate) fn pid(&self) -> i32 {
-        self.process.identity.pid
-    }
-}
-
-impl Drop for NamespaceHolder {
-    /// Ends the holder and waits for it: its stack is ours and may go only after it.
-    fn drop(&mut self) {
-        use rustix::process::{Signal, WaitId, WaitIdOptions, waitid};
-        let killed = self.process.signal(Signal::KILL);
-        let pidfd = std::os::fd::AsFd::as_fd(&self.process);
-        let ended = waitid(WaitId::PidFd(pidfd), WaitIdOptions::EXITED);
-        if killed.is_err() || ended.is_err() {
-            tracing::error!(?killed, ?ended, "a namespace holder did not end");
-        }
-    }
-}
-
-extern "C" fn wait_for_death(_arg: *mut c_void) -> ! {
-    // SAFETY: raw system calls without memory. `libc::prctl` and `pause` set errno on failure only,
-    // and the thread pointer is the parent's; so the calls are made without libc.
-    unsafe {
-        raw_syscall2(libc::SYS_prctl, 1 /* PR_SET_PDEATHSIG */, 9 /* SIGKILL */);
-        loop {
-            raw_syscall2(libc::SYS_pause, 0, 0);
-        }
-    }
-}
-
-/// # Safety
-/// As the system call.
-unsafe fn raw_syscall2(number: i64, first: u64, second: u64) {
-    // SAFETY: the kernel clobbers rax, rcx and r11 only.
-    unsafe {
-        asm!(
-            "syscall",
-            inlateout("rax") number => _,
-            in("rdi") first,
-            in("rsi") second,
-            lateout("rcx") _,
-            lateout("r11") _,
-            options(nostack),
-        );
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use std::fs;
-    use std::os::fd::AsFd;
-
-    use super::hold_namespaces;
+    use crate::process::{Spawn, zombie_children};
 
     #[test]
-    fn a_holder_has_namespaces_of_its_own_until_it_is_dropped() {
-        let root = crate::cgroup::Layout::detect().unwrap().unified_path().unwrap().to_path_buf();
-        let dir = fs::File::open(root).unwrap();
-        let holder = hold_namespaces(dir.as_fd()).unwrap();
-        let pid = holder.pid();
-        let link = |who: &str, kind: &str| fs::read_link(format!("/proc/{who}/ns/{kind}")).unwrap();
-        for kind in ["user", "net"] {
-            assert_ne!(link(&pid.to_string(), kind), link("self", kind));
+    fn a_program_that_cannot_be_started_leaves_no_zombie() {
+        let before = zombie_children();
+        for _ in 0..50 {
+            let error = Spawn::new("/nowhere/program").start().unwrap_err();
+            assert_eq!(error.errno(), Some(rustix::io::Errno::NOENT));
         }
-        drop(holder);
-        assert!(!fs::exists(format!("/proc/{pid}")).unwrap());
+        let own = |pid: &i32| {
+            let comm = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+            // It never became another program: it has the name of this test's thread.
+            !before.contains(pid) && comm.trim().starts_with("process::clone")
+        };
+        assert_eq!(zombie_children().into_iter().filter(own).count(), 0);
     }
 }

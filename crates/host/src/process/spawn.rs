@@ -4,6 +4,7 @@ use std::io::{self, Read};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use lifecycle::{Budget, Expired};
 use rustix::fs::{MemfdFlags, Mode, OFlags};
@@ -167,10 +168,11 @@ pub enum RunError {
 
 /// Runs a helper to its end and gives back what it printed. `input` is its standard input.
 ///
-/// Cancel safety: a dropped call kills the helper, and reaps it on the next wait of the daemon.
+/// Cancel safety: a dropped call kills the helper, which [`super::Orphans`] reaps.
 ///
 /// # Errors
-/// When it cannot be started, or is not over within `budget`; it has been killed and reaped then.
+/// When it cannot be started, or is not over within `budget`; it has been killed then, and reaped
+/// unless it did not end even so.
 pub async fn run(
     program: &Path,
     args: &[&str],
@@ -216,6 +218,11 @@ pub async fn run(
     Ok(Finished { status, output: String::from_utf8_lossy(&bytes).into_owned() })
 }
 
+/// How long a killed program is waited for. One that the kernel keeps for longer is left to
+/// [`super::Orphans`].
+const REAP_LIMIT: Duration = Duration::from_secs(5);
+
+/// A helper that dies when nobody waits for it any more.
 struct KillOnDrop(Option<Process>);
 
 impl KillOnDrop {
@@ -227,11 +234,30 @@ impl KillOnDrop {
     }
 
     async fn kill_and_wait(&mut self) -> Result<(), HostError> {
-        if let Some(process) = self.0.take() {
-            process.signal(Signal::KILL)?;
-            process.exited().await?;
+        match self.0.take() {
+            Some(process) => process.kill_and_reap().await,
+            None => Ok(()),
         }
-        Ok(())
+    }
+}
+
+impl Process {
+    /// Kills a child of ours and takes its status. One that does not end within five seconds is
+    /// left, killed, to [`super::Orphans`].
+    ///
+    /// Cancel safety: it may be killed and not reaped.
+    ///
+    /// # Errors
+    /// When it cannot be killed or waited for.
+    pub async fn kill_and_reap(self) -> Result<(), HostError> {
+        self.signal(Signal::KILL)?;
+        match Budget::within(REAP_LIMIT).run("reap", self.exited()).await {
+            Ok(status) => status.map(drop),
+            Err(expired) => {
+                tracing::warn!(pid = self.identity().pid, %expired, "a killed process is still there");
+                Ok(())
+            }
+        }
     }
 }
 

@@ -13,6 +13,14 @@ use crate::driver::BootSpec;
 pub(super) const OPEN_FILES: u64 = 524_288;
 /// What programs start with: the kernel's own default. Some walk all of it.
 const OPEN_FILES_SOFT: u64 = 1024;
+/// A `core_pattern` of the host that begins with `|` is a program that the kernel runs as root of the
+/// host, with the dump, its size and its name chosen by the sandbox as input, and a limit of zero
+/// does not stop it. A limit of one byte does: the kernel takes it for a dump of the dumping program
+/// itself (`coredump.c`: "RLIMIT_CORE == 1"). As a limit for files it is less than any dump needs.
+const CORE_BYTES: u64 = 1;
+/// When the host's memory is out, programs of sandboxes go before those of the host, 0 by default.
+/// The guest agent puts what it starts 100 above itself.
+const OOM_SCORE_ADJ: i32 = 400;
 /// Where the guest agent is inside.
 const AGENT: &str = "/usr/bin/envd";
 
@@ -46,11 +54,15 @@ impl Bundle<'_> {
                 // sudo needs it off; what it could gain ends at the user namespace.
                 "noNewPrivileges": false,
                 "env": env,
-                "rlimits": [{
-                    "type": "RLIMIT_NOFILE",
-                    "hard": self.open_files,
-                    "soft": OPEN_FILES_SOFT.min(self.open_files),
-                }],
+                "rlimits": [
+                    {
+                        "type": "RLIMIT_NOFILE",
+                        "hard": self.open_files,
+                        "soft": OPEN_FILES_SOFT.min(self.open_files),
+                    },
+                    { "type": "RLIMIT_CORE", "hard": CORE_BYTES, "soft": CORE_BYTES },
+                ],
+                "oomScoreAdj": OOM_SCORE_ADJ,
                 "capabilities": {
                     "bounding": CAPABILITIES,
                     "effective": CAPABILITIES,
@@ -66,7 +78,8 @@ impl Bundle<'_> {
     fn mounts(&self) -> Value {
         let shm = format!("size={}k", (self.spec.memory_bytes / 2 / 1024).max(1024));
         json!([
-            { "destination": "/proc", "type": "proc", "source": "proc" },
+            { "destination": "/proc", "type": "proc", "source": "proc",
+              "options": ["nosuid", "noexec", "nodev"] },
             { "destination": "/dev", "type": "tmpfs", "source": "tmpfs",
               "options": ["nosuid", "strictatime", "mode=755", "size=65536k"] },
             { "destination": "/dev/pts", "type": "devpts", "source": "devpts",

@@ -1,13 +1,12 @@
 //! The runtime's command line: create, start, delete, each with a time limit.
 
 use std::fs;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
 
 use host::cgroup::Cgroup;
 use host::process::{Process, Spawn};
 use lifecycle::Budget;
-use rustix::process::Signal;
 
 use super::{LOG, PID, STATE};
 use crate::driver::{BootError, ReleaseError, Stop};
@@ -137,7 +136,6 @@ impl Call<'_> {
             .args(["--pid-file".as_ref(), self.dir.join(PID).as_os_str()])
             .args([self.id])
             .inherit(agent);
-        debug_assert!(agent.as_raw_fd() >= 0);
         self.finish("create", &self.confined(spawn, cgroup), stop).await
     }
 
@@ -171,8 +169,7 @@ impl Call<'_> {
             Ok(status) => status?,
             Err(source) => {
                 // It is ours to end and to reap, whatever it was in the middle of.
-                process.signal(Signal::KILL)?;
-                process.exited().await?;
+                process.kill_and_reap().await?;
                 return Err(BootError::Stopped { call, source });
             }
         };

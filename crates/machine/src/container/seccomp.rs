@@ -57,7 +57,7 @@ fn to_json() -> Value {
     ];
     rules.extend(FAMILIES.map(|family| {
         json!({
-            "names": ["socket"], "action": "SCMP_ACT_ALLOW",
+            "names": ["socket", "socketpair"], "action": "SCMP_ACT_ALLOW",
             "args": [{ "index": 0, "value": family, "op": "SCMP_CMP_EQ" }],
         })
     }));
@@ -67,4 +67,26 @@ fn to_json() -> Value {
         "architectures": ["SCMP_ARCH_X86_64"],
         "syscalls": rules,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{FAMILIES, to_json};
+
+    #[test]
+    fn the_json_has_the_conditions_of_the_program() {
+        let json = to_json();
+        let rules = json["syscalls"].as_array().unwrap();
+        for call in ["socket", "socketpair"] {
+            let with = |rule: &&serde_json::Value| {
+                rule["names"].as_array().unwrap().iter().any(|name| name == call)
+            };
+            let families: Vec<u64> = rules
+                .iter()
+                .filter(with)
+                .map(|rule| rule["args"][0]["value"].as_u64().unwrap())
+                .collect();
+            assert_eq!(families, FAMILIES.map(u64::from), "{call}");
+        }
+    }
 }

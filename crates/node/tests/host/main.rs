@@ -3,7 +3,9 @@
 #![expect(clippy::print_stdout, reason = "a test that cannot run says so")]
 
 mod create;
+mod drain;
 mod faults;
 mod guest;
 mod layouts;
 mod network;
+mod requirements;

@@ -2,7 +2,9 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use e2b_wire::{ApiKey, Timestamp};
-use model::{BuildId, EndReason, LifecycleId, Resources, SandboxId, SandboxPhase, TemplateId};
+use model::{
+    BuildId, EndReason, LifecycleId, NodeId, Resources, SandboxId, SandboxPhase, TemplateId,
+};
 use node_wire::SandboxStatus;
 use tempfile::TempDir;
 
@@ -27,6 +29,7 @@ fn starting(id: &str) -> SandboxRow {
         alias: Some("base".into()),
         envd_version: "0.6.4".into(),
         state: RowState::Starting,
+        node: None,
         lifecycle: None,
         metadata: BTreeMap::from([("k".into(), "\u{e9}\"'".into())]),
         secure: true,
@@ -100,15 +103,33 @@ async fn the_end_told_by_the_node_closes_a_row_of_that_run_and_leaves_a_kill_alo
     let id = insert(&store, "ia").await;
     store.sandbox_runs(&running("ia")).await.unwrap();
     let (this, other) = (LifecycleId::parse("run1").unwrap(), LifecycleId::parse("run2").unwrap());
-    store.sandbox_ended(&id, &other, EndReason::Crashed, now()).await.unwrap();
+    store.sandbox_ended(&id, &other, None, EndReason::Crashed, now()).await.unwrap();
     assert_eq!(state(&store, &id).await, Some(RowState::Running));
     store.sandbox_killing(&id).await.unwrap();
-    store.sandbox_ended(&id, &this, EndReason::Request, now()).await.unwrap();
+    store.sandbox_ended(&id, &this, None, EndReason::Request, now()).await.unwrap();
     assert_eq!(state(&store, &id).await, Some(RowState::Killing));
     assert!(!store.close_sandbox(&id, RowState::Running, "lost").await.unwrap());
     assert!(store.close_sandbox(&id, RowState::Killing, "request").await.unwrap());
     assert_eq!(state(&store, &id).await, None);
     assert!(!store.sandbox_runs(&running("ia")).await.unwrap(), "an ended row stays ended");
+}
+
+#[tokio::test]
+async fn the_end_told_by_a_node_that_was_left_for_another_closes_nothing() {
+    let (_dir, store) = store().await;
+    let id = insert(&store, "ia").await;
+    let [first, second] = ["n1", "n2"].map(|id| NodeId::parse(id).unwrap());
+    assert!(store.move_to_node(&id, &first).await.unwrap());
+    assert!(store.move_to_node(&id, &second).await.unwrap());
+    let run = LifecycleId::parse("run0").unwrap();
+    store.sandbox_ended(&id, &run, Some(&first), EndReason::StartFailed, now()).await.unwrap();
+    let row = store.sandbox(&Team::default().id, &id).await.unwrap().unwrap();
+    assert_eq!((row.state, row.node), (RowState::Starting, Some(second.clone())));
+    store.sandbox_ended(&id, &run, Some(&second), EndReason::Crashed, now()).await.unwrap();
+    assert_eq!(store.record_state(&id).await.unwrap(), Some(RowState::Ended));
+    assert!(!store.move_to_node(&id, &first).await.unwrap(), "an ended sandbox goes nowhere");
+    let never = SandboxId::parse("inever").unwrap();
+    assert_eq!(store.record_state(&never).await.unwrap(), None);
 }
 
 #[tokio::test]
@@ -133,7 +154,7 @@ async fn old_rows_and_too_many_rows_are_removed_and_live_ones_never() {
     for n in 1..=4_i64 {
         let id = insert(&store, &format!("i{n}")).await;
         let at = Timestamp::from_micros(n * 1_000_000).unwrap();
-        store.sandbox_ended(&id, &lifecycle, EndReason::Timeout, at).await.unwrap();
+        store.sandbox_ended(&id, &lifecycle, None, EndReason::Timeout, at).await.unwrap();
     }
     let at = |second: i64| Timestamp::from_micros(second * 1_000_000).unwrap();
     assert_eq!(store.purge_ended(at(0), 10).await.unwrap(), 0);

@@ -7,7 +7,7 @@ macro_rules! calls {
 }
 
 /// Name and number of every call that is allowed whatever its arguments.
-pub(in crate::container) const ALLOWED: [(&str, c_long); 290] = calls! {
+pub(in crate::container) const ALLOWED: [(&str, c_long); 289] = calls! {
     // Files and descriptors.
     access: SYS_access,
     chdir: SYS_chdir,
@@ -285,7 +285,6 @@ pub(in crate::container) const ALLOWED: [(&str, c_long); 290] = calls! {
     sendto: SYS_sendto,
     setsockopt: SYS_setsockopt,
     shutdown: SYS_shutdown,
-    socketpair: SYS_socketpair,
     // Shared memory and queues.
     mq_getsetattr: SYS_mq_getsetattr,
     mq_notify: SYS_mq_notify,

@@ -55,7 +55,8 @@ pub(super) fn compile() -> Vec<u8> {
     p.op(JUMP_ANY_BIT, 0, 1, CLONE_NAMESPACES);
     p.op(RETURN, 0, 0, EPERM);
     p.op(RETURN, 0, 0, ALLOW);
-    p.op(JUMP_EQUAL, 0, 7, number(libc::SYS_socket));
+    p.op(JUMP_EQUAL, 1, 0, number(libc::SYS_socket));
+    p.op(JUMP_EQUAL, 0, 7, number(libc::SYS_socketpair));
     p.op(LOAD, 0, 0, FIRST_ARGUMENT);
     for (left, family) in (1..=4).rev().zip(FAMILIES) {
         p.op(JUMP_EQUAL, left, 0, family);
@@ -136,8 +137,9 @@ mod tests {
     fn every_number_is_decided_as_the_list_says() {
         for call in 0..600 {
             let listed = ALLOWED.iter().any(|(_, number)| *number == call);
-            let special = [libc::SYS_clone, libc::SYS_clone3, libc::SYS_socket].contains(&call);
-            if !special {
+            let special =
+                [libc::SYS_clone, libc::SYS_clone3, libc::SYS_socket, libc::SYS_socketpair];
+            if !special.contains(&call) {
                 let expected = if listed { ALLOW } else { EPERM };
                 assert_eq!(here(call, 0), expected, "call {call}");
             }
@@ -154,6 +156,7 @@ mod tests {
         for family in 0..50 {
             let expected = if [1, 2, 10, 16].contains(&family) { ALLOW } else { EPERM };
             assert_eq!(here(libc::SYS_socket, family), expected, "family {family}");
+            assert_eq!(here(libc::SYS_socketpair, family), expected, "family {family}");
         }
     }
 
@@ -201,6 +204,7 @@ mod tests {
             "clone",
             "clone3",
             "socket",
+            "socketpair",
         ];
         for name in dangerous {
             assert!(!ALLOWED.iter().any(|(listed, _)| *listed == name), "{name}");

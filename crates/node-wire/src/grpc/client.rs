@@ -1,0 +1,263 @@
+//! A node that is elsewhere.
+
+mod events;
+mod link;
+
+use std::fmt;
+use std::time::{Duration, SystemTime};
+
+use async_trait::async_trait;
+use connectrpc::client::{ClientConfig, ClientTransport, ServerStream};
+use connectrpc::{ConnectError, Protocol};
+use futures::StreamExt as _;
+use futures::stream::{BoxStream, unfold};
+use http::header::AUTHORIZATION;
+use http::{HeaderMap, HeaderValue, Uri};
+use lifecycle::{Budget, Expired, TaskGroup};
+use model::{BuildId, EndReason, NodeRequest, SandboxId, SandboxSpec, Secret};
+use tokio::sync::broadcast;
+
+use self::events::Events;
+use self::link::Link;
+use super::MAX_RESPONSE_BYTES;
+use super::convert::{Malformed, ms};
+use super::failure::{build_error, create_error, node_error, status_error};
+use super::info_service::change;
+use super::proto::cofferdam::node::v1::{self, NodeServiceClient};
+use super::proto::{
+    InfoServiceClient, SandboxDeleteRequest, SandboxServiceClient, SandboxUpdateRequest,
+};
+use crate::{
+    BuildError, BuildRequest, BuildStatus, CreateError, DrainStatus, Leaks, NodeApi, NodeError,
+    NodeEvent, NodeInfo, Sample, SandboxStatus, Started, StatusError,
+};
+
+/// The longest list that is taken: many times what a node runs.
+const MAX_ITEMS: usize = 65_536;
+
+/// A node's calls over one HTTP/2 connection, which is made when it is needed and made anew when
+/// it is lost.
+///
+/// No call has a limit of its own, apart from making the connection: a caller gives one, or drops
+/// the call. A node that has gone silent is noticed within seconds by pings.
+pub struct Client {
+    sandboxes: SandboxServiceClient<Link>,
+    info: InfoServiceClient<Link>,
+    nodes: NodeServiceClient<Link>,
+    events: Events,
+    link: Link,
+    tasks: TaskGroup,
+}
+
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Client").field("link", &self.link).finish_non_exhaustive()
+    }
+}
+
+/// An address or a token with which no node can be asked.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum BadAddress {
+    #[error("a node's address is like http://10.0.0.7:5008, not {0:?}")]
+    Address(String),
+    #[error("a node's token has only visible ASCII characters")]
+    Token,
+}
+
+impl Client {
+    /// A client of the node at `address`, such as `http://10.0.0.7:5008`. Nothing is sent yet.
+    ///
+    /// # Errors
+    /// [`BadAddress`].
+    pub fn new(address: &str, token: &Secret) -> Result<Self, BadAddress> {
+        let bad = || BadAddress::Address(address.to_owned());
+        let uri: Uri = address.parse().map_err(|_invalid| bad())?;
+        let plain = uri.scheme_str() == Some("http") && matches!(uri.path(), "" | "/");
+        let target = uri.authority().filter(|to| plain && to.port_u16().is_some());
+        let target = target.ok_or_else(bad)?.as_str().to_owned();
+        let bearer = HeaderValue::try_from(format!("Bearer {}", token.expose()));
+        let mut bearer = bearer.map_err(|_invalid| BadAddress::Token)?;
+        bearer.set_sensitive(true);
+
+        let tasks = TaskGroup::default();
+        let link = Link::new(target, tasks.clone());
+        let config = ClientConfig::new(uri)
+            .with_protocol(Protocol::Grpc)
+            .with_default_max_message_size(MAX_RESPONSE_BYTES)
+            .with_default_headers(HeaderMap::from_iter([(AUTHORIZATION, bearer)]));
+        let nodes = NodeServiceClient::new(link.clone(), config.clone());
+        Ok(Self {
+            sandboxes: SandboxServiceClient::new(link.clone(), config.clone()),
+            info: InfoServiceClient::new(link.clone(), config),
+            events: Events::new(nodes.clone(), tasks.clone()),
+            nodes,
+            link,
+            tasks,
+        })
+    }
+
+    /// Ends the connection and everything that uses it.
+    ///
+    /// # Errors
+    /// [`Expired`] when a task of it has not ended within `budget`.
+    pub async fn close(&self, budget: Budget) -> Result<(), Expired> {
+        self.tasks.close(budget).await
+    }
+}
+
+impl Drop for Client {
+    fn drop(&mut self) {
+        // Nobody is left to use what these tasks do.
+        self.tasks.stop_token().cancel();
+    }
+}
+
+/// The node has said something that this version does not understand.
+fn not_understood(malformed: Malformed) -> NodeError {
+    NodeError::Internal(format!("its answer is not understood: {malformed}"))
+}
+
+/// Every message of a stream that ends.
+macro_rules! collect {
+    ($call:expr, $failed:expr, $message:ty) => {{
+        let failed = $failed;
+        let mut stream = $call.await.map_err(&failed)?;
+        let mut all = Vec::new();
+        while let Some(message) = stream.message::<$message>().await.map_err(&failed)? {
+            if all.len() == MAX_ITEMS {
+                return Err(failed(ConnectError::data_loss("the node's list does not end")));
+            }
+            let item = message.to_owned_message().try_into();
+            all.push(
+                item.map_err(|bad: Malformed| failed(ConnectError::internal(bad.to_string())))?,
+            );
+        }
+        all
+    }};
+}
+
+type Drains = ServerStream<
+    <Link as ClientTransport>::ResponseBody,
+    v1::__buffa::view::DrainStatusView<'static>,
+>;
+
+/// The next drain status; `None` when the stream is over, in whatever way.
+async fn next_drain(stream: &mut Drains) -> Option<DrainStatus> {
+    match stream.message::<v1::DrainStatus>().await {
+        Ok(message) => DrainStatus::try_from(message?.to_owned_message())
+            .inspect_err(|bad| tracing::warn!(error = %bad, "a drain status is not understood"))
+            .ok(),
+        Err(error) => {
+            tracing::info!(error = %observe::chain(&error), "no more news of a node's drain");
+            None
+        }
+    }
+}
+
+#[async_trait]
+impl NodeApi for Client {
+    async fn info(&self) -> Result<NodeInfo, NodeError> {
+        let answer = self.nodes.get_info(v1::GetInfoRequest::default()).await;
+        answer.map_err(node_error)?.into_owned().try_into().map_err(not_understood)
+    }
+
+    async fn create(&self, spec: SandboxSpec, limit: Duration) -> Result<Started, CreateError> {
+        let request = v1::CreateSandboxRequest {
+            spec: v1::SandboxSpec::from(spec).into(),
+            limit_ms: ms(limit),
+            ..v1::CreateSandboxRequest::default()
+        };
+        let answer = self.nodes.create_sandbox(request).await.map_err(create_error)?;
+        answer.into_owned().try_into().map_err(|malformed: Malformed| CreateError::Failed {
+            step: "answer",
+            message: malformed.to_string(),
+        })
+    }
+
+    async fn kill(&self, id: &SandboxId, reason: EndReason) -> Result<(), NodeError> {
+        let request = SandboxDeleteRequest {
+            sandbox_id: id.to_string(),
+            kill_reason: Some(reason.as_str().to_owned()),
+            ..SandboxDeleteRequest::default()
+        };
+        self.sandboxes.delete(request).await.map(drop).map_err(node_error)
+    }
+
+    async fn set_end(&self, id: &SandboxId, ends_at: SystemTime) -> Result<(), NodeError> {
+        let request = SandboxUpdateRequest {
+            sandbox_id: id.to_string(),
+            end_time: Some(ends_at.into()).into(),
+            ..SandboxUpdateRequest::default()
+        };
+        self.sandboxes.update(request).await.map(drop).map_err(node_error)
+    }
+
+    async fn list(&self) -> Result<Vec<SandboxStatus>, NodeError> {
+        // What happens after this list is in the events, for whoever has asked for them before.
+        self.events.settled().await;
+        let call = self.nodes.list_sandboxes(v1::ListSandboxesRequest::default());
+        Ok(collect!(call, node_error, v1::Sandbox))
+    }
+
+    async fn samples(&self, id: &SandboxId) -> Result<Vec<Sample>, NodeError> {
+        let request =
+            v1::ListSamplesRequest { sandbox: id.to_string(), ..v1::ListSamplesRequest::default() };
+        let answer = self.nodes.list_samples(request).await.map_err(node_error)?.into_owned();
+        let samples: Result<_, _> = answer.samples.into_iter().map(TryInto::try_into).collect();
+        samples.map_err(not_understood)
+    }
+
+    fn events(&self) -> broadcast::Receiver<NodeEvent> {
+        self.events.subscribe()
+    }
+
+    async fn request(&self, request: NodeRequest) -> Result<(), StatusError> {
+        let answer = self.info.service_status_override(change(request)).await;
+        answer.map(drop).map_err(status_error)
+    }
+
+    async fn drain_status(&self) -> Result<DrainStatus, NodeError> {
+        let answer = self.nodes.get_drain_status(v1::GetDrainStatusRequest::default()).await;
+        answer.map_err(node_error)?.into_owned().try_into().map_err(not_understood)
+    }
+
+    async fn drain_updates(&self) -> Result<BoxStream<'static, DrainStatus>, NodeError> {
+        let call = self.nodes.watch_drain(v1::WatchDrainRequest::default());
+        let stream = call.await.map_err(node_error)?;
+        let updates = unfold(stream, |mut stream| async move {
+            next_drain(&mut stream).await.map(|drain| (drain, stream))
+        });
+        Ok(updates.boxed())
+    }
+
+    async fn leaks(&self) -> Result<Leaks, NodeError> {
+        let answer = self.nodes.get_leaks(v1::GetLeaksRequest::default()).await;
+        Ok(answer.map_err(node_error)?.into_owned().into())
+    }
+
+    async fn build(&self, request: BuildRequest) -> Result<(), BuildError> {
+        let build = request.build.clone();
+        let answer = self.nodes.start_build(request.into()).await;
+        answer.map(drop).map_err(|error| build_error(error, &build))
+    }
+
+    async fn build_status(&self, id: &BuildId) -> Result<BuildStatus, BuildError> {
+        let request = v1::GetBuildRequest { build: id.to_string(), ..Default::default() };
+        let answer = self.nodes.get_build(request).await.map_err(|error| build_error(error, id))?;
+        let not_understood = |malformed: Malformed| {
+            BuildError::Unreachable(format!("its answer is not understood: {malformed}"))
+        };
+        answer.into_owned().try_into().map_err(not_understood)
+    }
+
+    async fn build_delete(&self, id: &BuildId) -> Result<(), BuildError> {
+        let request = v1::DeleteBuildRequest { build: id.to_string(), ..Default::default() };
+        let answer = self.nodes.delete_build(request).await;
+        answer.map(drop).map_err(|error| build_error(error, id))
+    }
+
+    async fn builds(&self) -> Result<Vec<BuildStatus>, NodeError> {
+        let call = self.nodes.list_builds(v1::ListBuildsRequest::default());
+        Ok(collect!(call, node_error, v1::Build))
+    }
+}

@@ -1,0 +1,50 @@
+//! What this process counts, and its text for Prometheus.
+//!
+//! Counters and distributions belong to the process: they are statics, and whoever does the thing
+//! counts it. What *is*, rather than what has happened, is asked for when the text is made.
+
+mod exposition;
+mod family;
+
+pub use exposition::Exposition;
+pub use family::{Counts, Durations};
+
+/// Sandbox starts, from admission to the answer.
+pub static CREATE: Durations<1> =
+    Durations::new("cofferdam_create_seconds", "How long starts of sandboxes took.", ["result"]);
+
+/// Ends of sandboxes, from the request or the cause to the confirmed last release, or to the first
+/// round that left something.
+pub static END: Durations<2> = Durations::new(
+    "cofferdam_end_seconds",
+    "How long ends of sandboxes took.",
+    ["reason", "result"],
+);
+
+/// Single release steps; every try counts.
+pub static RELEASE_STEP: Durations<2> = Durations::new(
+    "cofferdam_release_step_seconds",
+    "How long release steps took.",
+    ["step", "result"],
+);
+
+/// Attempts to end everything on a node.
+pub static FORCE_ATTEMPTS: Counts<1> = Counts::new(
+    "cofferdam_force_attempts_total",
+    "Attempts to end everything on the node.",
+    ["result"],
+);
+
+/// The words of the label `result`.
+#[must_use]
+pub const fn result_of(succeeded: bool) -> &'static str {
+    if succeeded { "ok" } else { "failed" }
+}
+
+/// Adds all of them to `text`.
+pub fn expose(text: &mut Exposition) {
+    CREATE.expose(text);
+    END.expose(text);
+    RELEASE_STEP.expose(text);
+    FORCE_ATTEMPTS.expose(text);
+}
