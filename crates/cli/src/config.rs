@@ -65,6 +65,8 @@ pub(crate) struct Dns(pub(crate) Vec<Ipv4Addr>);
 pub(crate) struct Config {
     pub(crate) data_dir: PathBuf,
     pub(crate) listen: SocketAddr,
+    /// `None`: the node's gRPC is not served.
+    pub(crate) node_listen: Option<SocketAddr>,
     pub(crate) domain: Choice<String>,
     pub(crate) envd: Choice<PathBuf>,
     pub(crate) driver: Choice<Driver>,
@@ -172,6 +174,7 @@ impl Config {
         // Each is read before any is missed, so that all faults are found.
         let data_dir = read.value("data_dir", value::path);
         let listen = read.value("listen", value::address);
+        let node_listen = read.value("node_listen", value::off_or(value::address));
         let domain = read.value("domain", value::auto_or(value::host));
         let envd = read.value("envd", value::auto_or(value::path));
         let driver = read.value("driver", value::auto_or(driver));
@@ -197,6 +200,7 @@ impl Config {
         Some(Self {
             data_dir: data_dir?,
             listen: listen?,
+            node_listen: node_listen?,
             domain: domain?,
             envd: envd?,
             driver: driver?,

@@ -20,9 +20,10 @@ const SANDBOX_URL: &str = "E2B_SANDBOX_URL";
 const DOMAIN: &str = "E2B_DOMAIN";
 pub(crate) const ADMIN_TOKEN: &str = "COFFERDAM_ADMIN_TOKEN";
 const TOKEN_SEED: &str = "COFFERDAM_TOKEN_SEED";
+const NODE_TOKEN: &str = "COFFERDAM_NODE_TOKEN";
 
 /// The names with our own prefix: they are not settings.
-pub(crate) const NAMES: [&str; 2] = [ADMIN_TOKEN, TOKEN_SEED];
+pub(crate) const NAMES: [&str; 3] = [ADMIN_TOKEN, TOKEN_SEED, NODE_TOKEN];
 
 const HEADER: &str = "\
 # Made by Cofferdam. Keep it secret: who can read it can run programs in sandboxes.
@@ -37,6 +38,9 @@ pub(crate) struct Credentials {
     pub(crate) admin_token: Secret,
     /// What the tokens of sandboxes are derived from.
     pub(crate) token_seed: Secret,
+    /// What the node's own listener asks for; `None` in a file of a version without one, to which
+    /// the next start adds it.
+    pub(crate) node_token: Option<Secret>,
     /// Where the service was last started; `None` when somebody has taken the line out.
     pub(crate) url: Option<String>,
     pub(crate) path: PathBuf,
@@ -85,19 +89,27 @@ impl Credentials {
                 .with(API_KEY, &format!("e2b_{}", random_hex::<20>()?))
                 .with_addresses(addresses)
                 .with(ADMIN_TOKEN, &random_hex::<32>()?)
-                .with(TOKEN_SEED, &random_hex::<32>()?);
+                .with(TOKEN_SEED, &random_hex::<32>()?)
+                .with(NODE_TOKEN, &random_hex::<32>()?);
             text.write(dir, false)?;
-            // Read back: what is used is what is stored.
-            return Self::read(dir)?.ok_or_else(|| CredentialsError::Read {
-                path: dir.join(FILE),
-                source: io::ErrorKind::NotFound.into(),
-            });
+            return Self::read_back(dir);
         };
-        let current = text.clone().with_addresses(addresses);
+        let mut current = text.clone().with_addresses(addresses);
+        if credentials.node_token.is_none() {
+            current = current.with(NODE_TOKEN, &random_hex::<32>()?);
+        }
         if current != text {
             current.write(dir, true)?;
         }
-        Ok(credentials)
+        Self::read_back(dir)
+    }
+
+    /// What is used is what is stored.
+    fn read_back(dir: &Path) -> Result<Self, CredentialsError> {
+        Self::read(dir)?.ok_or_else(|| CredentialsError::Read {
+            path: dir.join(FILE),
+            source: io::ErrorKind::NotFound.into(),
+        })
     }
 }
 
@@ -128,6 +140,7 @@ impl Text {
             api_key: secret(API_KEY, "e2b_", 40)?,
             admin_token: secret(ADMIN_TOKEN, "", 64)?,
             token_seed: secret(TOKEN_SEED, "", 64)?,
+            node_token: text.has(NODE_TOKEN).then(|| secret(NODE_TOKEN, "", 64)).transpose()?,
             url: text.values(API_URL).next().map(str::to_owned),
             path: path.clone(),
         };
@@ -137,6 +150,10 @@ impl Text {
     fn values(&self, name: &str) -> impl Iterator<Item = &str> {
         let lines = self.0.lines().map(str::trim_end);
         lines.filter_map(move |line| line.strip_prefix(name)?.strip_prefix('='))
+    }
+
+    fn has(&self, name: &str) -> bool {
+        self.0.lines().any(|line| line.strip_prefix(name).is_some_and(|rest| rest.starts_with('=')))
     }
 
     /// The one value of `name`; what is wrong never shows a value.
@@ -248,10 +265,12 @@ mod tests {
             .flat_map(|_| {
                 let dir = tempfile::tempdir().unwrap();
                 let made = Credentials::ensure(dir.path(), &at(1)).unwrap();
-                [made.api_key, made.admin_token, made.token_seed].map(|s| s.expose().to_owned())
+                let node_token = made.node_token.unwrap();
+                let secrets = [made.api_key, made.admin_token, made.token_seed, node_token];
+                secrets.map(|s| s.expose().to_owned())
             })
             .collect();
-        assert_eq!(secrets.len(), 12);
+        assert_eq!(secrets.len(), 16);
     }
 
     #[test]
@@ -268,6 +287,21 @@ mod tests {
     }
 
     #[test]
+    fn a_file_of_a_version_without_a_node_token_gets_one_and_keeps_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let _made = Credentials::ensure(dir.path(), &at(3000)).unwrap();
+        let new = text(dir.path());
+        let old: String = new.split_inclusive('\n').filter(|l| !l.contains("NODE_TOKEN")).collect();
+        assert_ne!(old, new);
+        fs::write(dir.path().join(FILE), &old).unwrap();
+        assert!(Credentials::read(dir.path()).unwrap().unwrap().node_token.is_none());
+        let added = Credentials::ensure(dir.path(), &at(3000)).unwrap().node_token.unwrap();
+        assert!(text(dir.path()).starts_with(&old), "the rest stays");
+        let again = Credentials::ensure(dir.path(), &at(3000)).unwrap().node_token.unwrap();
+        assert_eq!(again, added);
+    }
+
+    #[test]
     fn a_file_that_is_not_understood_is_an_error_and_stays() {
         let dir = tempfile::tempdir().unwrap();
         let made = Credentials::ensure(dir.path(), &at(3000)).unwrap();
@@ -278,6 +312,7 @@ mod tests {
             (good.replace(key, &key.to_uppercase()), "40 lower-case"),
             (good.replace("COFFERDAM_TOKEN_SEED=", "SEED="), "COFFERDAM_TOKEN_SEED is missing"),
             (format!("{good}COFFERDAM_ADMIN_TOKEN=0\n"), "COFFERDAM_ADMIN_TOKEN is there twice"),
+            (good.replace("COFFERDAM_NODE_TOKEN=", "COFFERDAM_NODE_TOKEN=x"), "64 lower-case"),
         ];
         for (bad, why) in rows {
             fs::write(dir.path().join(FILE), &bad).unwrap();

@@ -147,12 +147,10 @@ fn it_serves_until_a_signal_and_leaves_nothing() {
         let (code, report) = leaks(data.path());
         assert_eq!((code, &report["daemon_running"]), (0, &true.into()));
         service.signal(signal);
+        assert_eq!(service.line(), "cofferdam: stopping\n");
         let last = service.line();
-        assert!(
-            last.starts_with("cofferdam: stopped in ")
-                && last.ends_with(" s, 0 sandboxes ended, 0 objects left\n"),
-            "{last:?}"
-        );
+        let counts = " s (stopped), 0 sandboxes ended, 0 failed, 0 objects left, exit code 0\n";
+        assert!(last.starts_with("cofferdam: stopped in ") && last.ends_with(counts), "{last:?}");
         assert_eq!(service.line(), "", "and no more");
         assert_eq!(service.code(), 0, "{}", service.complaint());
         let (code, report) = leaks(data.path());
@@ -262,7 +260,7 @@ fn a_second_service_on_one_data_directory_is_refused_and_changes_nothing() {
 
     let mut second = start(data.path(), "127.0.0.1:0");
     assert_eq!(second.line(), "");
-    assert_eq!(second.code(), 1);
+    assert_eq!(second.code(), 4);
     let complaint = second.complaint();
     assert!(complaint.contains("is in use by another cofferdam"), "{complaint}");
     assert_eq!(fs::read_to_string(&credentials).unwrap(), before);

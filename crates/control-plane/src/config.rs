@@ -69,6 +69,8 @@ pub struct Limits {
     pub reconcile_every: Duration,
     /// Between two looks at how a node is, when nothing happens.
     pub node_every: Duration,
+    /// For a node to say how it is.
+    pub node_answer: Duration,
 }
 
 impl Config {
@@ -120,6 +122,7 @@ impl Default for Limits {
             ended_rows: 100_000,
             reconcile_every: MINUTE / 2,
             node_every: Duration::from_secs(1),
+            node_answer: Duration::from_secs(2),
         }
     }
 }

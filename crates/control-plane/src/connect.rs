@@ -14,6 +14,9 @@ use crate::http::ApiError;
 use crate::node_answers;
 use crate::store::{RowState, SandboxRow};
 
+/// How long a node may take to move an end.
+const CALL_LIMIT: Duration = Duration::from_secs(10);
+
 /// Where an end is to be moved.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum NewEnd {
@@ -47,7 +50,9 @@ impl App {
         let Some(ends_at) = decide(&row, new_end, now(), self.config.limits.sandbox_length)? else {
             return Ok(row);
         };
-        let moved = self.node_of(&row)?.api().set_end(id, ends_at.to_system_time()).await;
+        let node = self.node_of(&row)?;
+        let moved = node.api().set_end(id, ends_at.to_system_time());
+        let moved = node.within(CALL_LIMIT, moved).await;
         moved.map_err(|error| node_answers::call_failed(&error, id))?;
         self.store.move_end(id, row.ends_at, ends_at).await?;
         Ok(SandboxRow { ends_at, ..row })

@@ -25,7 +25,9 @@ impl App {
             self.routes.withdraw(&id, lifecycle);
         }
         let node = self.node_of(&row)?;
-        match node.api().kill(&id, EndReason::Request).await {
+        // Longer than anybody waits for the answer.
+        let limit = self.config.limits.request;
+        match node.within(limit, node.api().kill(&id, EndReason::Request)).await {
             // Not there any more: it ended by itself a moment ago, or its start is being undone.
             Ok(()) | Err(NodeError::NotFound(_)) => {
                 let reason = EndReason::Request.as_str();
@@ -35,7 +37,6 @@ impl App {
             }
             Err(error) => {
                 tracing::error!(error = %observe::chain(&error), "sandbox is not gone yet");
-                node.poke();
                 Err(node_answers::call_failed(&error, &id))
             }
         }

@@ -2,9 +2,10 @@
 
 mod session;
 
-pub(crate) use session::{Heard, Link, Report, Session};
+pub(crate) use session::{Link, Report, Session};
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::future::join_all;
 use model::{NodeId, TemplateId};
@@ -17,7 +18,7 @@ use crate::placement::{self, Candidate};
 use crate::store::SandboxRow;
 
 /// Clients of a node that nobody has heard of may try again; it may be on its way back.
-const RETRY_UNKNOWN_NODE: std::time::Duration = std::time::Duration::from_secs(30);
+const RETRY_UNKNOWN_NODE: Duration = Duration::from_secs(30);
 
 /// Every node, whether it answers or not.
 #[derive(Debug)]
@@ -25,12 +26,14 @@ pub(crate) struct Nodes {
     sessions: Vec<Arc<Session>>,
     /// Held while a node gets its name, so that no two have the same.
     naming: Mutex<()>,
+    answer: Duration,
 }
 
 impl Nodes {
-    pub(crate) fn new(nodes: Vec<Arc<dyn NodeApi>>) -> Self {
+    /// `answer` is how long a node may take to say how it is.
+    pub(crate) fn new(nodes: Vec<Arc<dyn NodeApi>>, answer: Duration) -> Self {
         let sessions = nodes.into_iter().map(|api| Arc::new(Session::new(api))).collect();
-        Self { sessions, naming: Mutex::default() }
+        Self { sessions, naming: Mutex::default(), answer }
     }
 
     pub(crate) fn all(&self) -> &[Arc<Session>] {
@@ -49,8 +52,8 @@ impl Nodes {
     /// Asks the node how it is. Bounded by itself.
     ///
     /// Cancel safety: yes; what it knew stays.
-    pub(crate) async fn refresh(&self, session: &Session) -> Heard {
-        session.refresh(|report| self.name(session, report)).await
+    pub(crate) async fn refresh(&self, session: &Session) {
+        session.refresh(self.answer, |report| self.name(session, report)).await;
     }
 
     /// Asks every node at once.
@@ -64,14 +67,18 @@ impl Nodes {
         let _alone = self.naming.lock();
         let problem = match session.id() {
             Some(known) if known == told => return Ok(()),
-            Some(known) => format!("node {known} calls itself {told} now"),
-            None if self.get(told).is_some() => format!("two nodes call themselves {told}"),
+            Some(known) => {
+                format!("node {known} calls itself {told} now; restart the service to take it anew")
+            }
+            None if self.get(told).is_some() => {
+                format!("two nodes call themselves {told}; give one of them another name")
+            }
             None => {
                 session.set_id(told.clone());
                 return Ok(());
             }
         };
-        Err(NodeError::Internal(format!("{problem}; restart the service to take it anew")))
+        Err(NodeError::Internal(problem))
     }
 
     /// The nodes to ask for a sandbox from `template`, the best first.

@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use e2b_wire::Timestamp;
 use model::{EndReason, NodeId, SandboxId, SandboxPhase};
@@ -13,6 +14,9 @@ use crate::store::{RowState, SandboxRow, StoreError};
 
 /// The reason in a row whose sandbox was gone when we looked: how it ended, nobody saw.
 const LOST: &str = "lost";
+
+/// How long a node may take to say what it has.
+const LIST_LIMIT: Duration = Duration::from_secs(10);
 
 /// The records could not be compared with the node.
 #[derive(Debug, thiserror::Error)]
@@ -36,7 +40,8 @@ impl App {
         // asked, so when it is not in the answer it ended. Every write checks that the row still
         // is as it was read.
         let rows = self.store.live_sandboxes().await.map_err(ReconcileError::Store)?;
-        let listed = session.api().list().await.map_err(ReconcileError::Node)?;
+        let listed = session.within(LIST_LIMIT, session.api().list()).await;
+        let listed = listed.map_err(ReconcileError::Node)?;
         let mut on_node: HashMap<SandboxId, SandboxStatus> =
             listed.into_iter().map(|status| (status.id.clone(), status)).collect();
         let mut elsewhere = HashSet::new();

@@ -6,7 +6,7 @@ use node_wire::{NodeApi, Routes};
 
 use crate::app::{App, now};
 use crate::config::Config;
-use crate::nodes::{Link, Nodes};
+use crate::nodes::Nodes;
 use crate::reconcile::ReconcileError;
 use crate::store::{Store, StoreError};
 use crate::{http, watch};
@@ -48,7 +48,7 @@ impl ControlPlane {
         routes: Arc<dyn Routes>,
     ) -> Result<Self, StartError> {
         let store = Store::open(&config.database).await.map_err(StartError::Store)?;
-        let nodes = Nodes::new(nodes);
+        let nodes = Nodes::new(nodes, config.limits.node_answer);
         // Before the first look at a node, or an end between the two would be missed.
         let events: Vec<_> = nodes.all().iter().map(|session| session.api().events()).collect();
         let app = Arc::new(App::new(config, store, nodes, routes));
@@ -91,7 +91,7 @@ async fn prepare(app: &Arc<App>) -> Result<(), StartError> {
     let (team, key) = (&app.config.team, app.config.api_key.hash());
     app.store.configure_team(team, &key, now()).await.map_err(StartError::Team)?;
     app.sync_templates().await.map_err(StartError::Templates)?;
-    for session in app.nodes.all().iter().filter(|session| session.link() == Link::Up) {
+    for session in app.nodes.all().iter().filter(|session| session.came_back()) {
         match app.reconcile(session).await {
             Ok(()) => {}
             Err(ReconcileError::Store(error)) => return Err(StartError::Reconcile(error)),

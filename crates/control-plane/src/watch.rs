@@ -9,10 +9,10 @@ use tokio::sync::broadcast::error::{RecvError, TryRecvError};
 use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep};
 
 use crate::app::App;
-use crate::nodes::{Heard, Session};
+use crate::nodes::Session;
 
 /// However much happens on a node, it is asked how it is at most this often.
-const ASK_PAUSE: Duration = Duration::from_millis(50);
+const ASK_PAUSE: Duration = Duration::from_millis(100);
 
 /// Records what happens on the node until the control plane closes.
 pub(crate) async fn follow(app: Arc<App>, session: Arc<Session>, mut events: Receiver<NodeEvent>) {
@@ -59,7 +59,12 @@ pub(crate) async fn attend(app: Arc<App>, session: Arc<Session>) {
             () = session.poked() => {}
             () = sleep(app.config.limits.node_every) => {}
         }
-        if app.nodes.refresh(&session).await == Heard::Back {
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => return,
+            () = app.nodes.refresh(&session) => {}
+        }
+        if session.came_back() {
             // What ended while nobody heard of it, and what it can start.
             app.look(&session).await;
             app.try_sync_templates().await;

@@ -73,10 +73,9 @@ impl Gate {
         budget
             .run("gate", async {
                 loop {
+                    // Listens from here on, before the count is read: a last leave between the two
+                    // is heard.
                     let left = self.shared.left.notified();
-                    tokio::pin!(left);
-                    // Registered before the count is read: a last leave between the two is seen.
-                    left.as_mut().enable();
                     if self.inside() == 0 {
                         return;
                     }

@@ -1,4 +1,3 @@
-use host::identity::SLOTS;
 use model::SandboxPhase;
 
 use crate::start::Node;
@@ -46,14 +45,13 @@ impl Node {
         let stuck = entries.iter().filter(|entry| keeps_slot(entry.state())).count();
         // A stuck one that never had a slot has the step pending all the same.
         let stuck = stuck.min(counts.out);
-        let taken = counts.warm + counts.making + counts.out + counts.leaving;
         let slots = Slots {
             warm: counts.warm,
             making: counts.making,
             used: counts.out - stuck,
             stuck,
             leaving: counts.leaving,
-            free: usize::from(SLOTS).saturating_sub(taken),
+            free: counts.free,
         };
         Gauges { passes: inner.gate.inside(), slots }
     }

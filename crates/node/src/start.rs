@@ -10,6 +10,7 @@ use host::census::HELPERS;
 use host::cgroup::{Cgroups, Support};
 use host::identity::{Claim, ClaimError};
 use host::net::{Firewall, FirewallError};
+use host::process::Orphans;
 use host::view::View;
 use host::{HostError, Mark};
 use images::Store;
@@ -272,6 +273,26 @@ impl Inner {
         self.upkeep.spawn(tracing::info_span!("slot pool"), fill);
         let sample = metrics::sample(Arc::clone(self), stop.clone());
         self.upkeep.spawn(tracing::info_span!("sampler"), sample);
+        self.upkeep.spawn(tracing::info_span!("orphans"), reap_orphans(stop.clone()));
+    }
+}
+
+/// How often descendants that fell to the daemon are looked for.
+const ORPHANS_EVERY: Duration = Duration::from_secs(10);
+
+/// Reaps what nobody waits for: children of a runtime that was ended in the middle of a call.
+async fn reap_orphans(stop: CancellationToken) {
+    let mut orphans = Orphans::default();
+    loop {
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(ORPHANS_EVERY) => {}
+        }
+        let reaped = orphans.sweep();
+        if reaped > 0 {
+            tracing::info!(reaped, "orphans reaped");
+        }
     }
 }
 

@@ -118,6 +118,11 @@ impl TestNode {
     pub async fn stop(self) {
         let report = self.node.shutdown(Budget::within(Duration::from_secs(60))).await;
         assert!(report.is_clean(), "left behind: {:#?}, errors: {:#?}", report.left, report.errors);
+        // Other tests of this process may have one for an instant.
+        wait_for("no zombie child", Duration::from_secs(30), || async {
+            host::process::zombie_children().is_empty()
+        })
+        .await;
     }
 
     /// Waits until nothing but the node's own objects and its warm slots is on the host.

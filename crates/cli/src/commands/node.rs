@@ -5,10 +5,12 @@ mod drain;
 mod text;
 mod view;
 
+use std::pin::pin;
 use std::process::ExitCode;
 
 use anyhow::Context;
 use e2b_wire::{Node, NodeDrain, NodeLeaks, NodeObject};
+use futures::StreamExt;
 use http::StatusCode;
 use model::NodeId;
 
@@ -16,7 +18,7 @@ use crate::args;
 use crate::client::{Api, CallError};
 use crate::say;
 use crate::signals::Signals;
-use documents::Documents;
+use documents::follow;
 use view::View;
 
 /// The exit code when something is there that should be gone.
@@ -97,13 +99,13 @@ async fn list(api: &Api, output: args::Output) -> anyhow::Result<ExitCode> {
 /// Shows the node's drain until a signal.
 async fn watch(api: &Api, node: &NodeId, output: args::Output) -> anyhow::Result<ExitCode> {
     let mut signals = Signals::listen()?;
-    let mut documents = Documents::of(api, node);
+    let mut documents = pin!(follow(api, node));
     let mut view = View::new(output);
     loop {
         tokio::select! {
             biased;
             () = signals.next() => return Ok(ExitCode::SUCCESS),
-            document = documents.next() => view.show(document?)?,
+            Some(document) = documents.next() => view.show(document?)?,
             () = view.tick() => view.refresh()?,
         }
     }

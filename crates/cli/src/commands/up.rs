@@ -5,6 +5,7 @@ mod greeting;
 mod helm;
 mod metrics;
 mod outcome;
+mod rpc;
 mod settings;
 mod start;
 mod stop;
@@ -31,6 +32,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::helm::Helm;
 use self::outcome::Outcome;
+use self::rpc::Rpc;
 use self::start::Start;
 use self::stop::{Cause, listener_ended, patience, stop};
 use crate::commands::images as templates;
@@ -61,6 +63,7 @@ pub(crate) async fn run(
         format!("listen on {}; `--listen ADDR:PORT` chooses another address", config.listen)
     })?;
     let address = listener.local_addr().context("ask for the address listened on")?;
+    let node_listener = rpc::bind(&config).await?;
     let agent = settings::agent(&config)?;
     settings::raise_open_files();
     data_dir::prepare(&config.data_dir)?;
@@ -77,7 +80,7 @@ pub(crate) async fn run(
     let starting = Box::pin(Node::start(settings::node(&config, agent), view, Arc::clone(&store)));
     let outcome = match start::run(starting, config.timeout_stop, &mut helm).await? {
         Start::Up(node) => {
-            let port = Port { listener, address };
+            let port = Port { listener, address, node: node_listener };
             Box::pin(serve(&config, &node, &store, port, &mut helm)).await
         }
         Start::Unwanted(node) => {
@@ -95,6 +98,8 @@ pub(crate) async fn run(
 struct Port {
     listener: TcpListener,
     address: SocketAddr,
+    /// The node's own, if it has one.
+    node: Option<TcpListener>,
 }
 
 /// What stands between clients and the node.
@@ -103,6 +108,7 @@ struct Front {
     control_plane: ControlPlane,
     credentials: Credentials,
     addresses: Addresses,
+    rpc: Option<Rpc>,
 }
 
 impl Front {
@@ -111,6 +117,7 @@ impl Front {
         node: &Arc<Node>,
         store: &Store,
         address: SocketAddr,
+        node_listener: Option<TcpListener>,
     ) -> anyhow::Result<Self> {
         // Every sandbox of an earlier run that goes on has its lease by now.
         let replaced = store.collect().context("remove replaced templates")?;
@@ -126,7 +133,10 @@ impl Front {
             Arc::clone(&edge) as Arc<dyn Routes>,
         )
         .await?;
-        Ok(Self { edge, control_plane, credentials, addresses })
+        let rpc = node_listener.map(|listener| {
+            Rpc::start(listener, Arc::clone(node) as Arc<dyn NodeApi>, &credentials)
+        });
+        Ok(Self { edge, control_plane, rpc: rpc.transpose()?, credentials, addresses })
     }
 }
 
@@ -143,7 +153,7 @@ async fn serve(
         force: config.timeout_stop,
     };
     let address = port.address;
-    let front = match Front::open(config, node, store, address).await {
+    let front = match Front::open(config, node, store, address, port.node).await {
         Ok(front) => front,
         Err(error) => {
             let cause = Cause::Broken(format!("{error:#}"));
@@ -173,6 +183,9 @@ async fn serve(
     let limit = if hurried { HURRIED_CLOSE_LIMIT } else { CLOSE_LIMIT };
     if let Err(error) = front.control_plane.close(Budget::within(limit)).await {
         tracing::warn!(error = %observe::chain(&error), "the control plane did not close in time");
+    }
+    if let Some(rpc) = front.rpc {
+        rpc.close(Budget::within(limit)).await;
     }
     outcome
 }

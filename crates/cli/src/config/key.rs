@@ -55,6 +55,12 @@ pub(crate) const KEYS: &[Key] = &[
         "Where API and sandbox traffic are served",
     ),
     key(
+        "node_listen",
+        "off",
+        "`off`, or an address and a port, such as 127.0.0.1:5008; port 0 picks a free one",
+        "Where the node's gRPC is served, for whoever has its token; not encrypted",
+    ),
+    key(
         "domain",
         "auto",
         "`auto` (localhost and the port), or a host name with or without a port",

@@ -22,6 +22,14 @@ pub(super) fn auto_or<T>(read: impl Fn(&str) -> Option<T>) -> impl Fn(&str) -> O
     }
 }
 
+/// `off`, or something.
+pub(super) fn off_or<T>(read: impl Fn(&str) -> Option<T>) -> impl Fn(&str) -> Option<Option<T>> {
+    move |text| match text {
+        "off" => Some(None),
+        other => read(other).map(Some),
+    }
+}
+
 /// One of a few words.
 pub(super) fn one_of<T: Copy>(words: &[(&str, T)], text: &str) -> Option<T> {
     words.iter().find(|(word, _)| *word == text).map(|(_, value)| *value)

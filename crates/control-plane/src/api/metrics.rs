@@ -1,5 +1,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Json;
 use axum::extract::State;
@@ -17,6 +18,8 @@ use crate::{node_answers, store::RowState};
 
 /// Sandboxes one request may ask the newest samples of.
 const SANDBOXES_MAX: usize = 100;
+/// How long a node may take to tell samples.
+const CALL_LIMIT: Duration = Duration::from_secs(10);
 
 /// Seconds since 1970.
 #[derive(Debug, Deserialize)]
@@ -76,7 +79,8 @@ async fn samples(app: &App, team: &Team, id: &SandboxId) -> Result<Vec<Sample>, 
     let Some(row) = row.filter(|row| row.state == RowState::Running) else {
         return Ok(Vec::new());
     };
-    match app.node_of(&row)?.api().samples(id).await {
+    let node = app.node_of(&row)?;
+    match node.within(CALL_LIMIT, node.api().samples(id)).await {
         Ok(samples) => Ok(samples),
         Err(NodeError::NotFound(_)) => Ok(Vec::new()),
         Err(error) => Err(node_answers::call_failed(&error, id)),

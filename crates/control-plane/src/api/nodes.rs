@@ -14,7 +14,6 @@ use axum::extract::State;
 use axum::response::{IntoResponse as _, Response};
 use e2b_wire::{Node, NodeLeaks};
 use http::StatusCode;
-use lifecycle::Budget;
 use model::NodeId;
 use node_wire::NodeError;
 use serde::Deserialize;
@@ -100,11 +99,8 @@ async fn ask<T>(
     limit: Duration,
     question: impl Future<Output = Result<T, NodeError>>,
 ) -> Result<T, ApiError> {
-    let answer = Budget::within(limit).run("ask a node", question).await;
-    let answer = answer.unwrap_or_else(|late| Err(NodeError::Unreachable(late.to_string())));
-    answer.map_err(|error| {
+    session.within(limit, question).await.map_err(|error| {
         tracing::warn!(node.id = %id, error = %observe::chain(&error), "a node gave no answer");
-        session.poke();
         node_answers::question_failed(&error, id)
     })
 }

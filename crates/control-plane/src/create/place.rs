@@ -17,6 +17,9 @@ use crate::store::SandboxRow;
 /// Nodes that may try a sandbox and fail. Those that turn it away do not count.
 const MAX_ATTEMPTS: u32 = 3;
 
+/// What a node may need beyond the time of a start, to undo one that failed.
+const UNDO_MARGIN: Duration = Duration::from_secs(10);
+
 /// A sandbox that runs, and where.
 #[derive(Debug)]
 pub(super) struct Placed {
@@ -36,7 +39,7 @@ pub(super) enum Unplaced {
 }
 
 /// What an answer of a node means for the sandbox it did not start.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 enum Next {
     /// Nothing was tried; whoever is next is asked, and this node not before it said how it is.
     PassedOver,
@@ -71,7 +74,7 @@ impl App {
                 row.node = Some(id);
             }
             session.give();
-            let error = match session.api().create(spec.clone(), budget.remaining()).await {
+            let error = match ask(&session, spec.clone(), budget.remaining()).await {
                 Ok(started) => {
                     session.creates.count(true);
                     return Ok(Placed { session, started });
@@ -117,6 +120,18 @@ impl App {
             self.nodes.all().iter().map(|session| session.standing()).collect();
         node_answers::no_node(&standings)
     }
+}
+
+/// Has one node start it. A node that does not answer is given up; what it may have started is
+/// found when the records are compared.
+async fn ask(
+    session: &Session,
+    spec: SandboxSpec,
+    limit: Duration,
+) -> Result<Started, CreateError> {
+    let created = session.api().create(spec, limit);
+    let answer = Budget::within(limit + UNDO_MARGIN).run("create", created).await;
+    answer.unwrap_or_else(|late| Err(CreateError::Unreachable(late.to_string())))
 }
 
 /// Of several refusals the one after which a client may come back soonest is told.

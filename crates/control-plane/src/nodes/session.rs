@@ -11,8 +11,6 @@ use tokio::time::Instant;
 
 use crate::placement::{Candidate, Standing};
 
-/// How long a node may take to say how it is.
-const ASK_LIMIT: Duration = Duration::from_secs(2);
 /// Questions in a row without an answer after which a node counts as unreachable.
 const LOST_AFTER: u32 = 4;
 
@@ -37,6 +35,10 @@ struct State {
     refusal: Option<(Instant, CreateError)>,
     /// Creates it was given since it last said how it is.
     given: u32,
+    /// When the last question that is over began.
+    asked: Option<Instant>,
+    /// It answers after it did not, or as a new process, and nobody has taken note of that yet.
+    back: bool,
 }
 
 /// What a node said of itself.
@@ -60,16 +62,6 @@ pub(crate) enum Link {
     },
 }
 
-/// What asking a node has changed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Heard {
-    /// It answers, as before.
-    Again,
-    /// It answers for the first time, or after it did not.
-    Back,
-    Nothing,
-}
-
 /// Outcomes of creates on one node since this process started; refusals are neither.
 #[derive(Debug, Default)]
 pub(crate) struct CreateCounts {
@@ -83,7 +75,14 @@ impl Session {
         Self {
             api,
             id: OnceLock::new(),
-            state: Mutex::new(State { link, report: None, refusal: None, given: 0 }),
+            state: Mutex::new(State {
+                link,
+                report: None,
+                refusal: None,
+                given: 0,
+                asked: None,
+                back: false,
+            }),
             asking: tokio::sync::Mutex::default(),
             poked: Notify::new(),
             creates: CreateCounts::default(),
@@ -121,16 +120,45 @@ impl Session {
         self.poked.notified().await;
     }
 
-    /// Asks the node how it is and keeps the answer, if `accept` takes it.
+    /// Whether it answers after it did not, or is not the process it was; told once.
+    pub(crate) fn came_back(&self) -> bool {
+        std::mem::take(&mut self.state.lock().back)
+    }
+
+    /// Waits for an answer of the node. One that does not come in time is as none at all: what was
+    /// asked for may still happen.
+    ///
+    /// # Errors
+    /// Those of the node, and [`NodeError::Unreachable`] at the end of `limit`.
+    pub(crate) async fn within<T>(
+        &self,
+        limit: Duration,
+        call: impl Future<Output = Result<T, NodeError>>,
+    ) -> Result<T, NodeError> {
+        let answer = Budget::within(limit).run("ask a node", call).await;
+        let answer = answer.unwrap_or_else(|late| Err(NodeError::Unreachable(late.to_string())));
+        if matches!(answer, Err(NodeError::Unreachable(_))) {
+            self.poke();
+        }
+        answer
+    }
+
+    /// Asks the node how it is and keeps the answer, if `accept` takes it. Whoever asks while a
+    /// question is under way shares the next one with all who do.
     ///
     /// Cancel safety: yes; what it knew stays.
     pub(super) async fn refresh(
         &self,
+        limit: Duration,
         accept: impl FnOnce(&Report) -> Result<(), NodeError>,
-    ) -> Heard {
+    ) {
+        let called = Instant::now();
         let _alone = self.asking.lock().await;
+        if self.state.lock().asked.is_some_and(|asked| asked > called) {
+            return;
+        }
         let began = Instant::now();
-        let asked = Budget::within(ASK_LIMIT).run("ask a node", async {
+        let asked = Budget::within(limit).run("ask a node", async {
             let info = self.api.info().await?;
             // The newer of the two: it is what decides.
             let drain = self.api.drain_status().await?;
@@ -140,52 +168,12 @@ impl Session {
             Ok(told) => told.and_then(|report| accept(&report).map(|()| report)),
             Err(late) => Err(NodeError::Unreachable(late.to_string())),
         };
+        let mut state = self.state.lock();
+        state.asked = Some(began);
         match told {
-            Ok(report) => self.heard(report, began),
-            Err(error) => {
-                self.missed(&error);
-                Heard::Nothing
-            }
+            Ok(report) => state.heard(report, began),
+            Err(error) => state.missed(self.id(), &error),
         }
-    }
-
-    fn heard(&self, report: Report, began: Instant) -> Heard {
-        let mut state = self.state.lock();
-        let (id, phase) = (&report.info.id, report.drain.phase);
-        let before = state.report.as_ref().map(|report| report.drain.phase);
-        if before != Some(phase) {
-            tracing::info!(node.id = %id, phase = phase.as_str(), "a node said what phase it is in");
-        }
-        let back = state.link != Link::Up;
-        if back {
-            tracing::info!(node.id = %id, "a node answers");
-        }
-        state.link = Link::Up;
-        // A refusal after the question was asked is newer than the answer.
-        if state.refusal.as_ref().is_some_and(|(at, _)| *at < began) {
-            state.refusal = None;
-        }
-        state.given = 0;
-        state.report = Some(Arc::new(report));
-        if back { Heard::Back } else { Heard::Again }
-    }
-
-    fn missed(&self, error: &NodeError) {
-        let mut state = self.state.lock();
-        let next = match state.link {
-            Link::Up => Link::Connecting { since: SystemTime::now(), failures: 1 },
-            Link::Connecting { since, failures } if failures + 1 < LOST_AFTER => {
-                Link::Connecting { since, failures: failures + 1 }
-            }
-            Link::Connecting { since, .. } => {
-                let id = self.id().map_or("not known yet", NodeId::as_str);
-                let error = observe::chain(error).to_string();
-                tracing::warn!(node.id = id, error, "a node does not answer; it is asked on");
-                Link::Unreachable { since }
-            }
-            Link::Unreachable { since } => Link::Unreachable { since },
-        };
-        state.link = next;
     }
 
     /// The node is about to be asked for a sandbox.
@@ -222,6 +210,45 @@ impl Session {
             Some(report) => standing(&state, report.drain.phase),
             None => Standing::Unreachable,
         }
+    }
+}
+
+impl State {
+    fn heard(&mut self, report: Report, began: Instant) {
+        let (id, phase) = (&report.info.id, report.drain.phase);
+        let before = self.report.as_ref().map(|report| report.drain.phase);
+        if before != Some(phase) {
+            tracing::info!(node.id = %id, phase = phase.as_str(), "a node is in another phase");
+        }
+        let instance = |report: &Report| report.drain.service_instance.clone();
+        let known = self.report.as_deref().map(instance);
+        if self.link != Link::Up || known != Some(instance(&report)) {
+            tracing::info!(node.id = %id, "a node answers, or another process in its place");
+            self.link = Link::Up;
+            self.back = true;
+        }
+        // A refusal after the question was asked is newer than the answer.
+        if self.refusal.as_ref().is_some_and(|(at, _)| *at < began) {
+            self.refusal = None;
+        }
+        self.given = 0;
+        self.report = Some(Arc::new(report));
+    }
+
+    fn missed(&mut self, id: Option<&NodeId>, error: &NodeError) {
+        self.link = match self.link {
+            Link::Up => Link::Connecting { since: SystemTime::now(), failures: 1 },
+            Link::Connecting { since, failures } if failures + 1 < LOST_AFTER => {
+                Link::Connecting { since, failures: failures + 1 }
+            }
+            Link::Connecting { since, .. } => {
+                let id = id.map_or("not known yet", NodeId::as_str);
+                let error = observe::chain(error).to_string();
+                tracing::warn!(node.id = id, error, "a node does not answer; it is asked on");
+                Link::Unreachable { since }
+            }
+            Link::Unreachable { since } => Link::Unreachable { since },
+        };
     }
 }
 

@@ -1,4 +1,4 @@
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, SystemTime};
@@ -12,8 +12,7 @@ use model::{
 use node_wire::{
     AttemptStatus, Blocker, BuildError, BuildRequest, BuildStatus, Class, ClassCount, CreateError,
     DrainStatus, Enforcement, LeakItem, Leaks, NodeApi, NodeError, NodeEvent, NodeInfo,
-    NodeMetrics, Processor, Route, Routes, Sample, SandboxStatus, Started, StatusError,
-    TemplateInfo,
+    NodeMetrics, Processor, Route, Sample, SandboxStatus, Started, StatusError, TemplateInfo,
 };
 use parking_lot::Mutex;
 use tokio::sync::{broadcast, watch};
@@ -74,10 +73,6 @@ pub(crate) enum Fault {
     /// It does what it is asked for, and its answer is lost.
     AnswersLost,
 }
-
-/// A route table that can be looked at.
-#[derive(Debug, Default)]
-pub(crate) struct FakeRoutes(Mutex<HashMap<SandboxId, Route>>);
 
 pub(crate) fn template(id: &str, alias: &str) -> TemplateInfo {
     TemplateInfo {
@@ -488,28 +483,5 @@ impl NodeApi for FakeNode {
 
     async fn builds(&self) -> Result<Vec<BuildStatus>, NodeError> {
         Ok(Vec::new())
-    }
-}
-
-impl FakeRoutes {
-    pub(crate) fn addr(&self, id: &SandboxId) -> Option<IpAddr> {
-        self.0.lock().get(id).map(|route| route.addr)
-    }
-
-    pub(crate) fn count(&self) -> usize {
-        self.0.lock().len()
-    }
-}
-
-impl Routes for FakeRoutes {
-    fn publish(&self, route: Route) {
-        self.0.lock().insert(route.sandbox.clone(), route);
-    }
-
-    fn withdraw(&self, sandbox: &SandboxId, lifecycle: &LifecycleId) {
-        let mut routes = self.0.lock();
-        if routes.get(sandbox).is_some_and(|route| route.lifecycle == *lifecycle) {
-            routes.remove(sandbox);
-        }
     }
 }

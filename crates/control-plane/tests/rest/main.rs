@@ -13,6 +13,8 @@ mod events;
 #[cfg(test)]
 mod fake_node;
 #[cfg(test)]
+mod fake_routes;
+#[cfg(test)]
 mod http_rules;
 #[cfg(test)]
 mod idempotency;

@@ -11,7 +11,8 @@ use tempfile::TempDir;
 use tokio::net::TcpListener;
 
 use crate::client::Client;
-use crate::fake_node::{FakeNode, FakeRoutes};
+use crate::fake_node::FakeNode;
+use crate::fake_routes::FakeRoutes;
 
 pub(crate) const ADMIN_TOKEN: &str = "admin-token-of-this-test";
 pub(crate) const SEED: &[u8] = b"seed of this test";
@@ -102,6 +103,8 @@ impl Service {
         config.limits = Limits {
             reconcile_every: Duration::from_secs(3600),
             node_every: Duration::from_millis(10),
+            // Nodes that are away say so at once here.
+            node_answer: LIMIT,
             ..Limits::default()
         };
         change(&mut config);

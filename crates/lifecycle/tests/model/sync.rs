@@ -33,6 +33,11 @@ impl Notify {
         self.0.notified()
     }
 
+    pub(crate) fn notify_one(&self) {
+        switch();
+        self.0.notify_one();
+    }
+
     pub(crate) fn notify_waiters(&self) {
         switch();
         self.0.notify_waiters();

@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use connectrpc::client::{ClientConfig, ClientTransport, ServerStream};
 use connectrpc::{ConnectError, Protocol};
 use futures::StreamExt as _;
-use futures::stream::{BoxStream, unfold};
+use futures::stream::{BoxStream, iter, unfold};
 use http::header::AUTHORIZATION;
 use http::{HeaderMap, HeaderValue, Uri};
 use lifecycle::{Budget, Expired, TaskGroup};
@@ -21,7 +21,7 @@ use self::events::Events;
 use self::link::Link;
 use super::MAX_RESPONSE_BYTES;
 use super::convert::{Malformed, ms};
-use super::failure::{build_error, create_error, node_error, status_error};
+use super::failure::{build_error, create_error, node_error, sandbox_error, status_error};
 use super::info_service::change;
 use super::proto::cofferdam::node::v1::{self, NodeServiceClient};
 use super::proto::{
@@ -180,7 +180,8 @@ impl NodeApi for Client {
             kill_reason: Some(reason.as_str().to_owned()),
             ..SandboxDeleteRequest::default()
         };
-        self.sandboxes.delete(request).await.map(drop).map_err(node_error)
+        let answer = self.sandboxes.delete(request).await;
+        answer.map(drop).map_err(|error| sandbox_error(error, id))
     }
 
     async fn set_end(&self, id: &SandboxId, ends_at: SystemTime) -> Result<(), NodeError> {
@@ -189,7 +190,8 @@ impl NodeApi for Client {
             end_time: Some(ends_at.into()).into(),
             ..SandboxUpdateRequest::default()
         };
-        self.sandboxes.update(request).await.map(drop).map_err(node_error)
+        let answer = self.sandboxes.update(request).await;
+        answer.map(drop).map_err(|error| sandbox_error(error, id))
     }
 
     async fn list(&self) -> Result<Vec<SandboxStatus>, NodeError> {
@@ -202,7 +204,8 @@ impl NodeApi for Client {
     async fn samples(&self, id: &SandboxId) -> Result<Vec<Sample>, NodeError> {
         let request =
             v1::ListSamplesRequest { sandbox: id.to_string(), ..v1::ListSamplesRequest::default() };
-        let answer = self.nodes.list_samples(request).await.map_err(node_error)?.into_owned();
+        let answer = self.nodes.list_samples(request).await;
+        let answer = answer.map_err(|error| sandbox_error(error, id))?.into_owned();
         let samples: Result<_, _> = answer.samples.into_iter().map(TryInto::try_into).collect();
         samples.map_err(not_understood)
     }
@@ -223,10 +226,15 @@ impl NodeApi for Client {
 
     async fn drain_updates(&self) -> Result<BoxStream<'static, DrainStatus>, NodeError> {
         let call = self.nodes.watch_drain(v1::WatchDrainRequest::default());
-        let stream = call.await.map_err(node_error)?;
-        let updates = unfold(stream, |mut stream| async move {
+        let mut stream = call.await.map_err(node_error)?;
+        // A refusal comes in its place; the node tells at once how it is.
+        let first = stream.message::<v1::DrainStatus>().await.map_err(node_error)?;
+        let first = first.map(|first| first.to_owned_message().try_into());
+        let first: Option<DrainStatus> = first.transpose().map_err(not_understood)?;
+        let rest = unfold(stream, |mut stream| async move {
             next_drain(&mut stream).await.map(|drain| (drain, stream))
         });
+        let updates = iter(first).chain(rest);
         Ok(updates.boxed())
     }
 

@@ -10,7 +10,7 @@ use connectrpc::{ConnectError, ErrorCode, ErrorDetail};
 use super::proto::google::rpc::ErrorInfo;
 use crate::{BuildError, CreateError, NodeError, StatusError};
 
-pub(super) use told::{build_error, create_error, node_error, status_error};
+pub(super) use told::{build_error, create_error, node_error, sandbox_error, status_error};
 
 const DOMAIN: &str = "cofferdam";
 const DETAIL: &str = "google.rpc.ErrorInfo";

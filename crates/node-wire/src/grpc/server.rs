@@ -122,10 +122,18 @@ impl Server {
             return refusal.into_http_response(request.headers()).map(Either::Left);
         }
         match self.rpc.call(request).await {
-            Ok(response) => response.map(Either::Left),
+            Ok(response) => whole_status(response).map(Either::Left),
             Err(never) => match never {},
         }
     }
+}
+
+/// connectrpc says the status of an error twice, in the headers and in the trailers, and its
+/// details only in the trailers, which a client that has found it in the headers does not read.
+fn whole_status(mut response: Response<ConnectRpcBody>) -> Response<ConnectRpcBody> {
+    response.headers_mut().remove("grpc-status");
+    response.headers_mut().remove("grpc-message");
+    response
 }
 
 impl tower::Service<Request<Incoming>> for Server {

@@ -33,7 +33,7 @@ enum Place {
     Released,
 }
 
-/// How many slots are where; the others are free.
+/// How many slots are where. Each is in one place.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Counts {
     pub making: usize,
@@ -42,6 +42,7 @@ pub(crate) struct Counts {
     pub out: usize,
     /// Closed; the kernel still has the link.
     pub leaving: usize,
+    pub free: usize,
 }
 
 /// Nothing is handed out any more.
@@ -135,14 +136,17 @@ impl<T> Stock<T> {
     /// How many are where. `linked` says of the closed ones whether their link is still there.
     pub(crate) fn counts(&self, linked: impl Fn(u16) -> bool) -> Counts {
         let book = self.book.lock();
-        let mut counts = Counts::default();
+        let mut counts = Counts {
+            free: usize::from(self.size).saturating_sub(book.places.len()),
+            ..Counts::default()
+        };
         for (index, place) in &book.places {
             match place {
                 Place::Making => counts.making += 1,
                 Place::Shelf => counts.warm += 1,
                 Place::Out => counts.out += 1,
                 Place::Released if linked(*index) => counts.leaving += 1,
-                Place::Released => {}
+                Place::Released => counts.free += 1,
             }
         }
         counts

@@ -1,6 +1,7 @@
 use std::time::Duration;
 
 use e2b_wire::NodeDrain;
+use futures::stream::{Stream, unfold};
 use model::NodeId;
 
 use super::{drain_path, known};
@@ -12,26 +13,30 @@ const PAUSE: Duration = Duration::from_millis(500);
 
 /// What a node says of its drain, now and whenever it changes. A stream that breaks is begun
 /// again a few times: the API may be restarted while the node goes on.
+///
+/// It fails when the service refuses, or cannot be reached any more, and has no other end.
+pub(super) fn follow<'a>(
+    api: &'a Api,
+    node: &'a NodeId,
+) -> impl Stream<Item = anyhow::Result<NodeDrain>> + 'a {
+    let documents = Documents { api, node, lines: None, failures: 0 };
+    // What a stream is waiting for is kept when its reader looks elsewhere meanwhile.
+    unfold(documents, |mut documents| async move {
+        let next = documents.next().await;
+        Some((next, documents))
+    })
+}
+
 #[derive(Debug)]
-pub(super) struct Documents<'a> {
+struct Documents<'a> {
     api: &'a Api,
     node: &'a NodeId,
     lines: Option<Lines<'a>>,
     failures: u32,
 }
 
-impl<'a> Documents<'a> {
-    pub(super) fn of(api: &'a Api, node: &'a NodeId) -> Self {
-        Self { api, node, lines: None, failures: 0 }
-    }
-
-    /// The next document.
-    ///
-    /// Cancel safety: yes; at most the connection is made anew.
-    ///
-    /// # Errors
-    /// The service refuses, or cannot be reached any more.
-    pub(super) async fn next(&mut self) -> anyhow::Result<NodeDrain> {
+impl Documents<'_> {
+    async fn next(&mut self) -> anyhow::Result<NodeDrain> {
         loop {
             match self.try_next().await {
                 Ok(Some(document)) => {

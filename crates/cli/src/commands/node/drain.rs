@@ -1,12 +1,14 @@
 //! `cofferdam node drain`: asks for it, and sees it through.
 
+use std::pin::pin;
 use std::process::ExitCode;
 
 use e2b_wire::{NodeDrain, NodeStatus, NodeStatusChange};
+use futures::StreamExt;
 use model::NodeId;
 use tokio::time::Instant;
 
-use super::documents::Documents;
+use super::documents::follow;
 use super::view::View;
 use super::{LEFT, drain_path, known, leaks, tell_objects, the};
 use crate::args::{Drain, Output};
@@ -39,7 +41,7 @@ pub(super) async fn run(api: &Api, options: Drain) -> anyhow::Result<ExitCode> {
 
     let mut attempt = options.force.then(|| next_attempt(&before));
     let mut force_at = options.force_after.filter(|_| !options.force).map(|t| Instant::now() + t);
-    let mut documents = Documents::of(api, node);
+    let mut documents = pin!(follow(api, node));
     let mut last = before;
     loop {
         tokio::select! {
@@ -49,7 +51,7 @@ pub(super) async fn run(api: &Api, options: Drain) -> anyhow::Result<ExitCode> {
                 view.remark(&format!("not watching any more; the drain goes on{forced}"))?;
                 return Ok(ExitCode::FAILURE);
             }
-            document = documents.next() => last = document?,
+            Some(document) = documents.next() => last = document?,
             () = until(force_at) => {
                 view.remark(&format!("time is up: forcing node {node}"))?;
                 attempt = Some(next_attempt(&last));

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use edge::ServeError;
 use futures::future::FusedFuture;
 use node::{Escalation, Node, ShutdownReport, StopPlan};
-use node_wire::NodeApi;
+use node_wire::{Blocker, DrainStatus, NodeApi, NodeError};
 
 use super::helm::Helm;
 use super::outcome::Outcome;
@@ -100,27 +100,41 @@ where
         }
     };
     drop(stopping);
-    let phase = node.drain_status().await.map_or("unknown", |status| status.phase.as_str());
-    outcome(node, report, cause, Outcome { took: began.elapsed(), phase, ..Outcome::default() })
+    let so_far = Outcome {
+        took: began.elapsed(),
+        ended: ended_by_then.saturating_sub(node.sandboxes()),
+        cause,
+        ..Outcome::default()
+    };
+    outcome(report, node.drain_status().await, so_far)
 }
 
 fn outcome(
-    node: &Node,
     report: Option<ShutdownReport>,
-    cause: Option<String>,
+    status: Result<DrainStatus, NodeError>,
     so_far: Outcome,
 ) -> Outcome {
-    let Some(report) = report else {
-        return Outcome { forced: true, gave_up: true, cause, ..so_far };
-    };
-    Outcome {
-        ended: report.ended.saturating_sub(node.sandboxes()),
-        forced: report.forced,
-        failed: report.errors,
-        left: report.left.iter().map(|item| format!("{:?} {}", item.kind, item.name)).collect(),
-        cause,
-        ..so_far
+    let phase = status.as_ref().map_or("unknown", |status| status.phase.as_str());
+    match report {
+        Some(report) => Outcome {
+            phase,
+            forced: report.forced,
+            failed: report.errors,
+            left: report.left.iter().map(|item| format!("{:?} {}", item.kind, item.name)).collect(),
+            ..so_far
+        },
+        None => Outcome {
+            phase,
+            forced: true,
+            gave_up: true,
+            failed: status.map_or_else(|_| Vec::new(), |status| names(&status.blockers)),
+            ..so_far
+        },
     }
+}
+
+fn names(blockers: &[Blocker]) -> Vec<String> {
+    blockers.iter().map(|left| format!("{} {} is left", left.class.as_str(), left.id)).collect()
 }
 
 /// What the end of the listener means to whoever has not asked for it.

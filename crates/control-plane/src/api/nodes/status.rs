@@ -71,7 +71,15 @@ impl App {
         let asked = Budget::within(CALL_LIMIT).run("change", session.api().request(request)).await;
         let asked = asked.unwrap_or_else(|late| Err(StatusError::Unreachable(late.to_string())));
         if let Err(error) = asked {
-            tracing::warn!(?request, error = %observe::chain(&error), "a node kept its status");
+            let reason = observe::chain(&error).to_string();
+            match &error {
+                StatusError::DrainIsFinal(_) => {
+                    tracing::info!(?request, reason, "a node that drains keeps draining");
+                }
+                StatusError::Unreachable(_) | StatusError::Internal(_) => {
+                    tracing::warn!(?request, error = reason, "a node was not asked for a status");
+                }
+            }
             session.poke();
             return Err(node_answers::status_failed(&error, id));
         }

@@ -26,7 +26,8 @@ struct Watch {
     keep_alive: Duration,
     /// Closing the control plane ends it.
     tasks: TaskGroup,
-    over: bool,
+    /// What was told last.
+    told: Option<DrainStatus>,
     _room: OwnedSemaphorePermit,
 }
 
@@ -43,7 +44,7 @@ pub(super) async fn drain(app: &App, id: &NodeId, session: &Session) -> Result<R
         updates,
         keep_alive: app.config.limits.keep_alive,
         tasks: app.tasks.clone(),
-        over: false,
+        told: None,
         _room: room,
     };
     let lines = unfold(watch, |mut watch| async move {
@@ -56,18 +57,27 @@ pub(super) async fn drain(app: &App, id: &NodeId, session: &Session) -> Result<R
 
 impl Watch {
     async fn next(&mut self) -> Option<Bytes> {
-        if self.over {
+        // Nothing comes after it.
+        if self.told.as_ref().is_some_and(|told| told.phase == NodePhase::Stopped) {
             return None;
         }
-        let document = tokio::select! {
-            biased;
-            () = self.tasks.stop_token().cancelled() => return None,
-            document = self.updates.next() => document?,
-            () = sleep(self.keep_alive) => return Some(Bytes::from_static(b"\n")),
+        let alive = sleep(self.keep_alive);
+        tokio::pin!(alive);
+        let document = loop {
+            let document = tokio::select! {
+                biased;
+                () = self.tasks.stop_token().cancelled() => return None,
+                document = self.updates.next() => document?,
+                () = &mut alive => return Some(Bytes::from_static(b"\n")),
+            };
+            // Something changed and changed back.
+            if self.told.as_ref() != Some(&document) {
+                break document;
+            }
         };
-        // Nothing comes after it.
-        self.over = document.phase == NodePhase::Stopped;
-        let mut line = serde_json::to_vec(&wire::drain(&document)).ok()?;
+        let line = serde_json::to_vec(&wire::drain(&document));
+        self.told = Some(document);
+        let mut line = line.ok()?;
         line.push(b'\n');
         Some(line.into())
     }

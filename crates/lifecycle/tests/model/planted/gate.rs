@@ -58,8 +58,6 @@ impl Admission for CheckThenAdd {
     async fn empty(&self) {
         loop {
             let left = self.0.left.notified();
-            tokio::pin!(left);
-            left.as_mut().enable();
             if self.0.is_empty() {
                 return;
             }

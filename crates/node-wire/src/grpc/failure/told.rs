@@ -6,7 +6,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD_NO_PAD;
 use buffa::Message as _;
 use connectrpc::{ConnectError, ErrorCode};
-use model::{BuildId, DrainIsFinal, NodePhase};
+use model::{BuildId, DrainIsFinal, NodePhase, SandboxId};
 
 use super::{DETAIL, DOMAIN, Reason};
 use crate::grpc::convert::word;
@@ -92,7 +92,20 @@ pub(in crate::grpc) fn create_error(error: ConnectError) -> CreateError {
 }
 
 pub(in crate::grpc) fn node_error(error: ConnectError) -> NodeError {
+    told_error(Told::of(error))
+}
+
+/// `asked` is the sandbox the call was about.
+pub(in crate::grpc) fn sandbox_error(error: ConnectError, asked: &SandboxId) -> NodeError {
     let told = Told::of(error);
+    match (told.reason, told.code) {
+        // A server that gives no reasons.
+        (None, ErrorCode::NotFound) => NodeError::NotFound(asked.to_string()),
+        _ => told_error(told),
+    }
+}
+
+fn told_error(told: Told) -> NodeError {
     match told.reason {
         Some(Reason::SandboxNotFound) => NodeError::NotFound(told.fact("id")),
         Some(Reason::SandboxStuck) => {
@@ -111,6 +124,9 @@ pub(in crate::grpc) fn status_error(error: ConnectError) -> StatusError {
             let from = NodePhase::ALL.into_iter().find(|phase| phase.as_str() == from);
             // Which of the draining phases it was changes nothing for the caller.
             DrainIsFinal { from: from.unwrap_or(NodePhase::Draining) }.into()
+        }
+        None if told.code == ErrorCode::FailedPrecondition => {
+            DrainIsFinal { from: NodePhase::Draining }.into()
         }
         _ if told.is_unreachable() => StatusError::Unreachable(told.message()),
         _ => StatusError::Internal(told.message()),

@@ -5,6 +5,7 @@ use std::time::Duration;
 use host::census::{Kind, Owner};
 use host::{Fault, Faults};
 use lifecycle::Budget;
+use node_wire::NodeApi;
 use testkit::{TestNode, in_view, with_view};
 
 use super::{EVERY, LIMIT, lifecycles, with_limits};

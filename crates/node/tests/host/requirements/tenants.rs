@@ -90,9 +90,8 @@ fn an_address_that_something_still_holds_is_named_by_the_stop() {
         assert!(links.len() == 1 && slots.contains(&links[0]), "{report:#?}");
         assert!(report.errors.iter().any(|error| error.starts_with("slots")), "{report:#?}");
         drop(held);
-        let again =
-            test.node.stop(StopPlan { graceful: None, force: LIMIT }, &Escalation::default());
-        let report = again.await;
+        let plan = StopPlan { graceful: None, force: LIMIT };
+        let report = test.node.stop(plan, &Escalation::default()).await;
         assert!(report.is_clean(), "{report:#?}");
     });
 }

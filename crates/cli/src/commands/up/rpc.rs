@@ -1,0 +1,75 @@
+//! The node's own listener, for a control plane or a tool on another machine.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use lifecycle::{Budget, TaskGroup};
+use node_wire::NodeApi;
+use node_wire::grpc::{self, Auth};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use crate::config::Config;
+use crate::credentials::Credentials;
+
+/// The listener outlives the node's work, so that its end can be watched: all that is under way
+/// when it stops are answers on their way out, and streams.
+const GRACE: Duration = Duration::from_secs(1);
+
+/// The listener that is asked for, if one is. To be called before anything is changed on the host.
+///
+/// # Errors
+/// The address cannot be listened on.
+pub(super) async fn bind(config: &Config) -> anyhow::Result<Option<TcpListener>> {
+    let Some(address) = config.node_listen else { return Ok(None) };
+    let listener = TcpListener::bind(address).await;
+    listener.map(Some).with_context(|| {
+        format!("listen on {address} for the node; `--node-listen ADDR:PORT` chooses another")
+    })
+}
+
+/// The node's calls, being served until [`Rpc::close`].
+#[derive(Debug)]
+pub(super) struct Rpc {
+    tasks: TaskGroup,
+    stop: CancellationToken,
+}
+
+impl Rpc {
+    /// Serves `node` on `listener` to whoever has the node's token.
+    ///
+    /// # Errors
+    /// The listener has no address, or the credentials have no token for it.
+    pub(super) fn start(
+        listener: TcpListener,
+        node: Arc<dyn NodeApi>,
+        credentials: &Credentials,
+    ) -> anyhow::Result<Self> {
+        let token = credentials.node_token.clone();
+        let token = token.context("there is no COFFERDAM_NODE_TOKEN in credentials.env")?;
+        let address = listener.local_addr().context("ask for the node's address")?;
+        if address.ip().is_loopback() {
+            tracing::info!(%address, "the node's gRPC is served");
+        } else {
+            tracing::warn!(%address, "the node's gRPC is served beyond this machine, not encrypted");
+        }
+        let (tasks, stop) = (TaskGroup::default(), CancellationToken::new());
+        let server = grpc::server(node, Auth::bearer(token));
+        let serving = grpc::serve(listener, server, stop.clone(), GRACE);
+        tasks.spawn(tracing::info_span!("node_rpc"), async move {
+            if let Err(error) = serving.await {
+                tracing::warn!(error = %observe::chain(&error), "calls to the node were left open");
+            }
+        });
+        Ok(Self { tasks, stop })
+    }
+
+    /// Stops accepting, lets calls under way end, and ends what is left.
+    pub(super) async fn close(self, budget: Budget) {
+        self.stop.cancel();
+        if let Err(error) = self.tasks.close(budget).await {
+            tracing::warn!(error = %observe::chain(&error), "the node's listener did not close");
+        }
+    }
+}

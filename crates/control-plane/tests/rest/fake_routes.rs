@@ -1,0 +1,33 @@
+use std::collections::HashMap;
+use std::net::IpAddr;
+
+use model::{LifecycleId, SandboxId};
+use node_wire::{Route, Routes};
+use parking_lot::Mutex;
+
+/// A route table that can be looked at.
+#[derive(Debug, Default)]
+pub(crate) struct FakeRoutes(Mutex<HashMap<SandboxId, Route>>);
+
+impl FakeRoutes {
+    pub(crate) fn addr(&self, id: &SandboxId) -> Option<IpAddr> {
+        self.0.lock().get(id).map(|route| route.addr)
+    }
+
+    pub(crate) fn count(&self) -> usize {
+        self.0.lock().len()
+    }
+}
+
+impl Routes for FakeRoutes {
+    fn publish(&self, route: Route) {
+        self.0.lock().insert(route.sandbox.clone(), route);
+    }
+
+    fn withdraw(&self, sandbox: &SandboxId, lifecycle: &LifecycleId) {
+        let mut routes = self.0.lock();
+        if routes.get(sandbox).is_some_and(|route| route.lifecycle == *lifecycle) {
+            routes.remove(sandbox);
+        }
+    }
+}

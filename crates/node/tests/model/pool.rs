@@ -1,0 +1,2 @@
+#[path = "../../src/pool/stock.rs"]
+pub(crate) mod stock;
