@@ -66,7 +66,7 @@ job "cofferdam" {
 
       env {
         COFFERDAM_DATA_DIR = "/var/lib/cofferdam"
-        # A little less than kill_timeout. Sandboxes may go on until 110 s before it: that is what
+        # A little less than kill_timeout. Sandboxes may go on until 120 s before it: that is what
         # ending them and proving that nothing is left may take.
         COFFERDAM_SHUTDOWN_KILL_DEADLINE = "14m30s"
       }

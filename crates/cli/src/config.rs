@@ -146,8 +146,8 @@ const YEAR: Duration = Duration::from_secs(8760 * 3600);
 
 /// What a stop may take after its patience has ended, beside [`Config::timeout_stop`] and
 /// [`Config::timeout_clients`]: releasing what the node shares, the proof that nothing is left,
-/// cutting connections, and closing the records.
-const STOP_RESERVE: Duration = Duration::from_secs(75);
+/// cutting connections, and closing the records and the node's own listener.
+const STOP_RESERVE: Duration = Duration::from_secs(85);
 
 impl Config {
     /// Lays the layers over each other and checks the outcome.

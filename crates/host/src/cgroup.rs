@@ -1,5 +1,6 @@
 //! cgroups: where they are on this host, one per sandbox, limits, a complete kill.
 
+mod files;
 mod group;
 mod layout;
 mod limits;

@@ -59,7 +59,7 @@ impl Container {
     pub fn new(config: ContainerConfig) -> Self {
         let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
         // Without CAP_SYS_RESOURCE a runtime cannot raise the host's own limit.
-        let open_files = limit.maximum.unwrap_or(bundle::OPEN_FILES).min(bundle::OPEN_FILES);
+        let open_files = limit.maximum.unwrap_or(runtime::OPEN_FILES).min(runtime::OPEN_FILES);
         Self { config, seccomp: seccomp::Policy::new(), open_files }
     }
 
@@ -85,7 +85,6 @@ impl Container {
             root: &paths.root,
             agent: &self.config.agent,
             seccomp: &self.seccomp,
-            open_files: self.open_files,
             cgroup_path: (!self.config.runtime.leaves_cgroups_alone())
                 .then(|| format!("/{}/{}", self.config.cgroup_root, spec.id)),
         };
@@ -137,7 +136,7 @@ impl Driver for Container {
         self.prepare(&mut spec, stop.budget).await?;
         let call = self.config.runtime.on(spec.id, spec.dir);
         faults.hit("create.machine.before", stop.budget).await?;
-        call.create(spec.cgroup, spec.slot.listener(), stop).await?;
+        call.create(spec.cgroup, spec.slot.listener(), self.open_files, stop).await?;
         spec.held.process = Some(call.first_process(spec.cgroup)?);
         faults.hit("create.machine.after", stop.budget).await?;
         call.start(spec.cgroup, stop).await?;

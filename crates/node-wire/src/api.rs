@@ -60,7 +60,8 @@ pub trait NodeApi: fmt::Debug + Send + Sync {
     /// [`NodeError::NotFound`].
     async fn samples(&self, id: &SandboxId) -> Result<Vec<Sample>, NodeError>;
 
-    /// Changes as they happen. A receiver that lags must call [`NodeApi::list`].
+    /// Changes as they happen, from before the next [`NodeApi::list`] on. A receiver that lags must
+    /// list again; one that is closed has lost the node's events, and must ask for new ones first.
     fn events(&self) -> broadcast::Receiver<NodeEvent>;
 
     /// Asks for another status. Answers when the change is in force: admission is closed before a

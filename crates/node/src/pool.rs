@@ -151,7 +151,8 @@ impl Pool {
     pub(crate) async fn wait_unlinked(&self, budget: Budget) -> Result<(), Expired> {
         let gone = async {
             // The kernel tells of it by rtnetlink, to sockets that may overflow; a listing cannot
-            // be missed and costs microseconds. One that fails proves nothing.
+            // be missed and costs microseconds. One that fails proves nothing. What is in the making
+            // is asked for first: it is on the shelf before it is in the making no more.
             while self.stock.making() > 0
                 || self.stock.ready() > 0
                 || linked_slots(self.mark).map_or(true, |left| !left.is_empty())

@@ -4,6 +4,7 @@
 use std::time::{Duration, Instant};
 
 use host::census::{Item, Kind, Owner, census};
+use host::process::Orphans;
 use lifecycle::{Budget, close_in};
 use model::{NodePhase, NodeRequest};
 use node_wire::{LeakItem, Leaks};
@@ -66,6 +67,8 @@ impl ShutdownReport {
 const RESERVE: Duration = Duration::from_secs(10);
 /// The same when somebody has given up.
 const HURRIED: Duration = Duration::from_millis(200);
+/// Between the two looks at children that nobody waits for.
+const ORPHANS_PAUSE: Duration = Duration::from_millis(50);
 /// The pause between attempts to force.
 const ATTEMPT_PAUSE: Duration = Duration::from_secs(1);
 
@@ -163,9 +166,6 @@ impl Inner {
         budget: Budget,
         give_up: &CancellationToken,
     ) {
-        // Whoever gives up at once leaves nothing running all the same: the first attempt kills every
-        // process before anything that takes time.
-        drop(self.apply(NodeRequest::DrainForced));
         let attempts = async {
             loop {
                 let joined = self.apply(NodeRequest::DrainForced);
@@ -205,6 +205,7 @@ impl Inner {
         let within = || Budget::within(if give_up.is_cancelled() { HURRIED } else { RESERVE });
         let upkeep = self.upkeep.close(within()).await;
         note("upkeep", upkeep.err().map(|e| e.to_string()));
+        self.reap_orphans().await;
         self.pool.close().await;
         let unlinked = self.pool.wait_unlinked(within()).await;
         let links_left = unlinked.is_err();
@@ -223,6 +224,15 @@ impl Inner {
         let roots = self.cgroups.close();
         note("cgroups", roots.err().map(|e| observe::chain(&e).to_string()));
         errors
+    }
+
+    /// Takes the status of the last children that nobody waits for.
+    async fn reap_orphans(&self) {
+        let mut orphans = Orphans::default();
+        // The first sweep finds them, the second is sure that nobody else wants them.
+        orphans.sweep();
+        tokio::time::sleep(ORPHANS_PAUSE).await;
+        orphans.sweep();
     }
 
     /// Splits a census by whether the registry accounts for the object.

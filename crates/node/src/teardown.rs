@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use host::cgroup::Cgroup;
 use host::net::Slot;
+use host::process::Process;
 use images::Lease;
 use lifecycle::{Budget, Owned, Plan, Release, StepName, close_in};
 use machine::Part;
@@ -173,16 +174,21 @@ pub(crate) async fn release(
     }
 }
 
-/// Kills every process, and takes the status of the first: a zombie keeps its number. (What a start
-/// that was cut off has left without a name is reaped by the orphans' sweep.)
+/// Kills every process, and takes the status of the first: a zombie keeps its number.
 async fn kill(
     inner: &Arc<Inner>,
     lifecycle: &str,
     held: &mut Holdings,
     budget: Budget,
 ) -> Result<(), StepError> {
-    inner.cgroups.named(lifecycle).kill(budget).await?;
-    if let Some(process) = &held.machine.process {
+    let cgroup = inner.cgroups.named(lifecycle);
+    // A start that was cut off may have made its first process and not have said which it is.
+    let unnamed: Vec<Process> = match held.machine.process {
+        Some(_) => Vec::new(),
+        None => cgroup.pids()?.into_iter().flat_map(Process::open).collect(),
+    };
+    cgroup.kill(budget).await?;
+    for process in held.machine.process.iter().chain(&unnamed) {
         budget.run("reap", process.exited()).await??;
     }
     held.machine.process = None;

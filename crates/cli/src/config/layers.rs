@@ -138,6 +138,19 @@ impl Layers {
         }
     }
 
+    /// The variable that E2B's node reads, weaker than our own. No time at all means there that
+    /// nothing is ever forced.
+    fn add_foreign_patience(&mut self, env: &[(OsString, OsString)]) {
+        let Some((_, value)) = env.iter().find(|(name, _)| name == FOREIGN_PATIENCE) else {
+            return;
+        };
+        let Some(key) = KEYS.iter().find(|key| key.name == PATIENCE) else { return };
+        let text = value.to_string_lossy();
+        let is_zero = text == "0" || duration(&text).is_some_and(|time| time.is_zero());
+        let text = if is_zero { "forever".to_owned() } else { text.into_owned() };
+        self.say(key, text, Source::Env(FOREIGN_PATIENCE.to_owned()));
+    }
+
     fn add_env(&mut self, env: &[(OsString, OsString)]) {
         self.add_foreign_patience(env);
         for (name, value) in env {
@@ -158,21 +171,6 @@ impl Layers {
                 (None, _) => self.unknown.push(Unknown { name: name.to_owned(), source }),
             }
         }
-    }
-}
-
-impl Layers {
-    /// The variable that E2B's node reads, weaker than our own. No time at all means there that
-    /// nothing is ever forced.
-    fn add_foreign_patience(&mut self, env: &[(OsString, OsString)]) {
-        let Some((_, value)) = env.iter().find(|(name, _)| name == FOREIGN_PATIENCE) else {
-            return;
-        };
-        let Some(key) = KEYS.iter().find(|key| key.name == PATIENCE) else { return };
-        let text = value.to_string_lossy();
-        let is_zero = text == "0" || duration(&text).is_some_and(|time| time.is_zero());
-        let text = if is_zero { "forever".to_owned() } else { text.into_owned() };
-        self.say(key, text, Source::Env(FOREIGN_PATIENCE.to_owned()));
     }
 }
 

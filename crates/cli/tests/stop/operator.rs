@@ -97,6 +97,25 @@ fn what_a_forced_drain_leaves_is_named_and_the_next_one_gets_rid_of_it() {
 }
 
 #[test]
+fn a_node_can_be_watched_until_an_interrupt() {
+    let Some(_turn) = turn() else { return };
+    let data = data_dir();
+    let service = Service::start(data.path(), &[]);
+    let mut watch =
+        service.operator(&["status", "--watch"]).stdout(Stdio::piped()).spawn().unwrap();
+    let mut told = BufReader::new(watch.stdout.take().unwrap()).lines();
+    let first = told.next().unwrap().unwrap();
+    assert!(first.contains(" healthy for ") && first.contains("0 left"), "{first}");
+    let id = service.create();
+    while !told.next().unwrap().unwrap().contains(&id) {}
+    // A child of ours that was not waited for: the number is its own.
+    kill_process(Pid::from_child(&watch), Signal::INT).unwrap();
+    assert!(watch.wait().unwrap().success());
+    service.kill(&id);
+    stop(service);
+}
+
+#[test]
 fn a_person_sees_a_picture_that_moves() {
     let Some(_turn) = turn() else { return };
     let data = data_dir();

@@ -124,7 +124,7 @@ fn who_will_be_killed_ends_what_runs_before_that() {
     let Some(_turn) = turn() else { return };
     let data = data_dir();
     // All the time there is is what a stop needs, so there is none to wait.
-    let deadline = ["--timeouts-stop", "1s", "--shutdown-kill-deadline", "76s"];
+    let deadline = ["--timeouts-stop", "1s", "--shutdown-kill-deadline", "86s"];
     let mut service = Service::start(data.path(), &deadline);
     service.create();
     service.signal(Signal::TERM);

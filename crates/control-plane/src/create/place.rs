@@ -41,7 +41,8 @@ pub(super) enum Unplaced {
 /// What an answer of a node means for the sandbox it did not start.
 #[derive(Debug)]
 enum Next {
-    /// Nothing was tried; whoever is next is asked, and this node not before it said how it is.
+    /// Nothing was tried; whoever is next is asked, and this node again when it said how it is, or
+    /// when nobody has room.
     PassedOver,
     /// Nothing was tried; the reason is in the sandbox.
     NotHere,
@@ -79,6 +80,9 @@ impl App {
                     session.creates.count(true);
                     return Ok(Placed { session, started });
                 }
+                Err(CreateError::Cancelled) if self.is_draining(&session).await => {
+                    CreateError::Draining
+                }
                 Err(error) => error,
             };
             match next(&error) {
@@ -107,6 +111,13 @@ impl App {
             Some(error) => Err(Unplaced::Node(error)),
             None => Err(Unplaced::NoNode(self.no_node())),
         }
+    }
+
+    /// Whether a start was cancelled by its node, which ends everything it has, and not by someone
+    /// who wanted this sandbox gone: another node may have it then.
+    async fn is_draining(&self, session: &Session) -> bool {
+        self.nodes.refresh(session).await;
+        session.report().is_some_and(|report| report.drain.phase.is_draining())
     }
 
     /// The node that would be asked first.

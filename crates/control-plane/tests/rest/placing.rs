@@ -129,6 +129,35 @@ async fn a_start_that_fails_is_tried_on_three_nodes_at_most() {
 }
 
 #[tokio::test]
+async fn a_start_that_a_forced_drain_cancels_goes_to_another_node() {
+    let service = Service::start_nodes(["a", "b"]).await;
+    let [a, b] = &service.nodes[..] else { unreachable!("there are two") };
+    for (node, survives) in [(a, true), (b, false)] {
+        node.hold_creates(true);
+        let before = *node.begun.borrow();
+        let body = json!({"templateID": "base"});
+        let create = service.client.post("/sandboxes", &body);
+        let force = async {
+            node.begun.subscribe().wait_for(|begun| *begun > before).await.unwrap();
+            let force = json!({"status": "draining", "forceStop": true});
+            let path = if survives { "/nodes/a" } else { "/nodes/b" };
+            assert_eq!(service.admin().post(path, &force).await.status, 204);
+            node.fail_next(CreateError::Cancelled);
+            node.hold_creates(false);
+        };
+        let (answer, ()) = tokio::join!(create, force);
+        if survives {
+            answer.ok(201);
+        } else {
+            answer.error(503);
+            assert_eq!(answer.header("retry-after"), Some("30"));
+        }
+        assert_eq!(service.counts(), [0, 1]);
+    }
+    service.stop().await;
+}
+
+#[tokio::test]
 async fn a_sandbox_on_a_draining_node_is_served_to_its_end() {
     let service = Service::start_nodes(["a", "b"]).await;
     let (first, second) = (service.create(json!({})).await, service.create(json!({})).await);

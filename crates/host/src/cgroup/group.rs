@@ -1,15 +1,19 @@
 use std::fs;
-use std::io::{self, Read, Write};
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use lifecycle::{Budget, Owned, Release};
-use rustix::fs::{AtFlags, Mode, OFlags, mkdirat, openat, unlinkat};
+use rustix::fs::{Mode, OFlags, openat};
 use rustix::io::Errno;
 use tokio::io::Interest;
 
+use super::files::{
+    child_dirs, is_gone, make_dir, make_new_dir, open_file, read_at, remove_dir, remove_tree,
+    write_at, write_if_there,
+};
 use super::layout::{Hierarchy, Layout};
 use super::limits::{CPU_PERIOD_US, DEVICES, Limits};
 use super::usage::keyed;
@@ -96,13 +100,13 @@ impl Cgroups {
         for hierarchy in inner.all()? {
             make_dir(hierarchy, &inner.root)?;
         }
-        inner.limit_processes()?;
         let v2 = inner.v2()?;
         for controller in V2.into_iter().filter(|c| inner.layout.v2_has(c)) {
             let switch = format!("+{controller}");
             write_at(&v2.dir, "cgroup.subtree_control", &switch)?;
             write_at(&v2.dir, &format!("{}/cgroup.subtree_control", inner.root), &switch)?;
         }
+        inner.limit_processes()?;
         Ok(Self { inner: Arc::new(inner) })
     }
 
@@ -166,9 +170,17 @@ impl Cgroups {
     pub fn list(&self) -> Result<Vec<String>, HostError> {
         let mut names = std::collections::BTreeSet::new();
         for hierarchy in self.inner.all()? {
-            names.extend(list_dirs(&self.inner, hierarchy)?);
+            names.extend(child_dirs(hierarchy, &self.inner.root)?);
         }
         Ok(names.into_iter().collect())
+    }
+
+    /// Every directory of the node, whether it exists or not.
+    ///
+    /// # Errors
+    /// When there is no v2 hierarchy.
+    pub fn roots(&self) -> Result<Vec<PathBuf>, HostError> {
+        Ok(self.inner.all()?.iter().map(|h| h.path.join(&self.inner.root)).collect())
     }
 
     /// Removes the node's own directories. They must be empty.
@@ -406,102 +418,26 @@ impl Release for Cgroup {
     }
 }
 
-/// Whether a file could not be had because its group is gone: not found by name, or removed after
-/// it was opened.
-fn is_gone(error: &HostError) -> bool {
-    matches!(error.errno(), Some(Errno::NOENT | Errno::NODEV))
-}
-
 const RETRY: Duration = Duration::from_millis(2);
 
-fn label(hierarchy: &Hierarchy, path: &str) -> String {
-    hierarchy.path.join(path).to_string_lossy().into_owned()
-}
+#[cfg(test)]
+mod tests {
+    use super::{Cgroups, Layout};
 
-fn make_dir(hierarchy: &Hierarchy, path: &str) -> Result<(), HostError> {
-    match mkdirat(&hierarchy.dir, path, Mode::from_raw_mode(0o755)) {
-        Ok(()) | Err(Errno::EXIST) => Ok(()),
-        Err(error) => Err(error).tried("make cgroup", label(hierarchy, path)),
-    }
-}
-
-/// An old group of the same name would lend us its limits and its processes.
-fn make_new_dir(hierarchy: &Hierarchy, path: &str) -> Result<(), HostError> {
-    mkdirat(&hierarchy.dir, path, Mode::from_raw_mode(0o755))
-        .tried("make cgroup", label(hierarchy, path))
-}
-
-fn remove_dir(hierarchy: &Hierarchy, path: &str) -> Result<(), HostError> {
-    match unlinkat(&hierarchy.dir, path, AtFlags::REMOVEDIR) {
-        Ok(()) | Err(Errno::NOENT) => Ok(()),
-        Err(error) => Err(error).tried("remove cgroup", label(hierarchy, path)),
-    }
-}
-
-/// A runtime or a program inside may have made groups below ours: they go first.
-fn remove_tree(hierarchy: &Hierarchy, path: &str) -> Result<(), HostError> {
-    for child in child_dirs(hierarchy, path)? {
-        remove_tree(hierarchy, &format!("{path}/{child}"))?;
-    }
-    remove_dir(hierarchy, path)
-}
-
-fn child_dirs(hierarchy: &Hierarchy, path: &str) -> Result<Vec<String>, HostError> {
-    let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC;
-    let dir = match openat(&hierarchy.dir, path, flags, Mode::empty()) {
-        Ok(dir) => dir,
-        Err(Errno::NOENT) => return Ok(Vec::new()),
-        Err(error) => return Err(error).tried("read cgroup", label(hierarchy, path)),
-    };
-    let mut names = Vec::new();
-    for entry in rustix::fs::Dir::new(dir).tried("read cgroup", label(hierarchy, path))? {
-        let entry = match entry {
-            // Removed while it was listed.
-            Err(Errno::NOENT | Errno::NODEV) => break,
-            entry => entry.tried("read cgroup", label(hierarchy, path))?,
-        };
-        let name = entry.file_name().to_string_lossy().into_owned();
-        if entry.file_type() == rustix::fs::FileType::Directory && name != "." && name != ".." {
-            names.push(name);
-        }
-    }
-    Ok(names)
-}
-
-fn list_dirs(inner: &Inner, hierarchy: &Hierarchy) -> Result<Vec<String>, HostError> {
-    child_dirs(hierarchy, &inner.root)
-}
-
-fn open_file(dir: &OwnedFd, path: &str, mode: OFlags) -> Result<OwnedFd, HostError> {
-    openat(dir, path, mode | OFlags::CLOEXEC, Mode::empty()).tried("open", path)
-}
-
-fn write_at(dir: &OwnedFd, path: &str, text: &str) -> Result<(), HostError> {
-    let file = open_file(dir, path, OFlags::WRONLY)?;
-    fs::File::from(file).write_all(text.as_bytes()).tried("write", path)
-}
-
-fn write_if_there(dir: &OwnedFd, path: &str, text: &str) -> Result<(), HostError> {
-    match write_at(dir, path, text) {
-        Err(error) if error.errno() == Some(Errno::NOENT) => Ok(()),
-        done => done,
-    }
-}
-
-fn read_at(dir: &OwnedFd, path: &str) -> Result<String, HostError> {
-    let mut text = String::new();
-    fs::File::from(open_file(dir, path, OFlags::RDONLY)?)
-        .read_to_string(&mut text)
-        .tried("read", path)?;
-    Ok(text)
-}
-
-impl Cgroups {
-    /// Every directory of the node, whether it exists or not.
-    ///
-    /// # Errors
-    /// When there is no v2 hierarchy.
-    pub fn roots(&self) -> Result<Vec<PathBuf>, HostError> {
-        Ok(self.inner.all()?.iter().map(|h| h.path.join(&self.inner.root)).collect())
+    #[test]
+    fn all_sandboxes_together_leave_the_host_process_numbers() {
+        let root = format!("cofferdam-pids-{}", std::process::id());
+        let groups = Cgroups::open(Layout::detect().unwrap(), root).unwrap();
+        let files: Vec<_> =
+            groups.roots().unwrap().into_iter().map(|root| root.join("pids.max")).collect();
+        let limits: Vec<u64> = files
+            .iter()
+            .filter_map(|file| std::fs::read_to_string(file).ok()?.trim().parse().ok())
+            .collect();
+        let all = std::fs::read_to_string("/proc/sys/kernel/pid_max").unwrap();
+        let most = all.trim().parse::<u64>().unwrap() * 80 / 100;
+        let can = groups.layout().support().iter().any(|s| s.what == "pids" && s.enforced);
+        groups.close().unwrap();
+        assert_eq!(limits, if can { vec![most] } else { Vec::new() });
     }
 }

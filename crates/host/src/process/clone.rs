@@ -101,6 +101,8 @@ pub(super) struct ExecPlan<'a> {
     /// `(source, target)`; sources are above every target.
     pub fds: Vec<(RawFd, RawFd)>,
     pub cgroup: Option<BorrowedFd<'a>>,
+    /// Resource, and what it is limited to.
+    pub limits: Vec<(libc::__rlimit_resource_t, libc::rlimit)>,
 }
 
 struct Child {
@@ -109,6 +111,7 @@ struct Child {
     envp: Vec<*const c_char>,
     join: Vec<RawFd>,
     fds: Vec<(RawFd, RawFd)>,
+    limits: Vec<(libc::__rlimit_resource_t, libc::rlimit)>,
     /// errno of the step that failed, 0 when exec worked.
     failed: c_int,
 }
@@ -124,6 +127,7 @@ pub(super) fn spawn(plan: &ExecPlan<'_>) -> io::Result<(OwnedFd, i32)> {
         envp: pointers(&plan.envp),
         join: plan.join.clone(),
         fds: plan.fds.clone(),
+        limits: plan.limits.clone(),
         failed: 0,
     };
     let mut pidfd: RawFd = -1;
@@ -207,6 +211,10 @@ unsafe fn prepare(child: &Child) -> Result<(), c_int> {
         }
         for &(source, target) in &child.fds {
             check(libc::dup2(source, target) as isize)?;
+        }
+        // After the descriptors: they may be above what it may open itself.
+        for (resource, limit) in &child.limits {
+            check(libc::setrlimit(*resource, limit) as isize)?;
         }
         // Terminal signals are for the daemon, not for its helpers.
         check(libc::setsid() as isize)?;

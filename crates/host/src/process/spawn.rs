@@ -27,6 +27,7 @@ pub struct Spawn<'a> {
     inherit: Vec<BorrowedFd<'a>>,
     cgroup: Option<BorrowedFd<'a>>,
     join: Vec<BorrowedFd<'a>>,
+    limits: Vec<(libc::__rlimit_resource_t, libc::rlimit)>,
 }
 
 impl<'a> Spawn<'a> {
@@ -41,6 +42,7 @@ impl<'a> Spawn<'a> {
             inherit: Vec::new(),
             cgroup: None,
             join: Vec::new(),
+            limits: Vec::new(),
         }
     }
 
@@ -90,6 +92,21 @@ impl<'a> Spawn<'a> {
         self
     }
 
+    /// The most open files that it, and what it starts, has at first (`soft`) and may raise itself
+    /// to (`hard`).
+    #[must_use]
+    pub fn open_files(mut self, soft: u64, hard: u64) -> Self {
+        self.limits.push((libc::RLIMIT_NOFILE, libc::rlimit { rlim_cur: soft, rlim_max: hard }));
+        self
+    }
+
+    /// The largest core dump of it and of what it starts, in bytes.
+    #[must_use]
+    pub fn core_dumps(mut self, bytes: u64) -> Self {
+        self.limits.push((libc::RLIMIT_CORE, libc::rlimit { rlim_cur: bytes, rlim_max: bytes }));
+        self
+    }
+
     /// Starts it. Blocks until it has execed, well under a millisecond.
     ///
     /// # Errors
@@ -135,6 +152,7 @@ impl<'a> Spawn<'a> {
             join: self.join.iter().map(AsRawFd::as_raw_fd).collect(),
             fds,
             cgroup: self.cgroup,
+            limits: self.limits.clone(),
         };
         Ok((plan, kept))
     }
@@ -268,5 +286,33 @@ impl Drop for KillOnDrop {
         {
             tracing::error!(%error, "a helper could not be killed");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+    use std::os::fd::AsFd;
+
+    use super::Spawn;
+
+    #[tokio::test]
+    async fn a_program_starts_with_the_limits_it_was_given() {
+        let (mut reader, writer) = std::io::pipe().unwrap();
+        let sh = Spawn::new("/bin/sh")
+            .args(["-c", "ulimit -Sn; ulimit -Hn; cat /proc/self/limits"])
+            .env("PATH", "/usr/bin:/bin")
+            .output(writer.as_fd())
+            .open_files(100, 200)
+            .core_dumps(1);
+        let process = sh.start().unwrap();
+        drop(writer);
+        let mut said = String::new();
+        reader.read_to_string(&mut said).unwrap();
+        process.exited().await.unwrap();
+        assert!(said.starts_with("100\n200\n"), "{said}");
+        let core = said.lines().find(|line| line.starts_with("Max core file size")).unwrap();
+        let fields: Vec<_> = core.split_whitespace().collect();
+        assert_eq!(fields[4..6], ["1", "1"]);
     }
 }

@@ -9,15 +9,6 @@ use super::capabilities::CAPABILITIES;
 use super::seccomp::Policy;
 use crate::driver::BootSpec;
 
-/// The most open files a sandbox may raise itself to, where the host allows it.
-pub(super) const OPEN_FILES: u64 = 524_288;
-/// What programs start with: the kernel's own default. Some walk all of it.
-const OPEN_FILES_SOFT: u64 = 1024;
-/// A `core_pattern` of the host that begins with `|` is a program that the kernel runs as root of the
-/// host, with the dump, its size and its name chosen by the sandbox as input, and a limit of zero
-/// does not stop it. A limit of one byte does: the kernel takes it for a dump of the dumping program
-/// itself (`coredump.c`: "RLIMIT_CORE == 1"). As a limit for files it is less than any dump needs.
-const CORE_BYTES: u64 = 1;
 /// When the host's memory is out, programs of sandboxes go before those of the host, 0 by default.
 /// The guest agent puts what it starts 100 above itself.
 const OOM_SCORE_ADJ: i32 = 400;
@@ -29,7 +20,6 @@ pub(super) struct Bundle<'a> {
     pub root: &'a Path,
     pub agent: &'a Path,
     pub seccomp: &'a Policy,
-    pub open_files: u64,
     /// Set for runtimes that move the machine into a cgroup themselves.
     pub cgroup_path: Option<String>,
 }
@@ -54,14 +44,6 @@ impl Bundle<'_> {
                 // sudo needs it off; what it could gain ends at the user namespace.
                 "noNewPrivileges": false,
                 "env": env,
-                "rlimits": [
-                    {
-                        "type": "RLIMIT_NOFILE",
-                        "hard": self.open_files,
-                        "soft": OPEN_FILES_SOFT.min(self.open_files),
-                    },
-                    { "type": "RLIMIT_CORE", "hard": CORE_BYTES, "soft": CORE_BYTES },
-                ],
                 "oomScoreAdj": OOM_SCORE_ADJ,
                 "capabilities": {
                     "bounding": CAPABILITIES,

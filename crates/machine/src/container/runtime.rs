@@ -35,6 +35,16 @@ pub enum RuntimeError {
     Unknown(String),
 }
 
+/// The most open files a sandbox may raise itself to, where the host allows it.
+pub(super) const OPEN_FILES: u64 = 524_288;
+/// What programs start with: the kernel's own default. Some walk all of it.
+const OPEN_FILES_SOFT: u64 = 1024;
+/// A `core_pattern` of the host that begins with `|` is a program that the kernel runs as root of the
+/// host, with the dump, its size and its name chosen by the sandbox as input, and a limit of zero
+/// does not stop it. A limit of one byte does: the kernel takes it for a dump of the dumping program
+/// itself (`coredump.c`: "RLIMIT_CORE == 1"). As a limit for files it is less than any dump needs.
+const CORE_BYTES: u64 = 1;
+
 const SEARCH: [&str; 4] = ["/usr/bin", "/usr/sbin", "/usr/local/bin", "/usr/local/sbin"];
 
 impl Runtime {
@@ -123,10 +133,14 @@ impl Call<'_> {
     }
 
     /// Makes the container, its first process waiting to be started. `agent` becomes descriptor 3.
+    ///
+    /// Limits by process are inherited, not written in the bundle: from outside runc could only set
+    /// them with CAP_SYS_RESOURCE, for the namespace is not its own.
     pub(super) async fn create(
         &self,
         cgroup: &Cgroup,
         agent: BorrowedFd<'_>,
+        open_files: u64,
         stop: &Stop,
     ) -> Result<(), BootError> {
         let spawn = self
@@ -135,7 +149,9 @@ impl Call<'_> {
             .args([self.dir])
             .args(["--pid-file".as_ref(), self.dir.join(PID).as_os_str()])
             .args([self.id])
-            .inherit(agent);
+            .inherit(agent)
+            .open_files(OPEN_FILES_SOFT.min(open_files), open_files)
+            .core_dumps(CORE_BYTES);
         self.finish("create", &self.confined(spawn, cgroup), stop).await
     }
 

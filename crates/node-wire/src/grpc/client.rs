@@ -7,8 +7,8 @@ use std::fmt;
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
+use connectrpc::Protocol;
 use connectrpc::client::{ClientConfig, ClientTransport, ServerStream};
-use connectrpc::{ConnectError, Protocol};
 use futures::StreamExt as _;
 use futures::stream::{BoxStream, iter, unfold};
 use http::header::AUTHORIZATION;
@@ -119,18 +119,14 @@ fn not_understood(malformed: Malformed) -> NodeError {
 
 /// Every message of a stream that ends.
 macro_rules! collect {
-    ($call:expr, $failed:expr, $message:ty) => {{
-        let failed = $failed;
-        let mut stream = $call.await.map_err(&failed)?;
+    ($call:expr, $message:ty) => {{
+        let mut stream = $call.await.map_err(node_error)?;
         let mut all = Vec::new();
-        while let Some(message) = stream.message::<$message>().await.map_err(&failed)? {
+        while let Some(message) = stream.message::<$message>().await.map_err(node_error)? {
             if all.len() == MAX_ITEMS {
-                return Err(failed(ConnectError::data_loss("the node's list does not end")));
+                return Err(NodeError::Internal("its list does not end".to_owned()));
             }
-            let item = message.to_owned_message().try_into();
-            all.push(
-                item.map_err(|bad: Malformed| failed(ConnectError::internal(bad.to_string())))?,
-            );
+            all.push(message.to_owned_message().try_into().map_err(not_understood)?);
         }
         all
     }};
@@ -198,7 +194,7 @@ impl NodeApi for Client {
         // What happens after this list is in the events, for whoever has asked for them before.
         self.events.settled().await;
         let call = self.nodes.list_sandboxes(v1::ListSandboxesRequest::default());
-        Ok(collect!(call, node_error, v1::Sandbox))
+        Ok(collect!(call, v1::Sandbox))
     }
 
     async fn samples(&self, id: &SandboxId) -> Result<Vec<Sample>, NodeError> {
@@ -266,6 +262,6 @@ impl NodeApi for Client {
 
     async fn builds(&self) -> Result<Vec<BuildStatus>, NodeError> {
         let call = self.nodes.list_builds(v1::ListBuildsRequest::default());
-        Ok(collect!(call, node_error, v1::Build))
+        Ok(collect!(call, v1::Build))
     }
 }

@@ -138,3 +138,65 @@ fn from_wire<A: Copy, B: PartialEq + buffa::Enumeration>(
         Malformed::new(field, format!("has a value ({}) that is not known", value.to_i32()))
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use model::{EndReason, NodePhase, SandboxPhase};
+
+    use super::{MAX_DURATION, PHASES, drain, duration, ms, sandbox, word};
+    use crate::Class;
+
+    /// Every value of ours, once, and to a value of its own on the wire.
+    #[track_caller]
+    fn is_whole<A: PartialEq + Copy, B: buffa::Enumeration + PartialEq + Copy>(
+        table: &[(A, B)],
+        all: &[A],
+    ) {
+        assert_eq!(table.len(), all.len());
+        for (at, ours) in all.iter().enumerate() {
+            assert_eq!(table.iter().filter(|(known, _)| known == ours).count(), 1, "value {at}");
+        }
+        for (at, (_, theirs)) in table.iter().enumerate() {
+            assert_eq!(table.iter().filter(|(_, known)| known == theirs).count(), 1, "value {at}");
+            assert_ne!(theirs.to_i32(), 0, "zero means that nothing was said");
+        }
+    }
+
+    #[test]
+    fn every_word_of_ours_has_its_own_word_on_the_wire() {
+        is_whole(&PHASES, &NodePhase::ALL);
+        is_whole(&sandbox::PHASES, &SandboxPhase::ALL);
+        is_whole(&drain::CLASSES, &Class::ALL);
+        use EndReason as R;
+        let reasons =
+            [R::Request, R::Timeout, R::Crashed, R::StartFailed, R::NodeStop, R::Reclaimed];
+        for reason in reasons {
+            // Whoever adds one has to add it here.
+            match reason {
+                R::Request | R::Timeout | R::Crashed => {}
+                R::StartFailed | R::NodeStop | R::Reclaimed => {}
+            }
+        }
+        is_whole(&sandbox::REASONS, &reasons);
+    }
+
+    #[test]
+    fn a_duration_of_any_size_is_one_that_can_be_computed_with() {
+        assert_eq!(duration(1500), Duration::from_millis(1500));
+        assert_eq!(duration(u64::MAX), MAX_DURATION);
+        assert_eq!(ms(Duration::MAX), u64::MAX);
+    }
+
+    #[test]
+    fn words_are_kept_once_and_their_number_is_bounded() {
+        let first = word("init");
+        assert_eq!(first, "init");
+        assert!(std::ptr::eq(first, word("init")));
+        assert_eq!(word(&"x".repeat(65)), "another step");
+        let unknown = |at: usize| word(&format!("step {at}")) == "another step";
+        assert!((0..300).any(unknown) && unknown(1000));
+        assert_eq!(word("init"), "init", "what is known stays known");
+    }
+}

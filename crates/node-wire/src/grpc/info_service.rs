@@ -12,9 +12,8 @@ use super::proto::{
 };
 use crate::{NodeApi, SandboxStatus};
 
+/// E2B's older fields call it MB.
 const MIB: u64 = 1024 * 1024;
-/// What E2B calls MB in its older fields.
-const MB: u64 = 1024 * 1024;
 
 /// E2B's view of a node and of its drain.
 #[derive(Debug)]
@@ -134,8 +133,8 @@ impl InfoService for Info {
             .into(),
             service_status_changed_at: Some(drain.changed_at.into()).into(),
             metric_vcpu_used: metrics.allocated_vcpus.into(),
-            metric_memory_used_mb: signed(metrics.allocated_memory_bytes / MB),
-            metric_disk_mb: signed(disk_allocated / MB),
+            metric_memory_used_mb: signed(metrics.allocated_memory_bytes / MIB),
+            metric_disk_mb: signed(disk_allocated / MIB),
             metric_sandboxes_running: info.sandboxes,
             metric_cpu_percent: percent(metrics.cpu_percent),
             metric_memory_used_bytes: metrics.memory_used_bytes,

@@ -25,7 +25,8 @@ use super::server::Server;
 const MAX_CONNECTIONS: usize = 128;
 /// Calls at a time on one connection; a client keeps the next ones until one is over.
 const MAX_STREAMS: u32 = 256;
-/// How long a connection may be open without a request that shows the token.
+/// How long a connection may be open without a request that shows the token; enough to ask for the
+/// node's health.
 const STRANGER_LIMIT: Duration = Duration::from_secs(10);
 /// As E2B's node does it.
 const PING_AFTER: Duration = Duration::from_secs(15);

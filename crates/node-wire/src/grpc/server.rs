@@ -109,9 +109,9 @@ impl Server {
         self.ending.cancel();
     }
 
-    /// Whether a request has shown the token, or needs none: its connection is not a stranger's.
+    /// Whether a request has shown the token: its connection is not a stranger's.
     pub(super) fn knows(&self, request: &Request<Incoming>) -> bool {
-        request.uri().path() == HEALTH_PATH || self.auth.check(request.headers()).is_ok()
+        self.auth.check(request.headers()).is_ok()
     }
 
     async fn answer(mut self, request: Request<Incoming>) -> Response<Body> {

@@ -302,8 +302,11 @@ async fn a_draining_node_refuses_to_create_and_still_deletes() {
     let peer = Peer::connect(service.address).await;
     peer.call(CREATE, order(json!({}))).await.unwrap();
     service.node.set_phase(NodePhase::Draining);
-    let refused = peer.refused(CREATE, order(json!({ "sandbox": { "sandboxId": "i2" } }))).await;
-    assert_eq!(told(&refused), (Code::Unavailable, "orchestrator is draining"));
+    for other in [json!({ "sandboxId": "i2" }), json!({ "templateId": "nope" })] {
+        let refused = peer.refused(CREATE, order(json!({ "sandbox": other }))).await;
+        assert_eq!(told(&refused), (Code::Unavailable, "orchestrator is draining"));
+        assert!(has_reason(&refused, "NODE_DRAINING"));
+    }
     peer.call("/SandboxService/Delete", json!({ "sandboxId": "i1", "killReason": "orphaned" }))
         .await
         .unwrap();

@@ -35,6 +35,8 @@ pub(crate) struct FakeNode {
     pub(crate) orders: Mutex<Vec<(SandboxSpec, Duration)>>,
     /// Why sandboxes were killed.
     pub(crate) kills: Mutex<Vec<(SandboxId, EndReason)>>,
+    /// Whether a kill waits.
+    pub(crate) held: watch::Sender<bool>,
     builds: Mutex<BTreeMap<BuildId, BuildStatus>>,
     events: broadcast::Sender<NodeEvent>,
     /// What the next create fails with.
@@ -52,6 +54,7 @@ impl Default for FakeNode {
             sandboxes: Mutex::default(),
             orders: Mutex::default(),
             kills: Mutex::default(),
+            held: watch::Sender::new(false),
             builds: Mutex::default(),
             events: broadcast::Sender::new(4),
             fail_create: Mutex::default(),
@@ -249,6 +252,7 @@ impl NodeApi for FakeNode {
         self.check()?;
         let gone = self.sandboxes.lock().remove(id);
         gone.ok_or_else(|| NodeError::NotFound(id.to_string()))?;
+        drop(self.held.subscribe().wait_for(|held| !held).await);
         self.kills.lock().push((id.clone(), reason));
         Ok(())
     }

@@ -17,6 +17,8 @@ mod e2b_info;
 #[cfg(test)]
 mod e2b_sandboxes;
 #[cfg(test)]
+mod e2b_wire;
+#[cfg(test)]
 mod other_server;
 #[cfg(test)]
 mod own_client;

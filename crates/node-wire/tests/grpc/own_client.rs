@@ -15,7 +15,7 @@ use node_wire::{
 use crate::fake_node::{FakeNode, moment};
 use crate::harness::{Service, token, within};
 
-fn spec(id: &str) -> SandboxSpec {
+pub(crate) fn spec(id: &str) -> SandboxSpec {
     let map = |name: &str| BTreeMap::from([(name.to_owned(), "value \u{e9}".to_owned())]);
     SandboxSpec {
         id: id.parse().unwrap(),

@@ -3,13 +3,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt as _;
-use model::{NodeRequest, OnTimeout, SandboxSpec};
+use lifecycle::Budget;
+use model::NodeRequest;
 use node_wire::grpc::Client;
 use node_wire::{BuildError, BuildRequest, CreateError, NodeApi, NodeError, StatusError};
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::broadcast::error::RecvError;
 
-use crate::harness::{Service, token, within};
+use crate::harness::{LIMIT, Service, token, within};
 
 /// A listener where one has just been.
 fn again(address: SocketAddr) -> TcpListener {
@@ -101,19 +102,7 @@ async fn every_call_to_a_node_that_is_not_there_says_so() {
     let address = listener.local_addr().unwrap();
     drop(listener);
     let client = Client::new(&format!("http://{address}"), &token()).unwrap();
-    let spec = SandboxSpec {
-        id: "i1".parse().unwrap(),
-        team: "t".parse().unwrap(),
-        template: "base".parse().unwrap(),
-        resources: None,
-        env: Default::default(),
-        metadata: Default::default(),
-        access_token: None,
-        ttl: Duration::from_secs(1),
-        on_timeout: OnTimeout::Kill,
-        internet: false,
-    };
-    let created = client.create(spec, Duration::from_secs(1)).await;
+    let created = client.create(crate::own_client::spec("i1"), Duration::from_secs(1)).await;
     assert!(matches!(created.unwrap_err(), CreateError::Unreachable(_)));
     assert!(matches!(client.info().await.unwrap_err(), NodeError::Unreachable(_)));
     let changed = client.request(NodeRequest::Drain).await;
@@ -124,4 +113,30 @@ async fn every_call_to_a_node_that_is_not_there_says_so() {
         alias: "base".into(),
     };
     assert!(matches!(client.build(request).await.unwrap_err(), BuildError::Unreachable(_)));
+}
+
+#[tokio::test]
+async fn a_closed_client_has_no_connection_left_and_says_so() {
+    let service = Service::start().await;
+    let client = service.client();
+    let mut listener = client.events();
+    let mut drains = client.drain_updates().await.unwrap();
+    client.list().await.unwrap();
+    client.close(Budget::within(LIMIT)).await.unwrap();
+    assert_eq!(within(listener.recv()).await.unwrap_err(), RecvError::Closed);
+    within(async { while drains.next().await.is_some() {} }).await;
+    let NodeError::Unreachable(why) = client.list().await.unwrap_err() else { panic!() };
+    assert_eq!(why, "the client is closed");
+    service.stop().await;
+}
+
+#[tokio::test]
+async fn a_call_that_was_given_up_leaves_the_connection_to_the_next_one() {
+    let service = Service::start().await;
+    let client = service.client();
+    for _given_up in 0..3 {
+        drop(futures::poll!(Box::pin(client.list())));
+    }
+    client.list().await.unwrap();
+    service.stop().await;
 }

@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use model::{EndReason, SandboxId};
+use node_wire::{NodeApi, NodeError};
 use serde_json::json;
 use tokio::io::AsyncReadExt as _;
 use tokio::net::{TcpListener, TcpStream};
@@ -49,6 +51,42 @@ async fn within_its_grace_a_stream_goes_on_and_new_connections_are_refused() {
     // With its last stream the connection ends, and with it the wait.
     drop(drain);
     service.stop().await;
+}
+
+/// A client in the middle of a kill that does not end.
+async fn killing(service: &Service) -> impl Future<Output = Result<(), NodeError>> + use<> {
+    let client = Arc::new(service.client());
+    let id: SandboxId = "i1".parse().unwrap();
+    let spec = crate::own_client::spec("i1");
+    client.create(spec, Duration::from_secs(1)).await.unwrap();
+    service.node.held.send_replace(true);
+    let mut killed = Box::pin(async move { client.kill(&id, EndReason::Request).await });
+    let node = &service.node;
+    let begun = crate::harness::eventually("held", || node.held.receiver_count() == 1);
+    tokio::select! {
+        () = begun => {}
+        ended = &mut killed => panic!("the kill should wait: {ended:?}"),
+    }
+    killed
+}
+
+#[tokio::test]
+async fn within_its_grace_a_call_under_way_gets_its_answer() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let service = Service::on(listener, Arc::default(), Duration::from_secs(3600));
+    let killed = killing(&service).await;
+    service.ask_to_stop();
+    service.node.held.send_replace(false);
+    within(killed).await.unwrap();
+    service.stop().await;
+}
+
+#[tokio::test]
+async fn after_its_grace_a_call_that_does_not_end_is_cut_and_the_stop_ends() {
+    let service = Service::start().await;
+    let killed = killing(&service).await;
+    service.stop().await;
+    assert!(matches!(within(killed).await.unwrap_err(), NodeError::Unreachable(_)));
 }
 
 #[tokio::test]

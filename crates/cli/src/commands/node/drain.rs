@@ -154,3 +154,66 @@ async fn until(at: Option<Instant>) {
         None => std::future::pending().await,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::SystemTime;
+
+    use e2b_wire::{NodeDrain, NodeDrainAttempt, NodeDrainCounts};
+
+    use super::{Verdict, next_attempt, verdict};
+
+    fn document(remaining: u32, attempt: Option<(u32, bool, &[&str])>) -> NodeDrain {
+        NodeDrain {
+            node_id: "n".into(),
+            service_instance_id: "one".into(),
+            phase: "draining".into(),
+            changed_at: SystemTime::UNIX_EPOCH.into(),
+            accepting: false,
+            draining_since: None,
+            force_at: None,
+            remaining,
+            counts: NodeDrainCounts::default(),
+            blockers: Vec::new(),
+            attempt: attempt.map(|(number, running, failed)| NodeDrainAttempt {
+                number,
+                started_at: SystemTime::UNIX_EPOCH.into(),
+                running,
+                stopped: 0,
+                late: 0,
+                failed: failed.iter().map(|&what| what.to_owned()).collect(),
+            }),
+            eta_ms: None,
+            leaked: None,
+        }
+    }
+
+    #[test]
+    fn only_the_attempt_that_was_asked_for_can_fail_a_drain() {
+        let left = |what: &str| Verdict::Left(vec![what.to_owned()]);
+        let rows = [
+            (document(0, None), None, Verdict::Empty),
+            (document(1, None), Some(1), Verdict::Wait),
+            (document(1, Some((1, true, &[]))), Some(1), Verdict::Wait),
+            (document(1, Some((1, false, &["x"]))), Some(1), left("x")),
+            // It failed before anybody asked.
+            (document(1, Some((1, false, &["x"]))), Some(2), Verdict::Wait),
+            (document(1, Some((1, false, &["x"]))), None, Verdict::Wait),
+            // It ended everything, and the last of it is on its way out.
+            (document(1, Some((1, false, &[]))), Some(1), Verdict::Wait),
+        ];
+        for (document, attempt, expected) in rows {
+            assert_eq!(verdict(&document, "one", attempt), expected, "{document:?}");
+        }
+        assert_eq!(verdict(&document(0, None), "two", None), Verdict::Restarted);
+        let open = NodeDrain { accepting: true, ..document(0, None) };
+        assert_eq!(verdict(&open, "one", None), Verdict::Wait, "not drained: empty");
+    }
+
+    #[test]
+    fn a_request_joins_the_attempt_that_runs_and_else_starts_the_next() {
+        assert_eq!(next_attempt(&document(1, None)), 1);
+        assert_eq!(next_attempt(&document(1, Some((2, true, &[])))), 2);
+        assert_eq!(next_attempt(&document(1, Some((2, false, &["x"])))), 3);
+    }
+}

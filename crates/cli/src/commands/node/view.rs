@@ -111,10 +111,12 @@ impl View {
         else {
             return Ok(());
         };
-        let width = rustix::termios::tcgetwinsize(io::stdout()).map_or(80, |size| size.ws_col);
+        let size = rustix::termios::tcgetwinsize(io::stdout());
+        // A terminal that nobody has told its size says 0.
+        let width = size.map(|size| size.ws_col).ok().filter(|width| *width > 0).unwrap_or(80);
         let picture = text::block(document, SystemTime::now(), received.elapsed());
         // A line that wraps would be two, and the way back up would be wrong.
-        let cut = |line: &str| line.chars().take(usize::from(width.max(20))).collect::<String>();
+        let cut = |line: &str| line.chars().take(usize::from(width)).collect::<String>();
         let picture: Vec<String> = picture.lines().map(cut).collect();
         let back = if *lines == 0 { String::new() } else { format!("\x1b[{lines}A\r\x1b[J") };
         *lines = picture.len();

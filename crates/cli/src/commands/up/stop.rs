@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use edge::ServeError;
 use futures::future::FusedFuture;
+use model::NodeRequest;
 use node::{Escalation, Node, ShutdownReport, StopPlan};
 use node_wire::{Blocker, DrainStatus, NodeApi, NodeError};
 
@@ -77,6 +78,11 @@ where
             () = helm.signal(Stage::Stopping, status) => {
                 if escalation.force.is_cancelled() {
                     say::remark("cofferdam: giving up; the next start removes what is left");
+                    // Signals may follow each other closely: an attempt kills every process before
+                    // anything that takes time, so it has begun before it is given up.
+                    if let Err(error) = node.request(NodeRequest::DrainForced).await {
+                        tracing::error!(error = %observe::chain(&error), "what runs is not ended");
+                    }
                     escalation.give_up.cancel();
                     let latest = tokio::time::Instant::now() + GIVE_UP_LIMIT;
                     give_up_at = give_up_at.or(Some(latest));

@@ -14,6 +14,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use lifecycle::{Budget, TaskGroup};
 use parking_lot::Mutex;
 use tokio::net::TcpStream;
+use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tracing::{debug, debug_span};
 
@@ -55,7 +56,7 @@ type Opened = Result<SendRequest<ClientBody>, String>;
 #[derive(Debug)]
 enum Connection {
     None,
-    /// Being made by whoever waits for it.
+    /// Being made, whether somebody still waits for it or not.
     Making(Shared<BoxFuture<'static, Opened>>),
     Up(SendRequest<ClientBody>),
     /// Not to be tried again before the moment given.
@@ -73,7 +74,7 @@ impl Link {
 
     /// The connection, made if there is none.
     ///
-    /// Cancel safety: yes. The next caller goes on with a half-made connection.
+    /// Cancel safety: yes. The connection is made all the same.
     async fn open(&self) -> Opened {
         let (making, attempt) = {
             let mut state = self.0.state.lock();
@@ -84,8 +85,7 @@ impl Link {
                     return Err(why.clone());
                 }
                 Connection::None | Connection::Up(_) | Connection::Failed { .. } => {
-                    let inner = Arc::clone(&self.0);
-                    let making = async move { inner.connect().await }.boxed().shared();
+                    let making = self.make().boxed().shared();
                     state.connection = Connection::Making(making.clone());
                     state.attempt += 1;
                     (making, state.attempt)
@@ -98,6 +98,23 @@ impl Link {
             state.settle(opened.clone());
         }
         opened
+    }
+
+    /// Begins to make a connection.
+    fn make(&self) -> impl Future<Output = Opened> + use<> {
+        let (done, made) = oneshot::channel();
+        let inner = Arc::clone(&self.0);
+        let stop = self.0.tasks.stop_token().clone();
+        self.0.tasks.spawn(debug_span!("node_connect", target = self.0.target), async move {
+            let opened = tokio::select! {
+                biased;
+                () = stop.cancelled() => return,
+                opened = inner.connect() => opened,
+            };
+            // Nobody may be waiting any more; the next caller finds it.
+            drop(done.send(opened));
+        });
+        made.map(|made| made.unwrap_or_else(|_closed| Err("the client is closed".to_owned())))
     }
 }
 
@@ -118,7 +135,7 @@ impl State {
 }
 
 impl Inner {
-    async fn connect(self: Arc<Self>) -> Opened {
+    async fn connect(&self) -> Opened {
         let opened = async {
             let socket =
                 TcpStream::connect(&self.target).await.map_err(|error| error.to_string())?;
@@ -180,5 +197,28 @@ impl ClientTransport for Link {
             Err(unreachable(observe::chain(&lost.into_error()).to_string()))
         }
         .boxed()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::time::Instant;
+
+    use super::{Connection, FIRST_PAUSE, MAX_PAUSE, State};
+
+    #[tokio::test(start_paused = true)]
+    async fn the_pause_after_a_failure_doubles_up_to_a_limit() {
+        let mut state = State { connection: Connection::None, failures: 0, attempt: 0 };
+        let mut pauses = Vec::new();
+        for _failure in 0..100 {
+            state.settle(Err("refused".into()));
+            let Connection::Failed { again_at, .. } = &state.connection else { panic!() };
+            pauses.push(*again_at - Instant::now());
+        }
+        assert_eq!(pauses.first(), Some(&FIRST_PAUSE));
+        assert!(pauses.windows(2).all(|two| two[1] == (two[0] * 2).min(MAX_PAUSE)));
+        assert_eq!(pauses.last(), Some(&Duration::from_secs(2)));
     }
 }

@@ -5,7 +5,8 @@ use parking_lot::Mutex;
 
 use crate::SandboxStatus;
 
-/// As many as a node has slots, and then some.
+/// As many as a node has slots, and then some: E2B's control plane lists every 20 s, which forgets
+/// those that have ended.
 const MAX: usize = 4096;
 
 /// What E2B's control plane calls the runs it has started: the node names runs itself, and tells

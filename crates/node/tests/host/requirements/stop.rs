@@ -1,10 +1,14 @@
 //! Closing a node, whatever state it is in.
 
+use std::os::unix::fs::MetadataExt;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use host::census::{Kind, Owner};
-use host::{Fault, Faults};
+use host::identity::ClaimError;
+use host::{Claim, Fault, Faults};
 use lifecycle::Budget;
+use node::Config;
 use node_wire::NodeApi;
 use testkit::{TestNode, in_view, with_view};
 
@@ -31,12 +35,11 @@ fn slots_that_are_being_made_when_a_stop_comes_are_gone_with_it() {
 
 #[test]
 fn a_stuck_sandbox_keeps_no_other_closer_from_its_work() {
-    let faults = Faults::default();
-    let armed = faults.clone();
-    let dir = with_view(async move |view| {
-        let test = TestNode::start(view, |c| with_limits(c, &armed, 400, 2000)).await;
+    let dir = with_view(async |view| {
+        let faults = Faults::default();
+        let test = TestNode::start(view, |c| with_limits(c, &faults, 400, 2000)).await;
         test.node.create(test.spec("i1"), LIMIT).await.unwrap();
-        armed.arm("release.files", Fault::Error, EVERY);
+        faults.arm("release.files", Fault::Error, EVERY);
         let report = test.node.shutdown(Budget::within(Duration::from_secs(1))).await;
         // Its directory, and what it would be dangerous or impossible to remove before it.
         assert_eq!(lifecycles(&report.left).len(), 1, "{report:#?}");
@@ -56,4 +59,30 @@ fn a_stuck_sandbox_keeps_no_other_closer_from_its_work() {
         let next = TestNode::start_in(dir, view, |_| {}).await;
         next.stop().await;
     });
+}
+
+#[test]
+fn who_races_for_the_lock_never_has_it_with_another_and_it_stays_the_same_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let network = Config::new(dir.path().into(), dir.path().into()).network;
+    let (holders, taken) = (AtomicU32::new(0), AtomicU32::new(0));
+    let start_and_stop = || match Claim::take(dir.path(), network) {
+        Ok(claim) => {
+            assert_eq!(holders.fetch_add(1, Ordering::SeqCst), 0, "two have it");
+            taken.fetch_add(1, Ordering::SeqCst);
+            claim.give_back().unwrap();
+            holders.fetch_sub(1, Ordering::SeqCst);
+        }
+        Err(error) => assert!(matches!(error, ClaimError::InUse { .. }), "{error}"),
+    };
+    start_and_stop();
+    let lock = || std::fs::metadata(dir.path().join("node.lock")).unwrap().ino();
+    let before = lock();
+    std::thread::scope(|scope| {
+        for _ in 0..3 {
+            scope.spawn(|| (0..200).for_each(|_| start_and_stop()));
+        }
+    });
+    assert!(taken.load(Ordering::SeqCst) > 3);
+    assert_eq!(lock(), before);
 }
