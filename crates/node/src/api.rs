@@ -5,6 +5,7 @@ use async_trait::async_trait;
 use futures::stream::BoxStream;
 use lifecycle::Budget;
 use machine::Stop;
+use model::admission::{self, Work};
 use model::{
     BuildId, EndReason, LifecycleId, NodePhase, NodeRequest, SandboxId, SandboxPhase, SandboxSpec,
 };
@@ -43,6 +44,19 @@ impl Inner {
         }
     }
 
+    /// Lets new work in, or not. The gate decides; a node that starts has not opened its own yet.
+    pub(crate) fn enter(&self, work: Work) -> Result<Admitted, Refused> {
+        let refused = || match self.phase() {
+            NodePhase::Starting => Refused::Starting,
+            _ => Refused::Draining,
+        };
+        let pass = self.gate.enter().map_err(|_closed| refused())?;
+        match admission::may(work, self.phase()) {
+            admission::Admission::Admit => Ok(Admitted::new(pass, self.pulse.clone())),
+            admission::Admission::Join | admission::Admission::Refuse => Err(refused()),
+        }
+    }
+
     /// Everything up to the first acquisition: what can be refused is refused here.
     fn admit(
         self: &Arc<Self>,
@@ -50,14 +64,10 @@ impl Inner {
         limit: Duration,
         answer: oneshot::Sender<Result<Started, CreateError>>,
     ) -> Result<(Order, Admission), CreateError> {
-        let refused = |_closed| match self.phase() {
-            NodePhase::Starting => CreateError::Starting,
-            _ => CreateError::Draining,
-        };
-        let pass = Admitted::new(self.gate.enter().map_err(refused)?, self.pulse.clone());
-        if self.phase() == NodePhase::Starting {
-            return Err(CreateError::Starting);
-        }
+        let pass = self.enter(Work::Start).map_err(|refused| match refused {
+            Refused::Starting => CreateError::Starting,
+            Refused::Draining => CreateError::Draining,
+        })?;
         self.check_disk()?;
         let unknown = || CreateError::UnknownTemplate(spec.template.to_string());
         let template = self.images.get(&spec.template).ok_or_else(unknown)?;
@@ -75,6 +85,13 @@ impl Inner {
         let stop = Stop { budget: Budget::within(limit), cancelled: entry.ended().clone() };
         Ok((Order { entry, spec, template, stop }, Admission { pass, starting, limit, answer }))
     }
+}
+
+/// Why new work was not let in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Refused {
+    Starting,
+    Draining,
 }
 
 const MIB: u64 = 1024 * 1024;

@@ -6,7 +6,8 @@ use std::time::{Duration, SystemTime};
 
 use images::base;
 use lifecycle::Budget;
-use model::{BuildId, NodePhase};
+use model::BuildId;
+use model::admission::Work;
 use node_wire::{Blocker, BuildError, BuildRequest, BuildState, BuildStatus, Class};
 use parking_lot::Mutex;
 use tokio::sync::watch;
@@ -14,6 +15,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::admission::Admitted;
+use crate::api::Refused;
 use crate::pulse::Pulse;
 use crate::start::Inner;
 
@@ -157,14 +159,10 @@ impl Builds {
 impl Inner {
     /// Starts a build as a task of the node.
     pub(crate) fn start_build(self: &Arc<Self>, request: BuildRequest) -> Result<(), BuildError> {
-        let closed = |_closed| match self.phase() {
-            NodePhase::Starting => BuildError::Starting,
-            _ => BuildError::Draining,
-        };
-        let pass = Admitted::new(self.gate.enter().map_err(closed)?, self.pulse.clone());
-        if self.phase() == NodePhase::Starting {
-            return Err(BuildError::Starting);
-        }
+        let pass = self.enter(Work::Build).map_err(|refused| match refused {
+            Refused::Starting => BuildError::Starting,
+            Refused::Draining => BuildError::Draining,
+        })?;
         if request.alias != base::ALIAS {
             return Err(BuildError::Unsupported(request.alias));
         }

@@ -63,10 +63,10 @@ impl ShutdownReport {
     }
 }
 
-/// The time each of the last steps has, whatever the sandboxes took.
-const RESERVE: Duration = Duration::from_secs(10);
+/// The time the closers have together, and the census after them, whatever the sandboxes took.
+pub(crate) const RESERVE: Duration = Duration::from_secs(20);
 /// The same when somebody has given up.
-const HURRIED: Duration = Duration::from_millis(200);
+const HURRIED: Duration = Duration::from_millis(800);
 /// Between the two looks at children that nobody waits for.
 const ORPHANS_PAUSE: Duration = Duration::from_millis(50);
 /// The pause between attempts to force.
@@ -97,8 +97,10 @@ impl Node {
             inner.force_until_empty(Budget::within(plan.force), &escalation.give_up).await;
         }
         errors.extend(inner.what_is_left());
-        errors.extend(inner.close_all(&escalation.give_up).await);
-        let left = self.census(Budget::within(RESERVE)).await.unwrap_or_else(|error| {
+        let last =
+            Budget::within(if escalation.give_up.is_cancelled() { HURRIED } else { RESERVE });
+        errors.extend(inner.close_all(last.keeping(last.remaining() / 4)).await);
+        let left = self.census(last).await.unwrap_or_else(|error| {
             errors.push(format!("census: {}", observe::chain(&error)));
             Vec::new()
         });
@@ -196,30 +198,31 @@ impl Inner {
         document.blockers.iter().map(tell).collect()
     }
 
-    /// The closers, in their fixed order. Who gave up waits for none of them.
-    pub(crate) async fn close_all(&self, give_up: &CancellationToken) -> Vec<String> {
+    /// The closers, in their fixed order, within `budget` all together.
+    pub(crate) async fn close_all(&self, budget: Budget) -> Vec<String> {
         let mut errors = Vec::new();
         let mut note = |what: &str, failed: Option<String>| {
             errors.extend(failed.map(|error| format!("{what}: {error}")));
         };
-        let within = || Budget::within(if give_up.is_cancelled() { HURRIED } else { RESERVE });
-        let upkeep = self.upkeep.close(within()).await;
+        // What one does not use is there for those after it.
+        let [upkeep, slots, firewall, helpers] = budget.split([3, 3, 1, 1]);
+        let upkeep = self.upkeep.close(upkeep).await;
         note("upkeep", upkeep.err().map(|e| e.to_string()));
         self.reap_orphans().await;
         self.pool.close().await;
-        let unlinked = self.pool.wait_unlinked(within()).await;
+        let unlinked = self.pool.wait_unlinked(slots).await;
         let links_left = unlinked.is_err();
         note("slots", unlinked.err().map(|e| e.to_string()));
         if links_left || self.registry.len() > 0 {
             // What still runs would be free to reach the host and its networks.
             note("firewall", Some("kept, because sandboxes are left".into()));
         } else {
-            let mut firewall = self.firewall.lock().take();
-            let closed = close_in(&mut firewall, within()).await;
+            let mut table = self.firewall.lock().take();
+            let closed = close_in(&mut table, firewall).await;
             note("firewall", closed.err().map(|e| observe::chain(&e).to_string()));
-            *self.firewall.lock() = firewall;
+            *self.firewall.lock() = table;
         }
-        let helpers = self.close_helpers(within()).await;
+        let helpers = self.close_helpers(helpers).await;
         note("helpers", helpers.err().map(|e| observe::chain(&e).to_string()));
         let roots = self.cgroups.close();
         note("cgroups", roots.err().map(|e| observe::chain(&e).to_string()));

@@ -30,6 +30,7 @@ use crate::pool::Pool;
 use crate::pulse::Pulse;
 use crate::reclaim::{ReclaimError, reclaim};
 use crate::registry::Registry;
+use crate::shutdown::RESERVE;
 use crate::status::Standing;
 
 /// A running node. Shared; dropping it stops nothing: call [`Node::shutdown`].
@@ -161,7 +162,7 @@ impl Node {
         let parts = Parts { config, claim, cgroups, images, runtime, support, nft: nft.clone() };
         let inner = Arc::new(parts.assemble().await?);
         if let Err(error) = inner.bring_up(nft).await {
-            let left = inner.close_all(&CancellationToken::new()).await;
+            let left = inner.close_all(Budget::within(RESERVE)).await;
             if left.is_empty() {
                 inner.claim.give_back().map_err(StartError::Cgroups)?;
             } else {

@@ -16,8 +16,7 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use host::census::{Item, Kind, Owner};
-use host::process::{Orphans, Process, zombie_children};
+use host::census::{Item, Owner};
 use host::{Faults, Mark};
 use lifecycle::Budget;
 use model::SandboxId;
@@ -73,33 +72,4 @@ fn with_limits(config: &mut Config, faults: &Faults, teardown_ms: u64, force_ms:
 fn mark(test: &TestNode) -> Mark {
     host::identity::mark_of(&test.data_dir(), Config::new(PathBuf::new(), PathBuf::new()).network)
         .unwrap()
-}
-
-/// The processes among `items`, to take their status once they are dead: the children of an earlier
-/// node are still this process's here. Those of a daemon that has gone are the system's.
-fn held(items: &[Item]) -> Vec<Process> {
-    let processes = items.iter().filter(|item| item.kind == Kind::Process);
-    let pid = |item: &Item| item.name.split(' ').next().unwrap().parse().unwrap();
-    processes.map(|item| Process::open(pid(item)).unwrap()).collect()
-}
-
-async fn all_dead(processes: Vec<Process>) {
-    for process in processes {
-        Budget::within(LIMIT).run("wait for a process", process.exited()).await.unwrap().unwrap();
-    }
-}
-
-/// Does at once what a node does every ten seconds: takes the status of what a call that was cut off
-/// has left.
-async fn reap() {
-    let mut orphans = Orphans::default();
-    wait_for("no zombie child", LIMIT, || {
-        orphans.sweep();
-        async {
-            // Who else waits for one has the time until the next sweep.
-            tokio::time::sleep(Duration::from_millis(500)).await;
-            zombie_children().is_empty()
-        }
-    })
-    .await;
 }

@@ -11,7 +11,7 @@ use node_wire::{Class, CreateError, NodeApi};
 use testkit::{TestNode, in_view};
 use tokio::runtime::Handle;
 
-use super::{LIMIT, attempt_ended, census, count, id, lifecycles, reap, status};
+use super::{LIMIT, attempt_ended, census, count, id, lifecycles, status};
 
 #[test]
 fn who_was_admitted_before_a_drain_is_started_and_waited_for() {
@@ -52,7 +52,6 @@ fn starts_under_way_when_force_begins_are_undone_and_their_callers_told() {
         assert!(lifecycles(&census(&test).await).is_empty());
         let attempt = attempt_ended(&test).await;
         assert!(attempt.stopped == 6 && attempt.failed.is_empty(), "{attempt:?}");
-        reap().await;
         test.stop().await;
     });
 }

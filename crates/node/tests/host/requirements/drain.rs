@@ -9,7 +9,7 @@ use testkit::{TestNode, in_view, wait_for};
 use tracing::Level;
 
 use super::log::{Line, logged};
-use super::{LIMIT, attempt_ended, count, id, reap, status};
+use super::{LIMIT, attempt_ended, count, id, status};
 
 fn base(n: u32) -> BuildRequest {
     BuildRequest {
@@ -87,7 +87,6 @@ fn the_limit_of_a_drain_is_one_for_all_kinds_of_work_and_is_not_set_again() {
         let attempt = attempt_ended(&test).await;
         let late = attempt.started_at.duration_since(force_at).unwrap();
         assert!(late < Duration::from_secs(2), "forced {late:?} after the limit");
-        reap().await;
     });
 }
 
@@ -113,7 +112,6 @@ fn sandboxes_end_while_a_build_is_waited_for() {
         let names: Vec<_> = drafts.map(|entry| entry.unwrap().file_name()).collect();
         let published = test.node.info().await.unwrap().templates.len();
         assert_eq!(names.len(), published, "only what was published is there: {names:?}");
-        reap().await;
         test.stop().await;
     });
 }
