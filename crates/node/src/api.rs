@@ -228,8 +228,9 @@ impl NodeApi for Node {
 
     async fn leaks(&self) -> Result<Leaks, NodeError> {
         let failed = |error| NodeError::Internal(observe::chain(&error).to_string());
+        let before = self.inner.lifecycles();
         let items = self.census(Budget::within(CENSUS_LIMIT)).await.map_err(failed)?;
-        Ok(self.inner.sort_out(items))
+        Ok(self.inner.sort_out(items, &before))
     }
 
     async fn build(&self, request: BuildRequest) -> Result<(), BuildError> {

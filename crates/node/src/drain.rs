@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use lifecycle::{Budget, Ended, Joined};
-use model::{Change, EndReason, LifecycleId, NodePhase, NodeRequest, SandboxPhase};
+use model::{BuildId, Change, EndReason, LifecycleId, NodePhase, NodeRequest};
 use node_wire::StatusError;
 use observe::metrics::{FORCE_ATTEMPTS, result_of};
 use tokio::time::Instant;
@@ -30,11 +30,21 @@ impl Inner {
         self: &Arc<Self>,
         request: NodeRequest,
     ) -> Result<Option<Joined<Outcome>>, StatusError> {
+        if request == NodeRequest::DrainForced && self.is_all_ended() {
+            // Nothing is left to end, so nothing changes, the time of the last change included.
+            return Ok(Some(self.join_force()));
+        }
         let change = self.change(request)?;
         if matches!(change, Change::To(phase) if phase.is_draining()) {
             self.report_progress();
         }
         Ok((request == NodeRequest::DrainForced).then(|| self.join_force()))
+    }
+
+    /// Whether an attempt has ended everything.
+    fn is_all_ended(&self) -> bool {
+        let (_, running, last) = self.force.status();
+        !running && last.is_some_and(|ended| ended.is_done())
     }
 
     /// The running attempt to end everything, or the next one.
@@ -64,9 +74,9 @@ impl Inner {
         let mut beats = self.pulse.listen();
         let mut seen = Seen::default();
         tracing::info!(number, sandboxes = self.registry.len(), "ending everything");
-        self.builds.cancel_all();
         let all_tried = async {
             loop {
+                seen.builds.extend(self.builds.running_ids());
                 self.builds.cancel_all();
                 let entries = self.registry.all();
                 for entry in &entries {
@@ -86,12 +96,14 @@ impl Inner {
         let in_time = budget.run("force", all_tried).await.is_ok();
         let left: Vec<Arc<Entry>> = self.registry.all();
         let mut failed: Vec<String> = left.iter().map(|entry| describe(entry)).collect();
-        failed.extend(self.builds.running_ids().into_iter().map(|id| format!("build {id}: runs")));
+        let building = self.builds.running_ids();
+        failed.extend(building.iter().map(|id| format!("build {id}: runs")));
         if !in_time && failed.is_empty() && self.gate.inside() > 0 {
             failed.push(format!("{} starts have not ended", self.gate.inside()));
         }
         let late = seen.late.iter().filter(|id| !left.iter().any(|e| e.lifecycle == **id)).count();
-        let stopped = seen.rounds.len().saturating_sub(left.len());
+        let builds = seen.builds.iter().filter(|id| !building.contains(id)).count();
+        let stopped = seen.rounds.len().saturating_sub(left.len()) + builds;
         let number_of = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
         Outcome { stopped: number_of(stopped), late: number_of(late), failed }
     }
@@ -164,6 +176,7 @@ struct Seen {
     /// The round of each lifecycle's teardown when the attempt met it.
     rounds: BTreeMap<LifecycleId, u32>,
     late: BTreeSet<LifecycleId>,
+    builds: BTreeSet<BuildId>,
     begun: bool,
 }
 
@@ -180,11 +193,12 @@ impl Seen {
         true
     }
 
-    /// Whether a round that ended after the attempt had met it has left something.
+    /// Whether a round that ended after the attempt had met it has left something. (One that left
+    /// nothing has left the registry, too.) It counts even if the next round runs already: several
+    /// that hang are not waited for until they rest at the same time.
     fn has_failed(&self, entry: &Entry) -> bool {
-        let state = entry.state();
-        let met = self.rounds.get(&entry.lifecycle).copied().unwrap_or(state.rounds);
-        state.phase == SandboxPhase::Stuck && state.rounds > met
+        let rounds = entry.state().rounds;
+        rounds > self.rounds.get(&entry.lifecycle).copied().unwrap_or(rounds)
     }
 }
 

@@ -131,8 +131,14 @@ impl Entry {
         self.pulse.beat();
     }
 
-    /// Starts the clock: the guest agent has answered.
-    pub(crate) fn set_live(&self, ttl: Duration) {
+    /// Starts the clock: the guest agent has answered. `false` when its end was asked for before: then
+    /// it never was live.
+    pub(crate) fn set_live(&self, ttl: Duration) -> bool {
+        // Held over the change: who asks for the end from here on asks it of a live sandbox.
+        let end = self.end.lock();
+        if end.is_some() {
+            return false;
+        }
         let now = SystemTime::now();
         let ttl = ttl.min(FAR);
         self.on(SandboxEvent::Ready, |state| {
@@ -140,6 +146,7 @@ impl Entry {
             state.ends_at = now + ttl;
             state.deadline = Instant::now() + ttl;
         });
+        true
     }
 
     /// Moves the end of a live sandbox. `false` when it is not live.

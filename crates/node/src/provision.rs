@@ -106,6 +106,10 @@ impl Cause {
 }
 
 impl ProvisionError {
+    pub(crate) fn cancelled(step: &'static str) -> Self {
+        Self { step, cause: Cause::Stopped(machine::Stopped::Cancelled) }
+    }
+
     pub(crate) fn panicked(panic: &(dyn std::any::Any + Send)) -> Self {
         Self { step: "start", cause: Cause::Panicked(crate::teardown::words_of(panic)) }
     }

@@ -1,12 +1,13 @@
 //! Stopping a node: drain, force, and the closers, each with its own time, each run whatever failed
 //! before; and a census at the end to prove it.
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use host::census::{Item, Kind, Owner, census};
 use host::process::Orphans;
 use lifecycle::{Budget, close_in};
-use model::{NodePhase, NodeRequest};
+use model::{LifecycleId, NodePhase, NodeRequest};
 use node_wire::{LeakItem, Leaks};
 use tokio_util::sync::CancellationToken;
 
@@ -96,10 +97,10 @@ impl Node {
         if forced {
             inner.force_until_empty(Budget::within(plan.force), &escalation.give_up).await;
         }
-        errors.extend(inner.what_is_left());
         let last =
             Budget::within(if escalation.give_up.is_cancelled() { HURRIED } else { RESERVE });
         errors.extend(inner.close_all(last.keeping(last.remaining() / 4)).await);
+        errors.extend(inner.what_is_left());
         let left = self.census(last).await.unwrap_or_else(|error| {
             errors.push(format!("census: {}", observe::chain(&error)));
             Vec::new()
@@ -238,10 +239,18 @@ impl Inner {
         orphans.sweep();
     }
 
+    /// Every lifecycle in the registry.
+    pub(crate) fn lifecycles(&self) -> BTreeSet<LifecycleId> {
+        self.registry.all().iter().map(|entry| entry.lifecycle.clone()).collect()
+    }
+
     /// Splits a census by whether the registry accounts for the object.
-    pub(crate) fn sort_out(&self, items: Vec<Item>) -> Leaks {
-        let entries = self.registry.all();
-        let is_ours = |id: &str| entries.iter().any(|entry| entry.lifecycle.as_str() == id);
+    /// `before` are the lifecycles that were in it before the census: one that has ended meanwhile
+    /// was owned when it was counted.
+    pub(crate) fn sort_out(&self, items: Vec<Item>, before: &BTreeSet<LifecycleId>) -> Leaks {
+        let mut known = self.lifecycles();
+        known.extend(before.iter().cloned());
+        let is_ours = |id: &str| known.iter().any(|known| known.as_str() == id);
         let mut leaks = Leaks::default();
         for item in items {
             let owned = match &item.owner {

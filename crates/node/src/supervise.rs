@@ -39,8 +39,12 @@ pub(crate) async fn supervise(inner: Arc<Inner>, order: Order, admission: Admiss
     // A panic is a failed start like any other: what was acquired is in the holdings.
     let outcome = AssertUnwindSafe(provision(&inner, &order, &mut held)).catch_unwind().await;
     let outcome = outcome.unwrap_or_else(|panic| Err(ProvisionError::panicked(&*panic)));
+    // Somebody may have asked for its end while the last step ran.
+    let outcome = outcome.and_then(|addr| match entry.set_live(order.spec.ttl) {
+        true => Ok(addr),
+        false => Err(ProvisionError::cancelled("live")),
+    });
     CREATE.record([result_of(outcome.is_ok())], began.elapsed());
-    let ttl = order.spec.ttl;
     let Admission { pass, starting, limit, answer } = admission;
     drop(starting);
     match outcome {
@@ -50,7 +54,6 @@ pub(crate) async fn supervise(inner: Arc<Inner>, order: Order, admission: Admiss
                 lifecycle: entry.lifecycle.clone(),
                 addr: addr.into(),
             };
-            entry.set_live(ttl);
             tracing::info!("sandbox started");
             // In the registry and live: from here on it is counted without the pass.
             drop(pass);

@@ -9,6 +9,7 @@ mod log;
 mod machines;
 mod reclaim;
 mod stop;
+mod table;
 mod teardown;
 mod tenants;
 

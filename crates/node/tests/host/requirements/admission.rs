@@ -110,6 +110,8 @@ fn nothing_of_a_sandbox_is_ever_on_the_host_without_its_entry() {
                     found.iter().filter(|l| !before.contains(*l) && !after.contains(*l)).collect();
                 assert!(unknown.is_empty(), "on the host and in no entry: {unknown:?}");
                 seen.extend(found);
+                let leaks = test.node.leaks().await.unwrap();
+                assert!(leaks.leaked.is_empty(), "told as leaked: {leaks:?}");
             }
             seen
         };

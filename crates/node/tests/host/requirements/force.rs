@@ -83,6 +83,8 @@ fn what_ends_after_a_failed_attempt_is_gone_and_a_success_is_kept() {
         test.node.request(NodeRequest::DrainForced).await.unwrap();
         let after = status(&test).await;
         assert_eq!(after.attempt, before.attempt, "there is nothing left to attempt");
+        let told = (after.phase, after.changed_at);
+        assert_eq!(told, (before.phase, before.changed_at), "and nothing has changed");
         test.stop().await;
     });
 }
