@@ -47,6 +47,24 @@ impl Client {
         self.send(request).await
     }
 
+    /// A call as the operator.
+    pub(crate) async fn admin(
+        &mut self,
+        token: &str,
+        method: &str,
+        path: &str,
+        body: &str,
+    ) -> anyhow::Result<Response<Bytes>> {
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header("host", "localhost")
+            .header("x-admin-token", token)
+            .header("content-type", "application/json")
+            .body(Full::new(Bytes::from(body.to_owned())))?;
+        self.send(request).await
+    }
+
     async fn send(&mut self, request: Request<Full<Bytes>>) -> anyhow::Result<Response<Bytes>> {
         self.sender.ready().await?;
         let response = self.sender.send_request(request).await?;
@@ -87,4 +105,33 @@ impl Client {
         ensure!(text.contains("\"exited\":true"), "command: {} {text}", response.status());
         Ok(())
     }
+}
+
+/// Starts `command` in sandbox `id` and leaves it running.
+pub(crate) async fn leave_running(
+    address: SocketAddr,
+    id: &str,
+    command: &str,
+) -> anyhow::Result<()> {
+    let mut sender = connect(address).await?;
+    let response = sender.send_request(start(id, command)?).await?;
+    ensure!(response.status() == 200, "start: {}", response.status());
+    // The first frame says that it runs.
+    response.into_body().frame().await.context("no frame")??;
+    Ok(())
+}
+
+fn start(id: &str, command: &str) -> anyhow::Result<Request<Full<Bytes>>> {
+    let process = serde_json::json!({ "cmd": "/bin/bash", "args": ["-l", "-c", command] });
+    let message = serde_json::json!({ "process": process, "stdin": false }).to_string();
+    let mut body = vec![0];
+    body.extend(u32::try_from(message.len())?.to_be_bytes());
+    body.extend(message.as_bytes());
+    Ok(Request::post("/process.Process/Start")
+        .header("host", "localhost")
+        .header("e2b-sandbox-id", id)
+        .header("e2b-sandbox-port", guest_wire::ENVD_PORT.to_string())
+        .header("content-type", "application/connect+json")
+        .header("connect-protocol-version", "1")
+        .body(Full::new(Bytes::from(body)))?)
 }

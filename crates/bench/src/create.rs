@@ -168,7 +168,10 @@ async fn grow(client: &mut Client, live: &mut Vec<String>, to: usize) -> anyhow:
     Ok(())
 }
 
-async fn burst(service: &Service, count: u16) -> anyhow::Result<(Duration, Vec<String>)> {
+pub(crate) async fn burst(
+    service: &Service,
+    count: u16,
+) -> anyhow::Result<(Duration, Vec<String>)> {
     let left = Arc::new(std::sync::atomic::AtomicU16::new(count));
     let began = Instant::now();
     let mut workers = tokio::task::JoinSet::new();

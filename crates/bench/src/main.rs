@@ -6,6 +6,7 @@
 
 mod client;
 mod create;
+mod drain;
 mod floor;
 mod numbers;
 mod service;
@@ -23,11 +24,14 @@ struct Args {
 enum What {
     /// Create, kill and command latency, memory, and how they hold up with many sandboxes.
     Create(create::Options),
+    /// Force stop of many sandboxes to an empty census, idle and busy; drain and stop of an empty node.
+    Drain(drain::Options),
 }
 
 fn main() -> anyhow::Result<()> {
     let args = Args::parse();
     match args.what {
         What::Create(options) => create::run(&options),
+        What::Drain(options) => drain::run(&options),
     }
 }

@@ -5,6 +5,7 @@ use std::io::{BufRead, BufReader, Lines};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 
@@ -15,6 +16,7 @@ pub(crate) struct Service {
     _stdout: Lines<BufReader<ChildStdout>>,
     pub address: SocketAddr,
     pub key: String,
+    pub admin: String,
 }
 
 /// The data directory of benchmarks. Kept between runs for the base template in it.
@@ -42,12 +44,14 @@ impl Service {
         let url = line.rsplit_once("http://").context("not a ready line")?.1;
         let address = url.parse().context("not an address")?;
         let credentials = fs::read_to_string(dir.join("credentials.env"))?;
-        let key = credentials
-            .lines()
-            .find_map(|line| line.trim_start_matches("export ").strip_prefix("E2B_API_KEY="))
-            .context("no API key in credentials.env")?;
-        let key = key.trim_matches(['"', '\'']).to_owned();
-        Ok(Self { child, _stdout: lines, address, key })
+        let value = |name: &str| {
+            let line =
+                credentials.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('='));
+            let line = line.with_context(|| format!("no {name} in credentials.env"))?;
+            anyhow::Ok(line.trim_matches(['"', '\'']).to_owned())
+        };
+        let (key, admin) = (value("E2B_API_KEY")?, value("COFFERDAM_ADMIN_TOKEN")?);
+        Ok(Self { child, _stdout: lines, address, key, admin })
     }
 
     /// Resident memory, MiB.
@@ -58,8 +62,9 @@ impl Service {
         Ok(kib.parse::<f64>()? / 1024.0)
     }
 
-    /// Stops it by its signal; its exit code says whether anything is left.
-    pub(crate) fn stop(mut self) -> anyhow::Result<()> {
+    /// Stops it by its signal; its exit code says whether anything is left. How long that took.
+    pub(crate) fn stop(mut self) -> anyhow::Result<Duration> {
+        let began = Instant::now();
         let pid = i32::try_from(self.child.id())?;
         let pid = rustix::process::Pid::from_raw(pid).context("no pid")?;
         rustix::process::kill_process(pid, rustix::process::Signal::TERM)?;
@@ -68,6 +73,6 @@ impl Service {
         if !matches!(status.code(), Some(0 | 3)) {
             bail!("cofferdam ended with {status}: something is left on the host");
         }
-        Ok(())
+        Ok(began.elapsed())
     }
 }

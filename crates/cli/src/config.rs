@@ -50,7 +50,7 @@ pub(crate) enum Limits {
 /// How long work may go on by itself when the service is asked to stop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Patience {
-    /// For ever as a service; not at all on a terminal.
+    /// For ever under a service manager; else not at all.
     Auto,
     Forever,
     Limited(Duration),

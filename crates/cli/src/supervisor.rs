@@ -12,6 +12,9 @@ const SOCKET: &str = "NOTIFY_SOCKET";
 const WATCHDOG_USEC: &str = "WATCHDOG_USEC";
 const WATCHDOG_PID: &str = "WATCHDOG_PID";
 
+/// What systemd, Nomad and Kubernetes set for the programs they start.
+const MANAGERS: [&str; 3] = ["INVOCATION_ID", "NOMAD_ALLOC_ID", "KUBERNETES_SERVICE_HOST"];
+
 /// How often it is told that starting or stopping goes on.
 const TICK: Duration = Duration::from_secs(5);
 /// How much longer than now a start or a stop may take, said with every tick. Several ticks may
@@ -23,6 +26,8 @@ const EXTENSION: Duration = Duration::from_secs(60);
 pub(crate) struct Supervisor {
     socket: Option<(UnixDatagram, SocketAddr)>,
     watchdog: Option<Duration>,
+    /// Whether a service manager, listening or not, has started this program.
+    managed: bool,
     last_status: String,
 }
 
@@ -50,12 +55,14 @@ impl Supervisor {
         // Inherited from a parent whom it was meant for?
         let ours = number(WATCHDOG_PID).is_none_or(|pid| pid == u64::from(std::process::id()));
         let watchdog = number(WATCHDOG_USEC).filter(|us| *us > 0 && ours && socket.is_some());
-        Self { socket, watchdog: watchdog.map(Duration::from_micros), last_status: String::new() }
+        let managed = socket.is_some() || MANAGERS.iter().any(|name| value(name).is_some());
+        let watchdog = watchdog.map(Duration::from_micros);
+        Self { socket, watchdog, managed, last_status: String::new() }
     }
 
-    /// Whether somebody manages this program.
+    /// Whether a service manager has started this program; else a person or a script has.
     pub(crate) fn is_there(&self) -> bool {
-        self.socket.is_some()
+        self.managed
     }
 
     /// The pause between two calls of [`Supervisor::tick`]: a watchdog wants at least two in its

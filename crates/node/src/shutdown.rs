@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use host::census::{Item, Kind, Owner, census};
-use host::process::Orphans;
+use host::process::{Orphans, zombie_children};
 use lifecycle::{Budget, close_in};
 use model::{LifecycleId, NodePhase, NodeRequest};
 use node_wire::{LeakItem, Leaks};
@@ -232,6 +232,9 @@ impl Inner {
 
     /// Takes the status of the last children that nobody waits for.
     async fn reap_orphans(&self) {
+        if zombie_children().is_empty() {
+            return;
+        }
         let mut orphans = Orphans::default();
         // The first sweep finds them, the second is sure that nobody else wants them.
         orphans.sweep();

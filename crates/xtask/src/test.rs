@@ -97,6 +97,8 @@ pub(crate) fn test(options: &Options) -> Result<ExitCode> {
     if options.wants("host") {
         tally.step("host", |tally| {
             packages::ensure(&[Need::HostTest])?;
+            // The sandboxes of these tests run the real agent.
+            step("build for the host tests", binaries::build)?;
             step("host tests", || host(tally))
         });
     }

@@ -94,7 +94,7 @@ pub(crate) const KEYS: &[Key] = &[
     key(
         "shutdown_drain_timeout",
         "auto",
-        "`auto` (for ever as a service, 0s on a terminal), `forever`, or a time from 0s to 8760h, \
+        "`auto` (for ever under a service manager, else 0s), `forever`, or a time from 0s to 8760h, \
          such as 10m",
         "How long sandboxes may go on by themselves when the service is asked to stop",
     ),

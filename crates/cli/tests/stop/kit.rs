@@ -69,7 +69,7 @@ pub(crate) struct Service {
 }
 
 impl Service {
-    /// Starts one as a program would, and waits until it serves.
+    /// Starts one as a service manager would, and waits until it serves.
     pub(crate) fn start(data: &Path, args: &[&str]) -> Self {
         Self::start_with(data, args, &[])
     }
@@ -90,6 +90,8 @@ impl Service {
     /// The same, without waiting.
     pub(crate) fn spawn(data: &Path, args: &[&str], env: &[(&str, &str)]) -> Self {
         let mut child = Self::command(data, args)
+            // As systemd does for all it starts.
+            .env("INVOCATION_ID", "0123456789abcdef")
             .envs(env.iter().copied())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())

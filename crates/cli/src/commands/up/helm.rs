@@ -1,5 +1,4 @@
 use std::future::Future;
-use std::io::{self, IsTerminal};
 use std::pin::Pin;
 
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
@@ -14,7 +13,6 @@ pub(super) struct Helm {
     signals: Signals,
     supervisor: Supervisor,
     ticks: Interval,
-    attended: bool,
 }
 
 impl Helm {
@@ -26,15 +24,13 @@ impl Helm {
         let pause = supervisor.pause();
         let mut ticks = interval_at(Instant::now() + pause, pause);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        // Asked now: a terminal that is closed later was one all the same.
-        let attended =
-            !supervisor.is_there() && io::stdin().is_terminal() && io::stdout().is_terminal();
-        Ok(Self { signals: Signals::listen()?, supervisor, ticks, attended })
+        Ok(Self { signals: Signals::listen()?, supervisor, ticks })
     }
 
-    /// Whether a person, not a program, has started the service.
-    pub(super) fn is_attended(&self) -> bool {
-        self.attended
+    /// Whether a service manager has started the service; else a person or a script has, who wants
+    /// it gone when they say so.
+    pub(super) fn is_managed(&self) -> bool {
+        self.supervisor.is_there()
     }
 
     pub(super) fn ready(&mut self, status: &str) {

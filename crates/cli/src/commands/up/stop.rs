@@ -33,7 +33,7 @@ pub(super) fn patience(config: &Config, helm: &Helm, cause: &Cause) -> Option<Du
         return Some(Duration::ZERO);
     }
     let wanted = match config.shutdown_drain_timeout {
-        Patience::Auto => helm.is_attended().then_some(Duration::ZERO),
+        Patience::Auto => (!helm.is_managed()).then_some(Duration::ZERO),
         Patience::Forever => None,
         Patience::Limited(time) => Some(time),
     };
