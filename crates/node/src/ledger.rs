@@ -13,6 +13,10 @@ use host::process::ProcessIdentity;
 use lifecycle::{Budget, Owned, Release};
 use serde::{Deserialize, Serialize};
 
+/// What the record's file is called, with the number of the writing behind it.
+///
+/// Every writing has a name of its own: a rename onto an existing file makes ext4 start writing it to
+/// disk at once, and removing the file a moment later waits for that.
 const RECORD: &str = "lifecycle.json";
 
 /// The form of [`Record`]; a daemon reads the form before its own, too.
@@ -97,9 +101,11 @@ impl LifecycleDir {
         &self.path
     }
 
-    /// Replaces the record.
+    /// Replaces the record. Its reader finds the one before or this one, whole.
     pub(crate) fn write(&self, record: &Record) -> Result<(), LedgerError> {
-        let path = self.path.join(RECORD);
+        let older = self.writings().map_err(|source| self.failed("list", source))?;
+        let number = older.last().map_or(1, |(number, _)| number + 1);
+        let path = self.path.join(format!("{RECORD}.{number}"));
         let next = self.path.join(format!("{RECORD}.next"));
         let write = || {
             let text = serde_json::to_vec(record)?;
@@ -107,20 +113,43 @@ impl LifecycleDir {
             let mut options = fs::File::options();
             options.write(true).create(true).truncate(true).mode(0o600);
             options.open(&next)?.write_all(&text)?;
-            fs::rename(&next, &path)
+            fs::rename(&next, &path)?;
+            older.iter().try_for_each(|(_, old)| fs::remove_file(old))
         };
         write().map_err(|source| LedgerError { action: "write", path: path.clone(), source })
     }
 
     /// The record, or `None` when it was never written or cannot be understood.
     pub(crate) fn read(&self) -> Option<Record> {
-        let text = fs::read(self.path.join(RECORD)).ok()?;
+        let text = fs::read(self.writings().ok()?.pop()?.1).ok()?;
         serde_json::from_slice(&text).ok().filter(|record: &Record| record.version == VERSION)
     }
 
+    /// Every writing of the record that is there, the newest last. There are two only for the
+    /// instant between the rename and the removal of the older.
+    fn writings(&self) -> io::Result<Vec<(u32, PathBuf)>> {
+        let mut found = Vec::new();
+        for entry in fs::read_dir(&self.path)? {
+            let entry = entry?;
+            let name = entry.file_name();
+            let number =
+                name.to_str().and_then(|name| name.strip_prefix(RECORD)?.strip_prefix('.'));
+            if let Some(number) = number.and_then(|number| number.parse().ok()) {
+                found.push((number, entry.path()));
+            }
+        }
+        found.sort();
+        Ok(found)
+    }
+
     fn remove(&self) -> Result<(), LedgerError> {
-        for file in [RECORD.to_owned(), format!("{RECORD}.next")] {
-            match fs::remove_file(self.path.join(file)) {
+        let writings = match self.writings() {
+            Err(source) if source.kind() == io::ErrorKind::NotFound => return Ok(()),
+            writings => writings.map_err(|source| self.failed("list", source))?,
+        };
+        let next = self.path.join(format!("{RECORD}.next"));
+        for file in writings.into_iter().map(|(_, file)| file).chain([next]) {
+            match fs::remove_file(file) {
                 Err(source) if source.kind() != io::ErrorKind::NotFound => {
                     return Err(self.failed("clear", source));
                 }
@@ -201,7 +230,7 @@ mod tests {
     fn a_truncated_record_reads_as_none() {
         let root = tempfile::tempdir().unwrap();
         std::fs::create_dir(root.path().join("l1")).unwrap();
-        std::fs::write(root.path().join("l1/lifecycle.json"), "{\"version\":1,").unwrap();
+        std::fs::write(root.path().join("l1/lifecycle.json.1"), "{\"version\":1,").unwrap();
         assert!(LifecycleDir::named(root.path(), "l1").read().is_none());
     }
 }

@@ -67,7 +67,11 @@ fn a_stale_group_is_never_taken_for_a_new_one() {
 #[test]
 fn a_record_that_names_a_process_of_somebody_else_harms_nobody() {
     let (dir, lifecycle) = given_up();
-    let path = dir.path().join("data/node/lifecycles").join(&lifecycle).join("lifecycle.json");
+    let files =
+        std::fs::read_dir(dir.path().join("data/node/lifecycles").join(&lifecycle)).unwrap();
+    let mut files = files.map(|file| file.unwrap().path());
+    let is_record = |path: &std::path::PathBuf| path.to_string_lossy().contains("lifecycle.json.");
+    let path = files.find(is_record).unwrap();
     in_view(async move |view| {
         let innocent = Spawn::new("/bin/sleep").args(["1000"]).start().unwrap();
         let mut record: serde_json::Value =
@@ -89,7 +93,7 @@ fn a_name_with_nothing_behind_it_is_released_like_any_other() {
     let lifecycles_dir = dir.path().join("data/node/lifecycles");
     for (name, record) in [("laaaaaaaaaaaaaaaaaaaa", ""), ("lbbbbbbbbbbbbbbbbbbbb", "{\"torn\":")] {
         std::fs::create_dir_all(lifecycles_dir.join(name)).unwrap();
-        std::fs::write(lifecycles_dir.join(name).join("lifecycle.json"), record).unwrap();
+        std::fs::write(lifecycles_dir.join(name).join("lifecycle.json.1"), record).unwrap();
     }
     in_view(async move |view| {
         let test = TestNode::start_in(dir, view, |_| {}).await;
