@@ -26,7 +26,7 @@ async fn input_is_read_until_it_is_closed() {
 #[tokio::test]
 async fn closing_twice_is_no_error_and_writing_after_it_is() {
     let envd = Envd::start();
-    let mut frames = envd.shell("cat; sleep 1000", &[]).await;
+    let mut frames = envd.shell("cat; exec sleep 1000", &[]).await;
     let pid = frames.started().await;
     for _ in 0..2 {
         envd.ok("process.Process/CloseStdin", json!({"process": {"pid": pid}})).await;

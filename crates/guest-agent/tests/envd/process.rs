@@ -327,7 +327,7 @@ fn kill(pid: u32) {
 #[tokio::test]
 async fn other_signals_and_selectors_are_refused() {
     let envd = Envd::start();
-    let mut frames = envd.shell("sleep 1000", &[]).await;
+    let mut frames = envd.shell("exec sleep 1000", &[]).await;
     let pid = frames.started().await;
     let send = "process.Process/SendSignal";
     let refused = envd.fails(send, json!({"process": {"pid": pid}, "signal": 2})).await;
@@ -372,7 +372,7 @@ async fn running_processes_are_listed_as_they_were_asked_for() {
 #[tokio::test]
 async fn a_silent_stream_shows_signs_of_life() {
     let envd = Envd::start();
-    let mut frames = envd.shell("sleep 1000", &[("keepalive-ping-interval", "1")]).await;
+    let mut frames = envd.shell("exec sleep 1000", &[("keepalive-ping-interval", "1")]).await;
     let pid = frames.started().await;
     assert_eq!(frames.event().await, json!({"keepalive": {}}));
     let request = json!({"process": {"pid": pid}, "signal": "SIGNAL_SIGKILL"});

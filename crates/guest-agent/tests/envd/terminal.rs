@@ -61,7 +61,7 @@ async fn what_a_process_says_at_once_is_never_lost() {
 #[tokio::test]
 async fn a_terminal_has_no_standard_input_to_write_or_close() {
     let envd = Envd::start();
-    let mut frames = terminal(&envd, "sleep 1000").await;
+    let mut frames = terminal(&envd, "exec sleep 1000").await;
     let pid = frames.started().await;
     let input = json!({"process": {"pid": pid}, "input": {"stdin": base64(b"x")}});
     let refused = envd.fails("process.Process/SendInput", input).await;
