@@ -9,7 +9,11 @@ mod create;
 mod drain;
 mod floor;
 mod numbers;
+mod recover;
 mod service;
+mod soak;
+
+use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
@@ -26,12 +30,19 @@ enum What {
     Create(create::Options),
     /// Force stop of many sandboxes to an empty census, idle and busy; drain and stop of an empty node.
     Drain(drain::Options),
+    /// How soon the sandboxes of a killed daemon are served by the next, and what is left removed.
+    Recover(recover::Options),
+    /// Random work against a daemon that is killed again and again; `cargo xtask soak`.
+    Soak(soak::Options),
 }
 
-fn main() -> anyhow::Result<()> {
+fn main() -> anyhow::Result<ExitCode> {
     let args = Args::parse();
     match args.what {
-        What::Create(options) => create::run(&options),
-        What::Drain(options) => drain::run(&options),
+        What::Create(options) => create::run(&options)?,
+        What::Drain(options) => drain::run(&options)?,
+        What::Recover(options) => recover::run(&options)?,
+        What::Soak(options) => return soak::run(&options),
     }
+    Ok(ExitCode::SUCCESS)
 }

@@ -39,3 +39,8 @@ pub(crate) fn line(what: &str, measured: &str, target: &str, kept: bool) {
     let verdict = if kept { "ok" } else { "MISSED" };
     println!("{what:<46} {measured:<44} {target:<26} {verdict}");
 }
+
+/// One line of the report that promises nothing.
+pub(crate) fn told(what: &str, measured: &str) {
+    println!("{what:<46} {measured}");
+}

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Arg, ArgMatches, Args, FromArgMatches, Parser, Subcommand};
-use model::NodeId;
+use model::{NodeId, SandboxId};
 
 use crate::config::{Inputs, KEYS, duration};
 
@@ -22,7 +22,7 @@ pub(crate) struct Cli {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Start the whole service on this machine
-    Up,
+    Up(Up),
     /// Show the effective configuration and where each value comes from
     Config(Config),
     /// Show what this host offers and lacks, and how many sandboxes fit
@@ -34,11 +34,39 @@ pub(crate) enum Command {
         #[command(subcommand)]
         command: Node,
     },
+    /// Look at the sandboxes of a running service, and end them
+    Sandbox {
+        #[command(subcommand)]
+        command: Sandbox,
+    },
+    /// Remove everything a service has made on this host, its data directory included; 2 is the
+    /// exit code when something is left
+    Uninstall(Uninstall),
     /// Make, list and remove templates
     Images {
         #[command(subcommand)]
         command: Images,
     },
+}
+
+#[derive(Debug, Clone, Copy, Args)]
+pub(crate) struct Up {
+    /// Take the place of the service that runs in the data directory, with its sockets and its
+    /// sandboxes; start as usual if none does
+    #[arg(long)]
+    pub(crate) handover: bool,
+}
+
+#[derive(Debug, Clone, Copy, Args)]
+pub(crate) struct Uninstall {
+    /// Do not ask
+    #[arg(long)]
+    pub(crate) yes: bool,
+    /// Leave the templates where they are
+    #[arg(long)]
+    pub(crate) keep_images: bool,
+    #[command(flatten)]
+    pub(crate) output: Output,
 }
 
 #[derive(Debug, Clone, Copy, Args)]
@@ -104,14 +132,57 @@ pub(crate) struct Drain {
     #[arg(long)]
     pub(crate) force: bool,
     /// Wait, and end what still runs after this time, such as 10m
-    #[arg(long, value_name = "TIME", value_parser = force_after, conflicts_with = "force")]
+    #[arg(long, value_name = "TIME", value_parser = time, conflicts_with = "force")]
     pub(crate) force_after: Option<Duration>,
     #[command(flatten)]
     pub(crate) output: Output,
 }
 
-fn force_after(text: &str) -> Result<Duration, &'static str> {
+fn time(text: &str) -> Result<Duration, &'static str> {
     duration(text).ok_or("give a time with its unit, such as 90s, 10m or 1h30m")
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Sandbox {
+    /// List what every node has, those that are stuck included
+    Ls(Output),
+    /// Show everything about one
+    Info {
+        /// Its id
+        #[arg(value_name = "ID", value_parser = sandbox_id)]
+        id: SandboxId,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Say what became of one and why, also after its end, as long as its record is kept
+    Explain {
+        /// Its id
+        #[arg(value_name = "ID", value_parser = sandbox_id)]
+        id: SandboxId,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// End one, and wait until all it held is released; 3 is the exit code when something is left
+    Kill(Kill),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Kill {
+    /// Its id
+    #[arg(value_name = "ID", value_parser = sandbox_id)]
+    pub(crate) id: SandboxId,
+    /// Try again until it is gone
+    #[arg(long)]
+    pub(crate) retry: bool,
+    /// How long to try again
+    #[arg(long, value_name = "TIME", value_parser = time, default_value = "60s", requires = "retry")]
+    pub(crate) timeout: Duration,
+}
+
+/// The id, also as older clients write it: with the client's own after it.
+fn sandbox_id(text: &str) -> Result<SandboxId, String> {
+    let id = e2b_wire::parse_sandbox_path(text).map_err(|error| error.to_string())?;
+    SandboxId::parse(id).map_err(|error| error.to_string())
 }
 
 #[derive(Debug, Subcommand)]
@@ -202,7 +273,7 @@ mod tests {
             ["cofferdam", "up", "--listen", "127.0.0.1:1"],
         ] {
             let cli = Cli::try_parse_from(line).unwrap();
-            assert!(matches!(cli.command, Command::Up));
+            assert!(matches!(cli.command, Command::Up(_)));
             assert_eq!(cli.settings.flags, [("listen", "127.0.0.1:1".to_owned())]);
         }
     }

@@ -16,10 +16,12 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::net::TcpStream;
 
-use crate::credentials::{ADMIN_TOKEN, API_URL, Credentials};
+use crate::credentials::{ADMIN_TOKEN, API_KEY, API_URL, Credentials};
 
 /// From the connection to the end of the head of an answer.
 const HEAD_LIMIT: Duration = Duration::from_secs(30);
+/// The same for an end, which the service answers when it is over, or gives up before this.
+const END_LIMIT: Duration = Duration::from_secs(15 * 60);
 /// A stream says at least every 15 seconds that it is alive.
 const SILENCE_LIMIT: Duration = Duration::from_secs(45);
 /// One answer, or one line of a stream.
@@ -30,6 +32,8 @@ const MAX_BYTES: usize = 16 * 1024 * 1024;
 pub(crate) struct Api {
     authority: String,
     token: Secret,
+    /// Of the team whose sandboxes are asked about; only users' calls need it.
+    key: Option<Secret>,
     /// The connections of calls under way.
     connections: TaskGroup,
 }
@@ -65,8 +69,9 @@ impl Api {
             let value = env.iter().find(|(key, _)| key == name).map(|(_, value)| value);
             value.and_then(|value| value.to_str()).map(str::to_owned)
         };
-        let (url, token) = match (said(API_URL), said(ADMIN_TOKEN)) {
-            (Some(url), Some(token)) => (url, Secret::new(token)),
+        let key = said(API_KEY).map(Secret::new);
+        let (url, token, key) = match (said(API_URL), said(ADMIN_TOKEN)) {
+            (Some(url), Some(token)) => (url, Secret::new(token), key),
             (url, token) => {
                 let file = Credentials::read(data_dir)?.with_context(|| {
                     format!(
@@ -77,16 +82,16 @@ impl Api {
                 })?;
                 let missing = || format!("{} has no {API_URL}", file.path.display());
                 let url = url.or(file.url).with_context(missing)?;
-                (url, token.map_or(file.admin_token, Secret::new))
+                (url, token.map_or(file.admin_token, Secret::new), key.or(Some(file.api_key)))
             }
         };
-        Ok(Self { authority: authority(&url)?, token, connections: TaskGroup::default() })
+        Ok(Self { authority: authority(&url)?, token, key, connections: TaskGroup::default() })
     }
 
     /// # Errors
     /// See [`CallError`].
     pub(crate) async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, CallError> {
-        let response = self.send(Method::GET, path, Bytes::new()).await?;
+        let response = self.send(Method::GET, path, Bytes::new(), HEAD_LIMIT).await?;
         let body = self.whole(response).await?;
         self.understood(&body)
     }
@@ -98,7 +103,17 @@ impl Api {
     pub(crate) async fn post(&self, path: &str, body: &impl Serialize) -> Result<(), CallError> {
         let foreign = |source| CallError::Foreign { authority: self.authority.clone(), source };
         let body = serde_json::to_vec(body).map_err(foreign)?;
-        self.send(Method::POST, path, body.into()).await.map(drop)
+        self.send(Method::POST, path, body.into(), HEAD_LIMIT).await.map(drop)
+    }
+
+    /// A DELETE that is answered without a body, when what it ends has ended.
+    ///
+    /// Cancel safety: the end goes on.
+    ///
+    /// # Errors
+    /// See [`CallError`].
+    pub(crate) async fn delete(&self, path: &str) -> Result<(), CallError> {
+        self.send(Method::DELETE, path, Bytes::new(), END_LIMIT).await.map(drop)
     }
 
     /// A GET that is answered by a stream of lines, each a `T`.
@@ -106,7 +121,7 @@ impl Api {
     /// # Errors
     /// See [`CallError`].
     pub(crate) async fn lines(&self, path: &str) -> Result<Lines<'_>, CallError> {
-        let response = self.send(Method::GET, path, Bytes::new()).await?;
+        let response = self.send(Method::GET, path, Bytes::new(), HEAD_LIMIT).await?;
         Ok(Lines { api: self, body: response.into_body(), read: BytesMut::new() })
     }
 
@@ -115,8 +130,9 @@ impl Api {
         method: Method,
         path: &str,
         body: Bytes,
+        limit: Duration,
     ) -> Result<Response<Incoming>, CallError> {
-        let budget = Budget::within(HEAD_LIMIT);
+        let budget = Budget::within(limit);
         let answered = budget.run("answer", self.exchange(&method, path, body)).await;
         let response = match answered {
             Ok(Ok(response)) => response,
@@ -148,14 +164,16 @@ impl Api {
                 tracing::debug!(error = %observe::chain(&error), "a connection broke");
             }
         });
-        let request = Request::builder()
+        let mut request = Request::builder()
             .method(method)
             .uri(path)
             .header(http::header::HOST, &self.authority)
             .header(http::header::CONTENT_TYPE, "application/json")
-            .header("x-admin-token", self.token.expose())
-            .body(Full::new(body))?;
-        Ok(sender.send_request(request).await?)
+            .header("x-admin-token", self.token.expose());
+        if let Some(key) = &self.key {
+            request = request.header("x-api-key", key.expose());
+        }
+        Ok(sender.send_request(request.body(Full::new(body))?).await?)
     }
 
     async fn whole(&self, response: Response<Incoming>) -> Result<Bytes, CallError> {

@@ -5,4 +5,6 @@ pub(crate) mod doctor;
 pub(crate) mod images;
 pub(crate) mod leaks;
 pub(crate) mod node;
+pub(crate) mod sandbox;
+pub(crate) mod uninstall;
 pub(crate) mod up;

@@ -5,6 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use control_plane::UnknownSandboxes;
 use observe::LogFormat;
 
 mod key;
@@ -47,6 +48,15 @@ pub(crate) enum Limits {
     Require,
 }
 
+/// Whether a signal leaves the sandboxes to the next service.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Leave {
+    /// When systemd is about to start the service again.
+    Auto,
+    Always,
+    Never,
+}
+
 /// How long work may go on by itself when the service is asked to stop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Patience {
@@ -78,6 +88,8 @@ pub(crate) struct Config {
     pub(crate) max_starting: u32,
     pub(crate) warm_slots: u16,
     pub(crate) disk_reserve_mib: u64,
+    pub(crate) unknown_sandboxes: UnknownSandboxes,
+    pub(crate) shutdown_leave: Leave,
     pub(crate) shutdown_drain_timeout: Patience,
     /// From the first signal to when whoever started the service kills it.
     pub(crate) shutdown_kill_deadline: Option<Duration>,
@@ -186,6 +198,8 @@ impl Config {
         let max_starting = read.value("max_starting", value::number(1, 1000));
         let warm_slots = read.value("warm_slots", value::number(0, 1000));
         let disk_reserve_mib = read.value("disk_reserve", value::size_mib);
+        let unknown_sandboxes = read.value("unknown_sandboxes", unknown_sandboxes);
+        let shutdown_leave = read.value("shutdown_leave", leave);
         let shutdown_drain_timeout = read.value("shutdown_drain_timeout", value::patience);
         let shutdown_kill_deadline =
             read.value("shutdown_kill_deadline", value::none_or(value::time(SECOND, YEAR)));
@@ -212,6 +226,8 @@ impl Config {
             max_starting: max_starting?,
             warm_slots: warm_slots?,
             disk_reserve_mib: disk_reserve_mib?,
+            unknown_sandboxes: unknown_sandboxes?,
+            shutdown_leave: shutdown_leave?,
             shutdown_drain_timeout: shutdown_drain_timeout?,
             shutdown_kill_deadline: shutdown_kill_deadline?,
             network_base: network_base?,
@@ -289,6 +305,15 @@ fn runtime(text: &str) -> Option<Runtime> {
 
 fn limits(text: &str) -> Option<Limits> {
     value::one_of(&[("auto", Limits::Auto), ("require", Limits::Require)], text)
+}
+
+fn unknown_sandboxes(text: &str) -> Option<UnknownSandboxes> {
+    value::one_of(&[("adopt", UnknownSandboxes::Adopt), ("end", UnknownSandboxes::End)], text)
+}
+
+fn leave(text: &str) -> Option<Leave> {
+    let words = [("auto", Leave::Auto), ("always", Leave::Always), ("never", Leave::Never)];
+    value::one_of(&words, text)
 }
 
 fn log_format(text: &str) -> Option<LogFormat> {

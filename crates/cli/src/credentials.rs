@@ -14,7 +14,7 @@ const FILE: &str = "credentials.env";
 const UNFINISHED: &str = ".credentials.env.new";
 const MAX_BYTES: u64 = 64 * 1024;
 
-const API_KEY: &str = "E2B_API_KEY";
+pub(crate) const API_KEY: &str = "E2B_API_KEY";
 pub(crate) const API_URL: &str = "E2B_API_URL";
 const SANDBOX_URL: &str = "E2B_SANDBOX_URL";
 const DOMAIN: &str = "E2B_DOMAIN";

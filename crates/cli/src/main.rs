@@ -12,8 +12,10 @@ mod data_dir;
 mod progress;
 mod say;
 mod signals;
+mod sockets;
 mod supervisor;
 
+use std::ffi::OsString;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -21,6 +23,7 @@ use anyhow::Context;
 use args::{Cli, Command};
 use clap::Parser;
 use config::{Config, Loaded};
+use host::Faults;
 use supervisor::Supervisor;
 
 /// How long threads that block may take after everything else has ended. One that hangs, as on a
@@ -40,17 +43,22 @@ fn main() -> ExitCode {
 
 fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     let env: Vec<_> = std::env::vars_os().collect();
+    // Before anything else can open what has their numbers.
+    let passed = sockets::store::take(&env).context("take the sockets that were passed on")?;
     let inputs = cli.settings.into_inputs(env.clone());
     let loaded = Config::load(&inputs)?;
     match cli.command {
         Command::Config(options) => commands::config::run(&loaded, options),
-        Command::Up => {
+        Command::Up(options) => {
             let config = logged(loaded)?;
             let driver = commands::up::choose_driver(&config)?;
             tracing::debug!(driver = driver.as_str(), "driver chosen");
             // Threads that exist already would stay outside, so before there are any.
             let view = host::view::enter().context("make a private view of the file system")?;
-            block_on(commands::up::run(config, view, Supervisor::from_env(&env)))
+            let faults = faults(&env)?;
+            let supervisor = Supervisor::from_env(&env);
+            let given = commands::up::Given { supervisor, passed, faults, options };
+            block_on(commands::up::run(config, view, given))
         }
         Command::Doctor(output) => block_on(commands::doctor::run(&logged(loaded)?, output)),
         Command::Leaks(output) => block_on(commands::leaks::run(&logged(loaded)?, output)),
@@ -58,8 +66,25 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             let api = client::Api::find(&env, &logged(loaded)?.data_dir)?;
             block_on(commands::node::run(&api, command))
         }
+        Command::Sandbox { command } => {
+            let api = client::Api::find(&env, &logged(loaded)?.data_dir)?;
+            block_on(commands::sandbox::run(&api, command))
+        }
+        Command::Uninstall(options) => commands::uninstall::run(&logged(loaded)?, options),
         Command::Images { command } => block_on(commands::images::run(&logged(loaded)?, command)),
     }
+}
+
+/// Where a service that was built for tests is to fail.
+fn faults(env: &[(OsString, OsString)]) -> anyhow::Result<Faults> {
+    #[cfg(feature = "fault-injection")]
+    if let Some((_, text)) = env.iter().find(|(name, _)| name == "COFFERDAM_FAULTS") {
+        let text = text.to_string_lossy();
+        return Faults::from_text(&text)
+            .map_err(|word| anyhow::anyhow!("COFFERDAM_FAULTS: {word} is no fault"));
+    }
+    let _ = env;
+    Ok(Faults::default())
 }
 
 /// Sets up the log, and begins it with what is odd about the configuration.
@@ -71,7 +96,8 @@ fn logged(loaded: Loaded) -> anyhow::Result<Config> {
     Ok(loaded.config)
 }
 
-fn block_on(command: impl Future<Output = anyhow::Result<ExitCode>>) -> anyhow::Result<ExitCode> {
+/// Runs `command` with threads of its own, which are where this one is.
+fn block_on<T>(command: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()

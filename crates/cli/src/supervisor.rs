@@ -3,10 +3,14 @@
 
 use std::ffi::{OsStr, OsString};
 use std::io;
-use std::os::linux::net::SocketAddrExt;
+use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::os::unix::net::UnixDatagram;
 use std::time::Duration;
+
+use rustix::net::{SendFlags, SocketAddrUnix, sendto};
+
+use crate::sockets::{Sockets, store};
 
 const SOCKET: &str = "NOTIFY_SOCKET";
 const WATCHDOG_USEC: &str = "WATCHDOG_USEC";
@@ -24,7 +28,7 @@ const EXTENSION: Duration = Duration::from_secs(60);
 /// The service manager, if there is one that listens.
 #[derive(Debug)]
 pub(crate) struct Supervisor {
-    socket: Option<(UnixDatagram, SocketAddr)>,
+    socket: Option<(UnixDatagram, SocketAddrUnix)>,
     watchdog: Option<Duration>,
     /// Whether a service manager, listening or not, has started this program.
     managed: bool,
@@ -71,6 +75,15 @@ impl Supervisor {
         self.watchdog.map_or(TICK, |limit| TICK.min(limit / 3)).max(Duration::from_millis(10))
     }
 
+    /// Has the manager keep `sockets` until the next start, if it can. Told before it is ready, so
+    /// that a service that is killed at once loses none.
+    pub(crate) fn keep(&self, sockets: &Sockets) {
+        let Some((socket, address)) = &self.socket else { return };
+        if let Err(error) = store::keep(sockets, socket.as_fd(), address) {
+            tracing::debug!(%error, "the service manager does not keep the sockets");
+        }
+    }
+
     /// It serves.
     pub(crate) fn ready(&mut self, status: &str) {
         self.send(&format!("READY=1\nSTATUS={}", one_line(status)));
@@ -109,7 +122,7 @@ impl Supervisor {
 
     fn send(&self, lines: &str) {
         let Some((socket, address)) = &self.socket else { return };
-        if let Err(error) = socket.send_to_addr(lines.as_bytes(), address) {
+        if let Err(error) = sendto(socket, lines.as_bytes(), SendFlags::NOSIGNAL, address) {
             tracing::debug!(%error, "the service manager does not listen");
         }
     }
@@ -122,10 +135,10 @@ fn one_line(status: &str) -> String {
 
 /// A socket that sends to `name`: a path, or `@` and an abstract name. It never blocks: a manager
 /// that does not read must not stop this program.
-fn connect(name: &OsStr) -> io::Result<(UnixDatagram, SocketAddr)> {
+fn connect(name: &OsStr) -> io::Result<(UnixDatagram, SocketAddrUnix)> {
     let address = match name.as_bytes() {
-        [b'@', rest @ ..] => SocketAddr::from_abstract_name(rest)?,
-        [b'/', ..] => SocketAddr::from_pathname(name)?,
+        [b'@', rest @ ..] => SocketAddrUnix::new_abstract_name(rest)?,
+        [b'/', ..] => SocketAddrUnix::new(name)?,
         _ => return Err(io::Error::other(format!("{SOCKET} is neither a path nor abstract"))),
     };
     let socket = UnixDatagram::unbound()?;

@@ -31,8 +31,18 @@ fn start_logging(data: &Path, listen: &str, log: &str) -> Service {
     start_by(std::process::Command::new(BINARY), data, listen, log)
 }
 
-fn start_by(mut command: std::process::Command, data: &Path, listen: &str, log: &str) -> Service {
-    let mut child = command
+fn up(data: &Path, listen: &str, log: &str) -> std::process::Command {
+    #[expect(clippy::disallowed_methods, reason = "a test runs the binary from outside")]
+    up_by(std::process::Command::new(BINARY), data, listen, log)
+}
+
+fn up_by(
+    mut command: std::process::Command,
+    data: &Path,
+    listen: &str,
+    log: &str,
+) -> std::process::Command {
+    command
         .args(["up", "--listen", listen, "--warm-slots", "0", "--log", log])
         // Longer than any test may take: what has to wait for clients is seen to.
         .args(["--timeouts-clients", "10m"])
@@ -42,9 +52,12 @@ fn start_by(mut command: std::process::Command, data: &Path, listen: &str, log: 
         .env_clear()
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
+        .stderr(Stdio::piped());
+    command
+}
+
+fn start_by(command: std::process::Command, data: &Path, listen: &str, log: &str) -> Service {
+    let mut child = up_by(command, data, listen, log).spawn().unwrap();
     let lines = child.stdout.take().map(BufReader::new);
     Service { child, lines }
 }
@@ -149,7 +162,8 @@ fn it_serves_until_a_signal_and_leaves_nothing() {
         service.signal(signal);
         assert_eq!(service.line(), "cofferdam: stopping\n");
         let last = service.line();
-        let counts = " s (stopped), 0 sandboxes ended, 0 failed, 0 objects left, exit code 0\n";
+        let counts = " s (stopped), 0 sandboxes ended, 0 failed, 0 objects left, 0 events and 0 log \
+                      lines lost, exit code 0\n";
         assert!(last.starts_with("cofferdam: stopped in ") && last.ends_with(counts), "{last:?}");
         assert_eq!(service.line(), "", "and no more");
         assert_eq!(service.code(), 0, "{}", service.complaint());
@@ -196,6 +210,28 @@ fn nobody_reading_what_it_says_changes_nothing_about_how_it_stops() {
     assert_eq!(service.code(), 0);
     let (code, report) = leaks(data.path());
     assert_eq!((code, &report["leaked"]), (0, &serde_json::json!([])));
+}
+
+#[test]
+fn log_lines_that_cannot_be_written_are_counted_in_the_last_line() {
+    let Some(_turn) = turn() else { return };
+    for (log, loses) in [("error", false), ("debug", true)] {
+        let data = data_dir();
+        let mut command = up(data.path(), "127.0.0.1:0", log);
+        // A disk that is full.
+        let full = fs::File::options().write(true).open("/dev/full").unwrap();
+        let mut child = command.stderr(full).spawn().unwrap();
+        let lines = child.stdout.take().map(BufReader::new);
+        let mut service = Service { child, lines };
+        service.ready();
+        service.signal(Signal::TERM);
+        assert_eq!(service.line(), "cofferdam: stopping\n");
+        let last = service.line();
+        let lost = last.split(", ").find_map(|part| part.strip_prefix("0 events and ")).unwrap();
+        let lost: u64 = lost.strip_suffix(" log lines lost").unwrap().parse().unwrap();
+        assert_eq!(lost > 0, loses, "{last:?}");
+        assert_eq!(service.code(), 0);
+    }
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! The handlers: decode, call, encode.
 
+pub(crate) mod explain;
 pub(crate) mod health;
 pub(crate) mod metrics;
 pub(crate) mod nodes;

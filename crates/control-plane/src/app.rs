@@ -15,6 +15,7 @@ use tracing::Span;
 use crate::auth::KeyCache;
 use crate::config::Config;
 use crate::http::ApiError;
+use crate::kill::{Kills, Pursuits};
 use crate::nodes::Nodes;
 use crate::store::{SandboxRow, Store};
 
@@ -36,6 +37,8 @@ pub(crate) struct App {
     /// Streams that are open. Their requests are answered, so the bound on those does not count them.
     pub(crate) watchers: Arc<Semaphore>,
     pub(crate) starting: Starting,
+    pub(crate) kills: Kills,
+    pub(crate) pursuits: Pursuits,
     /// What the store's templates were made from, and whether that was all there are.
     pub(crate) synced_templates: Mutex<Option<(Vec<TemplateInfo>, bool)>>,
     end_locks: [tokio::sync::Mutex<()>; END_LOCKS],
@@ -70,6 +73,8 @@ impl App {
             gate: Gate::default(),
             keys: KeyCache::default(),
             starting: Starting::default(),
+            kills: Kills::default(),
+            pursuits: Pursuits::default(),
             synced_templates: Mutex::default(),
             end_locks: std::array::from_fn(|_| tokio::sync::Mutex::new(())),
         }

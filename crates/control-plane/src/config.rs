@@ -20,7 +20,20 @@ pub struct Config {
     pub token_seed: TokenSeed,
     /// Told to SDKs as the domain to build `{port}-{id}.{domain}` under; may carry a port.
     pub domain: Option<String>,
+    /// What becomes of sandboxes that a node has and the records do not.
+    pub unknown_sandboxes: UnknownSandboxes,
     pub limits: Limits,
+}
+
+/// What becomes of sandboxes that run and are in no record, as after the database was lost. One
+/// whose team is not known is ended in any case.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum UnknownSandboxes {
+    /// They get a record, and run to the end they have.
+    #[default]
+    Adopt,
+    /// They are ended.
+    End,
 }
 
 /// Whoever owns API keys and sandboxes.
@@ -59,7 +72,8 @@ pub struct Limits {
     pub env_bytes: usize,
     /// Entries of `metadata`, and of `envVars`.
     pub map_entries: usize,
-    /// How long an `Idempotency-Key` means the same request.
+    /// How long an `Idempotency-Key` means the same request; as long as the record of its sandbox
+    /// is kept, that is also bounded by `ended_kept` and `ended_rows`.
     pub idempotency: Duration,
     /// How long the record of an ended sandbox is kept.
     pub ended_kept: Duration,
@@ -83,7 +97,8 @@ impl Config {
         token_seed: TokenSeed,
     ) -> Self {
         let (team, limits) = (Team::default(), Limits::default());
-        Self { database, team, api_key, admin_token, token_seed, domain: None, limits }
+        let (domain, unknown_sandboxes) = (None, UnknownSandboxes::default());
+        Self { database, team, api_key, admin_token, token_seed, domain, unknown_sandboxes, limits }
     }
 }
 

@@ -75,6 +75,10 @@ impl App {
             let since = now().before(limits.idempotency);
             let used = self.store.idempotency_use(&row.team, request.key(), since).await?;
             if let Some(used) = used {
+                // Cut off by the end of an earlier process: its node knows what became of it.
+                if used.row.state == RowState::Starting && !self.starting.has(&used.row.id) {
+                    self.look_soon(&used.row);
+                }
                 return request.replay(&used).map(|()| Some(self.answer(&used.row)));
             }
             // The other use was forgotten just now, or failed: the key is free again.
@@ -84,6 +88,14 @@ impl App {
             Inserted::Yes => Ok(None),
             Inserted::AtLimit => Err(at_limit(limits.team_sandboxes)),
             Inserted::KeyUsed => Err(idempotency::in_progress()),
+        }
+    }
+
+    /// Has the record of a start that nobody here works on compared with its node.
+    fn look_soon(&self, row: &SandboxRow) {
+        match self.node_of(row) {
+            Ok(session) => session.compare_soon(),
+            Err(_unknown) => tracing::info!(sandbox.id = %row.id, "a start waits for its node"),
         }
     }
 
@@ -157,7 +169,7 @@ impl App {
                 tracing::info!(error = %observe::chain(error), "sandbox was refused");
             }
         }
-        self.close_never_ran(id, &error.to_string()).await;
+        self.close_never_ran(id, &for_its_team(error)).await;
         if matches!(error, CreateError::UnknownTemplate(_)) {
             self.try_sync_templates().await;
         }
@@ -211,6 +223,15 @@ fn new_row(
         started_at: asked_at,
         ends_at: asked_at.after(request.ttl),
     })
+}
+
+/// Why a start failed, without what is the host's: the log has all of it.
+fn for_its_team(error: &CreateError) -> String {
+    match error {
+        CreateError::Failed { step, .. } => format!("its start failed in step {step}"),
+        CreateError::Unreachable(_) => "its node could not be reached".to_owned(),
+        told => told.to_string(),
+    }
 }
 
 fn at_limit(limit: u32) -> ApiError {

@@ -9,5 +9,5 @@ mod unsupported;
 
 pub(crate) use api_error::ApiError;
 pub(crate) use body::JsonBody;
-pub(crate) use params::{Params, SandboxPath, Segment};
+pub(crate) use params::{NodeSandboxPath, Params, SandboxPath, Segment};
 pub(crate) use router::router;

@@ -1,17 +1,33 @@
-use std::sync::Arc;
+//! Ending sandboxes. That the end was asked for is in the record before the node is asked, and
+//! stays there until the node has confirmed it: whatever dies or is away meanwhile, the order is
+//! sent again.
 
-use model::{EndReason, SandboxId};
+mod joined;
+mod pursuit;
+
+pub(crate) use joined::Kills;
+pub(crate) use pursuit::{Pursuit, Pursuits};
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use model::{EndReason, NodeId, NodePhase, SandboxId};
 use node_wire::NodeError;
 
 use crate::Team;
 use crate::app::App;
 use crate::http::ApiError;
 use crate::node_answers;
-use crate::store::RowState;
+use crate::nodes::Session;
+use crate::store::{End, RowState, SandboxRow, StoreError};
+
+/// How long a node that has a sandbox no more may take to say how that came.
+const ASK_LIMIT: Duration = Duration::from_secs(5);
 
 impl App {
     /// Ends a sandbox of `team` and answers when the node released everything it held. Joins an
-    /// end that is under way; tries again what is stuck.
+    /// end that is under way; tries again what is stuck. What a node that cannot be reached does
+    /// not confirm is sent again until it does.
     pub(crate) async fn kill(
         self: Arc<Self>,
         team: Arc<Team>,
@@ -20,25 +36,103 @@ impl App {
         let Some(row) = self.store.sandbox(&team.id, &id).await? else {
             return Err(ApiError::no_sandbox(&id));
         };
-        self.store.sandbox_killing(&id).await?;
-        if let Some(lifecycle) = &row.lifecycle {
-            self.routes.withdraw(&id, lifecycle);
-        }
-        let node = self.node_of(&row)?;
-        // Longer than anybody waits for the answer.
-        let limit = self.config.limits.request;
-        match node.within(limit, node.api().kill(&id, EndReason::Request)).await {
+        self.close_to_clients(&row).await?;
+        let node = self.node_of(&row).inspect_err(|_away| self.pursue(&id))?;
+        match self.end(node, &row).await {
+            Ok(()) => Ok(self.killed(&id, End::as_asked()).await?),
             // Not there any more: it ended by itself a moment ago, or its start is being undone.
-            Ok(()) | Err(NodeError::NotFound(_)) => {
-                let reason = EndReason::Request.as_str();
-                self.store.close_sandbox(&id, RowState::Killing, reason).await?;
-                tracing::info!("sandbox killed");
-                Ok(())
+            Err(NodeError::NotFound(_)) => {
+                Ok(self.killed(&id, self.end_of(node, &row).await).await?)
             }
-            Err(error) => {
-                tracing::error!(error = %observe::chain(&error), "sandbox is not gone yet");
-                Err(node_answers::call_failed(&error, &id))
-            }
+            Err(error) => Err(node_answers::call_failed(&error, &id)),
         }
     }
+
+    /// The same for an operator, who names the node: a sandbox that is stuck may have no record
+    /// any more, which ends with what the sandbox runs and not with what it holds.
+    pub(crate) async fn kill_on_node(
+        self: Arc<Self>,
+        node: NodeId,
+        session: Arc<Session>,
+        id: SandboxId,
+    ) -> Result<(), ApiError> {
+        let row = self.store.live_sandbox(&id).await?;
+        let is_there =
+            |row: &SandboxRow| self.node_of(row).is_ok_and(|node| Arc::ptr_eq(node, &session));
+        let Some(row) = row.filter(is_there) else {
+            let ended = self.join_kill(&session, &id, EndReason::Request).await;
+            return ended.map_err(|error| node_answers::kill_failed(&error, &node, &id));
+        };
+        self.close_to_clients(&row).await?;
+        match self.end(&session, &row).await {
+            Ok(()) => Ok(self.killed(&id, End::as_asked()).await?),
+            Err(NodeError::NotFound(_)) => {
+                Ok(self.killed(&id, self.end_of(&session, &row).await).await?)
+            }
+            Err(error) => Err(node_answers::kill_failed(&error, &node, &id)),
+        }
+    }
+
+    /// From now on clients do not find it.
+    async fn close_to_clients(&self, row: &SandboxRow) -> Result<(), StoreError> {
+        self.store.sandbox_killing(&row.id).await?;
+        if let Some(lifecycle) = &row.lifecycle {
+            self.routes.withdraw(&row.id, lifecycle);
+        }
+        Ok(())
+    }
+
+    /// Has the node end it. An order that the node may not have got is pursued from then on.
+    async fn end(self: &Arc<Self>, node: &Arc<Session>, row: &SandboxRow) -> Result<(), NodeError> {
+        let ended = self.order_end(node, row).await;
+        match &ended {
+            Ok(()) | Err(NodeError::NotFound(_)) => {}
+            Err(error) => {
+                tracing::error!(error = %observe::chain(error), "sandbox is not gone yet");
+                // A stuck one the node has the order for, and tries again itself.
+                if !matches!(error, NodeError::Stuck { .. }) {
+                    self.pursue(&row.id);
+                }
+            }
+        }
+        ended
+    }
+
+    /// [`NodeError::NotFound`] is the word of a node that has taken over all it will.
+    async fn order_end(
+        self: &Arc<Self>,
+        node: &Arc<Session>,
+        row: &SandboxRow,
+    ) -> Result<(), NodeError> {
+        match self.join_kill(node, &row.id, EndReason::Request).await {
+            Err(NodeError::NotFound(_)) if is_starting(node).await => {
+                let why = "it has not taken over yet what an earlier process of it left";
+                Err(NodeError::Unreachable(why.to_owned()))
+            }
+            ended => ended,
+        }
+    }
+
+    /// How a sandbox ended that its node has no more: as asked, unless the node knows better.
+    async fn end_of(&self, node: &Session, row: &SandboxRow) -> End {
+        let known = node.within(ASK_LIMIT, node.api().ended(std::slice::from_ref(&row.id))).await;
+        let known = known.inspect_err(|error| {
+            tracing::debug!(error = %observe::chain(error), "how a sandbox ended is not known");
+        });
+        let ending = known.ok().and_then(|endings| row.ending_of(&endings).cloned());
+        ending.map_or_else(End::as_asked, |ending| End { released: true, ..ending.into() })
+    }
+
+    async fn killed(&self, id: &SandboxId, end: End) -> Result<(), StoreError> {
+        self.store.close_sandbox(id, RowState::Killing, &end).await?;
+        tracing::info!("sandbox killed");
+        Ok(())
+    }
+}
+
+/// Whether a node that does not have a sandbox may still take it over. When it does not say, the
+/// answer it gave counts.
+async fn is_starting(node: &Session) -> bool {
+    let drain = node.within(ASK_LIMIT, node.api().drain_status()).await;
+    drain.is_ok_and(|drain| drain.phase == NodePhase::Starting)
 }

@@ -27,6 +27,6 @@ mod samples;
 mod store;
 mod watch;
 
-pub use config::{Config, Limits, Team};
+pub use config::{Config, Limits, Team, UnknownSandboxes};
 pub use service::{CloseError, ControlPlane, StartError};
 pub use store::StoreError;

@@ -114,6 +114,24 @@ pub(crate) fn call_failed(error: &NodeError, id: &model::SandboxId) -> ApiError 
     }
 }
 
+/// What an operator is told when a node did not end a sandbox. Operators see what is left.
+pub(crate) fn kill_failed(
+    error: &NodeError,
+    node: &NodeId,
+    sandbox: &model::SandboxId,
+) -> ApiError {
+    match error {
+        NodeError::NotFound(_) => {
+            ApiError::not_found(format!("node {node} has no sandbox {sandbox}"))
+        }
+        NodeError::Stuck { left, .. } => {
+            let message = format!("sandbox {sandbox} does not run any more; left are: {left}");
+            ApiError::new(StatusCode::CONFLICT, message)
+        }
+        NodeError::Unreachable(_) | NodeError::Internal(_) => question_failed(error, node),
+    }
+}
+
 /// What an operator is told when a node did not change its status. Operators see the reason.
 pub(crate) fn status_failed(error: &StatusError, id: &NodeId) -> ApiError {
     match error {

@@ -1,21 +1,20 @@
 //! Comparing the records with what a node really has.
 
+mod settle;
+mod unknown;
+
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use e2b_wire::Timestamp;
-use model::{EndReason, NodeId, SandboxId, SandboxPhase};
-use node_wire::{NodeError, SandboxStatus};
+use model::{NodeId, NodePhase, SandboxId, SandboxPhase};
+use node_wire::{Ending, NodeError, SandboxStatus};
 
 use crate::app::{App, now};
 use crate::nodes::Session;
-use crate::store::{RowState, SandboxRow, StoreError};
+use crate::store::{SandboxRow, StoreError};
 
-/// The reason in a row whose sandbox was gone when we looked: how it ended, nobody saw.
-const LOST: &str = "lost";
-
-/// How long a node may take to say what it has.
+/// How long a node may take to say what it has, or how what it had has ended.
 const LIST_LIMIT: Duration = Duration::from_secs(10);
 
 /// The records could not be compared with the node.
@@ -27,10 +26,19 @@ pub(crate) enum ReconcileError {
     Store(#[source] StoreError),
 }
 
+/// What a node said, in one comparison.
+struct Told<'a> {
+    node: &'a NodeId,
+    session: &'a Arc<Session>,
+    endings: Vec<Ending>,
+}
+
 impl App {
-    /// Closes rows whose sandboxes the node does not have, and makes rows say what the node says.
-    /// Sandboxes that never had a row are not ours to end: they are logged. A node that nobody has
-    /// heard of yet has nothing to compare with.
+    /// Makes the records say what the node says: closes rows whose sandboxes it does not have, with
+    /// the reason it remembers; publishes the routes of those it has; sends the kills again that it
+    /// did not confirm; and takes in, or ends, what nobody knows of. A node that nobody has heard of
+    /// yet has nothing to compare with; of one that is still taking over what an earlier process of
+    /// it left, only what it has is believed.
     pub(crate) async fn reconcile(
         self: &Arc<Self>,
         session: &Arc<Session>,
@@ -39,41 +47,40 @@ impl App {
         // Rows first, node second: a row that is read as running was on the node before it is
         // asked, so when it is not in the answer it ended. Every write checks that the row still
         // is as it was read.
-        let rows = self.store.live_sandboxes().await.map_err(ReconcileError::Store)?;
-        let listed = session.within(LIST_LIMIT, session.api().list()).await;
-        let listed = listed.map_err(ReconcileError::Node)?;
+        let mut rows = self.store.live_sandboxes().await.map_err(ReconcileError::Store)?;
+        let asked = now();
+        let listed = session.within(LIST_LIMIT, list(session)).await;
+        let (listed, is_whole) = match listed.map_err(ReconcileError::Node)? {
+            Listed::Whole(listed) => (listed, true),
+            Listed::SoFar(listed) => (live(listed), false),
+        };
+        let held: HashSet<SandboxId> = listed.iter().map(|status| status.id.clone()).collect();
         let mut on_node: HashMap<SandboxId, SandboxStatus> =
             listed.into_iter().map(|status| (status.id.clone(), status)).collect();
         let mut elsewhere = HashSet::new();
+        rows.retain(|row| {
+            let theirs = self.is_elsewhere(row, node);
+            if theirs {
+                elsewhere.insert(row.id.clone());
+            }
+            !theirs && !self.starting.has(&row.id)
+        });
+        if !is_whole {
+            rows.retain(|row| on_node.contains_key(&row.id));
+        }
+        let endings = self.endings_of(session, &rows, &on_node).await?;
+        let told = Told { node, session, endings };
         for row in &rows {
-            if self.is_elsewhere(row, node) {
-                elsewhere.insert(&row.id);
-                continue;
-            }
             let status = on_node.remove(&row.id);
-            self.settle(row, node, status).await.map_err(ReconcileError::Store)?;
+            self.settle(&told, row, status).await.map_err(ReconcileError::Store)?;
         }
-        let mut strays = Vec::new();
-        for status in on_node.into_values().filter(|status| !self.starting.has(&status.id)) {
-            let moved = elsewhere.contains(&status.id);
-            let state = self.store.record_state(&status.id).await.map_err(ReconcileError::Store)?;
-            match state {
-                _ if status.phase != SandboxPhase::Live => {}
-                Some(RowState::Ended) => strays.push(status.id),
-                Some(_) if moved => strays.push(status.id),
-                // Made since the rows were read.
-                Some(_) => {}
-                None => tracing::warn!(
-                    sandbox.id = %status.id,
-                    "a node has a sandbox without a record; it is left alone"
-                ),
-            }
+        if !is_whole {
+            return Ok(());
         }
-        if !strays.is_empty() {
-            let span = tracing::info_span!("strays", node.id = %node);
-            self.tasks.spawn(span, Arc::clone(self).end_strays(Arc::clone(session), strays));
-        }
-        Ok(())
+        let unknown = on_node.into_values().collect();
+        self.sort_out(&told, unknown, &elsewhere).await.map_err(ReconcileError::Store)?;
+        let released = self.store.released_but(node, &held, asked).await;
+        released.map_err(ReconcileError::Store)
     }
 
     /// Whether the row is another node's. One that names no node of ours is anybody's who has it;
@@ -86,74 +93,30 @@ impl App {
         }
     }
 
-    /// Ends sandboxes that nobody can reach: a node was asked for them, did not answer in time and
-    /// was left for another one, or for none.
-    async fn end_strays(self: Arc<Self>, session: Arc<Session>, strays: Vec<SandboxId>) {
-        let stop = self.tasks.stop_token();
-        for id in strays {
-            tracing::warn!(sandbox.id = %id, "ending a sandbox whose record is over or elsewhere");
-            tokio::select! {
-                biased;
-                () = stop.cancelled() => return,
-                ended = session.api().kill(&id, EndReason::Request) => match ended {
-                    Ok(()) | Err(NodeError::NotFound(_)) => {}
-                    Err(error) => {
-                        let error = observe::chain(&error).to_string();
-                        tracing::warn!(sandbox.id = %id, error, "it is not gone yet");
-                    }
-                },
-            }
-        }
-    }
-
-    async fn settle(
+    /// What the node remembers of those that do not run on it any more. A node that fails to say it
+    /// remembers nothing; only one that is away is waited for.
+    async fn endings_of(
         &self,
-        row: &SandboxRow,
-        node: &NodeId,
-        status: Option<SandboxStatus>,
-    ) -> Result<(), StoreError> {
-        if self.starting.has(&row.id) {
-            return Ok(());
-        }
-        let Some(status) = status else {
-            if let Some(lifecycle) = &row.lifecycle {
-                self.routes.withdraw(&row.id, lifecycle);
-            }
-            let reason = match row.state {
-                RowState::Killing => EndReason::Request.as_str(),
-                RowState::Starting | RowState::Running | RowState::Ended => LOST,
-            };
-            if self.store.close_sandbox(&row.id, row.state, reason).await? {
-                tracing::info!(sandbox.id = %row.id, "closed the record of a sandbox that is gone");
-            }
-            return Ok(());
+        session: &Session,
+        rows: &[SandboxRow],
+        on_node: &HashMap<SandboxId, SandboxStatus>,
+    ) -> Result<Vec<Ending>, ReconcileError> {
+        let over = |row: &&SandboxRow| {
+            on_node.get(&row.id).is_none_or(|status| status.phase != SandboxPhase::Live)
         };
-        if row.node.as_ref() != Some(node) {
-            self.store.move_to_node(&row.id, node).await?;
+        let over: Vec<SandboxId> = rows.iter().filter(over).map(|row| row.id.clone()).collect();
+        if over.is_empty() {
+            return Ok(Vec::new());
         }
-        match (row.state, status.phase) {
-            (RowState::Running, SandboxPhase::Live) => {
-                let ends_at = Timestamp::from(status.ends_at);
-                if ends_at != row.ends_at {
-                    self.store.move_end(&row.id, row.ends_at, ends_at).await?;
-                }
-            }
-            // Started by an earlier process that did not live to record it.
-            (RowState::Starting, SandboxPhase::Live) => {
-                self.store.sandbox_runs(&status).await?;
-            }
-            // On its way; the next round, or an event, finds where it arrived.
-            (RowState::Starting, SandboxPhase::Reserved | SandboxPhase::Booting)
-            // Asked to end and not gone.
-            | (RowState::Killing, _)
-            | (RowState::Ended, _) => {}
-            // It does not run any more, whatever is still being released.
-            (RowState::Running | RowState::Starting, _) => {
-                self.routes.withdraw(&row.id, &status.lifecycle);
-                self.store.close_sandbox(&row.id, row.state, LOST).await?;
+        match session.within(LIST_LIMIT, session.api().ended(&over)).await {
+            Ok(endings) => Ok(endings),
+            Err(error @ NodeError::Unreachable(_)) => Err(ReconcileError::Node(error)),
+            Err(error) => {
+                let error = observe::chain(&error).to_string();
+                tracing::warn!(error, "a node does not say how its sandboxes ended");
+                Ok(Vec::new())
             }
         }
-        Ok(())
     }
 
     /// Removes the records of sandboxes that ended long ago, a few at a time.
@@ -167,4 +130,27 @@ impl App {
         }
         Ok(())
     }
+}
+
+/// What a node says it has.
+enum Listed {
+    Whole(Vec<SandboxStatus>),
+    /// It has not taken over all that an earlier process left: what is not in the list may be there
+    /// in a moment.
+    SoFar(Vec<SandboxStatus>),
+}
+
+async fn list(session: &Session) -> Result<Listed, NodeError> {
+    let before = session.api().drain_status().await?;
+    let listed = session.api().list().await?;
+    // Another process in its place may have made the list.
+    let after = session.api().drain_status().await?;
+    let is_whole =
+        before.phase != NodePhase::Starting && before.service_instance == after.service_instance;
+    Ok(if is_whole { Listed::Whole(listed) } else { Listed::SoFar(listed) })
+}
+
+fn live(mut listed: Vec<SandboxStatus>) -> Vec<SandboxStatus> {
+    listed.retain(|status| status.phase == SandboxPhase::Live);
+    listed
 }

@@ -75,6 +75,16 @@ impl ControlPlane {
         http::router(Arc::clone(&self.app))
     }
 
+    /// Waits until no node says any more that it is starting: from then on new sandboxes are taken.
+    /// A node that cannot be reached is not waited for.
+    ///
+    /// Cancel safety: yes.
+    pub async fn nodes_started(&self) {
+        for session in self.app.nodes.all() {
+            session.started().await;
+        }
+    }
+
     /// Refuses new work, waits for what is under way, and closes the store. May be called again.
     ///
     /// # Errors

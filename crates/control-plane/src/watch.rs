@@ -4,22 +4,28 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use node_wire::NodeEvent;
+use observe::metrics::{LOST, LOST_EVENTS};
 use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::{RecvError, TryRecvError};
-use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep};
+use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep, sleep_until};
 
 use crate::app::App;
-use crate::nodes::Session;
+use crate::nodes::{Link, Session};
 
 /// However much happens on a node, it is asked how it is at most this often.
 const ASK_PAUSE: Duration = Duration::from_millis(100);
 
-/// Records what happens on the node until the control plane closes.
+/// Between two tries to hear the events of a node that answers and does not tell them.
+const LISTEN_PAUSE: Duration = Duration::from_secs(1);
+
+/// Records what happens on the node until the control plane closes. Every comparison with the node
+/// is made here, one after the other.
 pub(crate) async fn follow(app: Arc<App>, session: Arc<Session>, mut events: Receiver<NodeEvent>) {
     let every = app.config.limits.reconcile_every;
     let mut look = interval_at(Instant::now() + every, every);
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut open = true;
+    let mut listen_at = Instant::now();
     loop {
         tokio::select! {
             biased;
@@ -27,14 +33,29 @@ pub(crate) async fn follow(app: Arc<App>, session: Arc<Session>, mut events: Rec
             event = events.recv(), if open => match event {
                 Ok(event) => app.record(&session, event).await,
                 Err(RecvError::Lagged(missed)) => {
+                    LOST.add(LOST_EVENTS, missed);
                     tracing::warn!(missed, "events of a node were missed; comparing everything");
                     app.look(&session).await;
                 }
                 Err(RecvError::Closed) => {
-                    tracing::warn!("a node tells no more events; comparing now and then");
+                    tracing::warn!("a node tells no more events; it is asked for new ones");
                     open = false;
+                    listen_at = Instant::now() + LISTEN_PAUSE;
                 }
             },
+            () = session.to_be_compared() => {
+                // Before the look at it, or what ends between the two would be missed.
+                if !open {
+                    (events, open) = (session.api().events(), true);
+                }
+                app.look(&session).await;
+            }
+            () = sleep_until(listen_at), if !open => {
+                listen_at = Instant::now() + LISTEN_PAUSE;
+                if session.link() == Link::Up {
+                    session.compare_soon();
+                }
+            }
             _ = look.tick() => app.look(&session).await,
         }
     }
@@ -42,7 +63,7 @@ pub(crate) async fn follow(app: Arc<App>, session: Arc<Session>, mut events: Rec
     loop {
         match events.try_recv() {
             Ok(event) => app.record(&session, event).await,
-            Err(TryRecvError::Lagged(_)) => {}
+            Err(TryRecvError::Lagged(missed)) => LOST.add(LOST_EVENTS, missed),
             Err(TryRecvError::Empty | TryRecvError::Closed) => return,
         }
     }
@@ -53,11 +74,16 @@ pub(crate) async fn follow(app: Arc<App>, session: Arc<Session>, mut events: Rec
 pub(crate) async fn attend(app: Arc<App>, session: Arc<Session>) {
     let stop = app.tasks.stop_token();
     loop {
+        // One that starts is about to be open, which its clients wait for.
+        let pause = match session.is_starting() {
+            true => ASK_PAUSE,
+            false => app.config.limits.node_every,
+        };
         tokio::select! {
             biased;
             () = stop.cancelled() => return,
             () = session.poked() => {}
-            () = sleep(app.config.limits.node_every) => {}
+            () = sleep(pause) => {}
         }
         tokio::select! {
             biased;
@@ -65,9 +91,9 @@ pub(crate) async fn attend(app: Arc<App>, session: Arc<Session>) {
             () = app.nodes.refresh(&session) => {}
         }
         if session.came_back() {
-            // What ended while nobody heard of it, and what it can start.
-            app.look(&session).await;
+            // What it can start, and what it has and what ended while nobody heard of it.
             app.try_sync_templates().await;
+            session.compare_soon();
         }
         tokio::select! {
             biased;
@@ -110,6 +136,22 @@ impl App {
                     let error = observe::chain(&error).to_string();
                     tracing::error!(error, "a row stays open until the next reconciliation");
                 }
+                // A comparison that did not know yet may have put the route back meanwhile.
+                self.routes.withdraw(&id, &lifecycle);
+            }
+            // Its row was closed when it ended; what is left is the node's to release.
+            NodeEvent::TornDown { id, lifecycle, reason, forced, left, .. } => {
+                let span = tracing::error_span!(
+                    "torn down",
+                    sandbox.id = %id,
+                    lifecycle.id = %lifecycle,
+                    reason = reason.as_str(),
+                    forced,
+                );
+                span.in_scope(|| match &left[..] {
+                    [] => tracing::info!("sandbox was ended by force"),
+                    left => tracing::warn!(?left, "sandbox is stuck"),
+                });
             }
             // We moved it and recorded it before this came; an event that overtook a later move
             // would only put an old end back.

@@ -29,7 +29,7 @@ pub use metrics::{SandboxMetric, SandboxesWithMetrics};
 pub use network::NetworkConfig;
 pub use node::{
     DiskMetrics, Enforcement, MachineInfo, Node, NodeDetail, NodeDrain, NodeDrainAttempt,
-    NodeDrainBlocker, NodeDrainCounts, NodeLeaks, NodeMetrics, NodeObject, NodeStatus,
+    NodeDrainBlocker, NodeDrainCounts, NodeLeaks, NodeMetrics, NodeObject, NodeSandbox, NodeStatus,
     NodeStatusChange,
 };
 pub use page_token::{Order, PageToken, PageTokenError};

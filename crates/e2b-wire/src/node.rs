@@ -5,10 +5,12 @@ use serde::{Deserialize, Serialize};
 use crate::Timestamp;
 
 mod drain;
+mod sandbox;
 
 pub use drain::{
     NodeDrain, NodeDrainAttempt, NodeDrainBlocker, NodeDrainCounts, NodeLeaks, NodeObject,
 };
+pub use sandbox::NodeSandbox;
 
 /// A row of `GET /nodes`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -93,6 +95,10 @@ pub struct NodeStatusChange {
     /// The instance the request is meant for; another one refuses it. Cofferdam's own.
     #[serde(rename = "serviceInstanceID", skip_serializing_if = "Option::is_none", default)]
     pub service_instance_id: Option<String>,
+    /// The epoch of its drain's document that the request was made for; it is refused in another
+    /// one. Cofferdam's own.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub epoch: Option<u64>,
 }
 
 /// Whether a node can keep one of its limits.

@@ -190,6 +190,7 @@ fn start_tunnel(
     let tunnel = Tunnel {
         client: upgrade.client,
         sandbox,
+        is_websocket: upgrade.protocol.as_bytes().eq_ignore_ascii_case(b"websocket"),
         stop: lease.upstream.stop_token().clone(),
         passes: (lease.passes, upgrade.pass),
     };

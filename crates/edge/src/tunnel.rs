@@ -1,31 +1,41 @@
+mod frames;
+
 use std::sync::Arc;
+use std::time::Duration;
 
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
-use tokio::io::AsyncWriteExt as _;
+use lifecycle::Budget;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
+use self::frames::{Client, Frames};
 use crate::serve::ClientPass;
 use crate::upstream::Passes;
 
 /// Bytes on their way in one direction.
 const BUFFER_BYTES: usize = 16 * 1024;
 
+/// How long a client may take to hear that its tunnel ends.
+const LAST_WORD: Duration = Duration::from_secs(1);
+
 /// Two connections that have left HTTP and are one now.
 #[derive(Debug)]
 pub(crate) struct Tunnel {
     pub(crate) client: OnUpgrade,
     pub(crate) sandbox: OnUpgrade,
-    /// Cancelled when the sandbox ends.
+    /// Whether what the sandbox sends are the frames of a WebSocket.
+    pub(crate) is_websocket: bool,
+    /// Cancelled when the sandbox ends, and when the edge does.
     pub(crate) stop: CancellationToken,
     /// Held until the tunnel ends.
     pub(crate) passes: (Passes, Option<Arc<ClientPass>>),
 }
 
 impl Tunnel {
-    /// Carries bytes both ways until both ends are done, one of them fails, or the sandbox ends.
-    /// Each direction ends by itself, so half-closed connections work.
+    /// Carries bytes both ways until both ends are done, one of them fails, or the sandbox or the
+    /// edge ends, which a WebSocket is told. Each direction ends by itself, so half-closed
+    /// connections work.
     pub(crate) async fn run(self) {
         let _held = self.passes;
         let both = tokio::select! {
@@ -34,7 +44,10 @@ impl Tunnel {
             both = async { tokio::try_join!(self.client, self.sandbox) } => both,
         };
         let (mut client, mut sandbox) = match both {
-            Ok((client, sandbox)) => (TokioIo::new(client), TokioIo::new(sandbox)),
+            Ok((client, sandbox)) => {
+                let frames = self.is_websocket.then(Frames::default);
+                (Client { io: TokioIo::new(client), frames }, TokioIo::new(sandbox))
+            }
             Err(error) => {
                 debug!(error = %observe::chain(&error), "tunnel not opened");
                 return;
@@ -52,8 +65,14 @@ impl Tunnel {
             Some(Err(error)) => debug!(error = %observe::chain(&error), "tunnel ended"),
             None => {
                 // An end that comes before the reset which unread bytes would cause.
-                if let Err(error) = client.shutdown().await {
-                    debug!(error = %observe::chain(&error), "client had left the tunnel");
+                match Budget::within(LAST_WORD).run("end a tunnel", client.end()).await {
+                    Ok(Ok(())) => {}
+                    Ok(Err(error)) => {
+                        debug!(error = %observe::chain(&error), "client had left the tunnel");
+                    }
+                    Err(error) => {
+                        debug!(error = %observe::chain(&error), "client did not hear of the end");
+                    }
                 }
             }
         }

@@ -9,4 +9,4 @@ mod usage;
 pub use group::{Cgroup, Cgroups};
 pub use layout::{Kind, Layout};
 pub use limits::{Limits, Support};
-pub use usage::Usage;
+pub use usage::{Peak, Usage};

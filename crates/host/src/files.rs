@@ -10,7 +10,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use lifecycle::Budget;
 use rustix::fs::{
-    AtFlags, CWD, Dir, FileType, Mode, OFlags, RenameFlags, openat, renameat_with, unlinkat,
+    AtFlags, CWD, Dir, FileType, Mode, OFlags, RenameFlags, ResolveFlags, openat, openat2,
+    renameat_with, unlinkat,
 };
 use rustix::io::Errno;
 
@@ -20,7 +21,7 @@ use crate::error::Tried;
 /// Removes `path` with all below it; absent is fine. Nobody else may write below it meanwhile.
 ///
 /// Takes three descriptors and little memory, however deep the tree is, and follows no symbolic
-/// link. Blocks.
+/// link and no mount: what somebody has mounted in it is not the sandbox's, and an error. Blocks.
 ///
 /// # Errors
 /// [`io::ErrorKind::TimedOut`] at the end of `budget`: what is gone by then is gone, and the next
@@ -28,7 +29,7 @@ use crate::error::Tried;
 /// could be is gone.
 pub fn remove_tree(path: &Path, budget: Budget) -> Result<(), HostError> {
     let shown = path.to_string_lossy();
-    let top = match open_dir(CWD, path) {
+    let top = match open_top(path) {
         Ok(top) => top,
         Err(Errno::NOENT) => return Ok(()),
         Err(Errno::NOTDIR | Errno::LOOP) => {
@@ -212,9 +213,21 @@ impl Removal {
     }
 }
 
-fn open_dir(at: impl AsFd, path: impl rustix::path::Arg) -> Result<OwnedFd, Errno> {
-    let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::RDONLY | OFlags::CLOEXEC;
-    openat(at, path, flags, Mode::empty())
+const DIRECTORY: OFlags =
+    OFlags::DIRECTORY.union(OFlags::NOFOLLOW).union(OFlags::RDONLY).union(OFlags::CLOEXEC);
+
+fn open_top(path: &Path) -> Result<OwnedFd, Errno> {
+    match (path.parent(), path.file_name()) {
+        (Some(parent), Some(name)) if parent != Path::new("") => {
+            open_dir(openat(CWD, parent, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?, name)
+        }
+        _ => open_dir(CWD, path),
+    }
+}
+
+/// Opens a directory of `at` that is on the same mount.
+fn open_dir(at: impl AsFd, name: impl rustix::path::Arg) -> Result<OwnedFd, Errno> {
+    openat2(at, name, DIRECTORY, Mode::empty(), ResolveFlags::NO_XDEV)
 }
 
 fn is_real(name: &CStr) -> bool {
@@ -241,7 +254,7 @@ mod tests {
     use lifecycle::Budget;
     use rustix::fs::{CWD, Mode, mkdirat};
 
-    use super::{open_dir, remove_below, remove_tree};
+    use super::{open_dir, open_top, remove_below, remove_tree};
 
     fn plenty() -> Budget {
         Budget::within(Duration::from_secs(60))
@@ -257,7 +270,7 @@ mod tests {
         let dir = scratch();
         let tree = dir.path().join("upper");
         fs::create_dir(&tree).unwrap();
-        let mut at = open_dir(CWD, &tree).unwrap();
+        let mut at = open_top(&tree).unwrap();
         for _ in 0..20_000 {
             mkdirat(&at, "d", Mode::from_raw_mode(0o700)).unwrap();
             at = open_dir(&at, "d").unwrap();
@@ -344,5 +357,33 @@ mod tests {
         left.sort();
         assert_eq!(left, ["lifecycle.json", "lifecycle.json.next"]);
         remove_below(Path::new("/nowhere/at/all"), record, plenty()).unwrap();
+    }
+
+    #[test]
+    fn what_is_mounted_in_a_tree_is_not_removed_with_it() {
+        use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
+
+        let dir = scratch();
+        crate::thread::in_own_thread("test", || {
+            crate::view::make_private().unwrap();
+            for held in ["tree", "tree/a", "tree/a/b"] {
+                let tree = dir.path().join("tree");
+                let held = dir.path().join(held);
+                fs::create_dir_all(tree.join("a/b"))?;
+                mount("held", &held, "tmpfs", MountFlags::empty(), None)?;
+                fs::write(held.join("precious"), "")?;
+                remove_tree(&tree, plenty()).unwrap_err();
+                // The directories above it may have been moved, and it with them.
+                let mounts = fs::read_to_string("/proc/thread-self/mountinfo")?;
+                let line = mounts.lines().find(|line| line.contains(" - tmpfs held ")).unwrap();
+                let held = Path::new(line.split(' ').nth(4).unwrap());
+                assert!(held.join("precious").exists(), "{}", held.display());
+                unmount(held, UnmountFlags::empty())?;
+                remove_tree(&tree, plenty()).unwrap();
+                assert!(!tree.exists());
+            }
+            Ok(())
+        })
+        .unwrap();
     }
 }

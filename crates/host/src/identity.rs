@@ -6,6 +6,7 @@ use std::fs::{self, File};
 use std::io::{self, Read, Seek, Write};
 use std::net::Ipv4Addr;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -14,6 +15,10 @@ use rustix::io::Errno;
 
 use crate::HostError;
 use crate::error::Tried;
+
+mod retire;
+
+pub use retire::retire;
 
 /// How many nodes one host can have: each has 2^27 user ids of the 2^31 that are safe to use.
 pub const BLOCKS: u8 = 15;
@@ -143,8 +148,8 @@ impl fmt::Display for Route {
     }
 }
 
-/// A mark, held for a data directory as long as this value lives. The lock files stay: a lock that
-/// is unlinked can be held twice.
+/// A mark, held for a data directory as long as this value lives. The lock files stay as long as
+/// anybody has a claim: a lock that is unlinked can be held twice. [`retire`] removes the last.
 #[derive(Debug)]
 pub struct Claim {
     mark: Mark,
@@ -165,10 +170,7 @@ impl Claim {
         if !lock_soon(&own)? {
             return Err(ClaimError::InUse { dir });
         }
-        fs::create_dir_all(CLAIMS).tried("make", CLAIMS)?;
-        // One at a time chooses.
-        let choosing = open_lock(&Path::new(CLAIMS).join("lock"))?;
-        flock(&choosing, FlockOperation::LockExclusive).tried("lock", CLAIMS)?;
+        let _choosing = choose(Path::new(CLAIMS))?;
         if let Some(block) = recorded(&dir) {
             let mark = Mark::new(block, network);
             let file = open_lock(&block_path(block))?;
@@ -225,8 +227,37 @@ pub fn is_held(data_dir: &Path) -> Result<bool, HostError> {
     }
 }
 
+/// Waits until it is this one's turn to choose a block, or to remove the directory of them all.
+fn choose(claims: &Path) -> Result<File, HostError> {
+    loop {
+        fs::create_dir_all(claims).tried("make", claims.to_string_lossy())?;
+        let path = claims.join("lock");
+        let choosing = match open_lock(&path) {
+            // Removed between the two, by one whose turn is over then.
+            Err(error) if error.source.kind() == io::ErrorKind::NotFound => continue,
+            opened => opened?,
+        };
+        flock(&choosing, FlockOperation::LockExclusive).tried("lock", path.to_string_lossy())?;
+        // Waited for while its file was removed, it keeps nobody else away.
+        if is_at(&choosing, &path) {
+            return Ok(choosing);
+        }
+    }
+}
+
+fn is_at(file: &File, path: &Path) -> bool {
+    let same = |here: fs::Metadata, there: fs::Metadata| {
+        (here.dev(), here.ino()) == (there.dev(), there.ino())
+    };
+    file.metadata().is_ok_and(|here| fs::metadata(path).is_ok_and(|there| same(here, there)))
+}
+
 fn block_path(block: u8) -> PathBuf {
-    Path::new(CLAIMS).join(format!("block-{block}"))
+    block_in(Path::new(CLAIMS), block)
+}
+
+fn block_in(claims: &Path, block: u8) -> PathBuf {
+    claims.join(format!("block-{block}"))
 }
 
 /// The block recorded for `dir`, if any.

@@ -12,6 +12,7 @@ pub mod cgroup;
 pub mod fault;
 pub mod files;
 pub mod identity;
+pub mod inherited;
 pub mod mount;
 pub mod net;
 pub mod probe;

@@ -1,5 +1,6 @@
 //! The network of sandboxes: one slot each, and one constant firewall table of the node.
 
+mod conntrack;
 mod firewall;
 mod netlink;
 mod resolvers;

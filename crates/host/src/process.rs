@@ -55,11 +55,54 @@ impl Process {
     /// # Errors
     /// When there is none.
     pub fn open(pid: i32) -> Result<Self, HostError> {
-        let raw = Pid::from_raw(pid)
+        let raw = number(pid)
             .ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))
             .tried("open process", pid.to_string())?;
         let pidfd = pidfd_open(raw, PidfdFlags::empty()).tried("open process", pid.to_string())?;
         Ok(Self::from_pidfd(pidfd, pid))
+    }
+
+    /// The process that an earlier daemon knew as `identity`; `None` when it has ended, also when
+    /// its number is another process's by now.
+    ///
+    /// # Errors
+    /// When the kernel refuses a descriptor for another reason than that.
+    pub fn adopt(identity: ProcessIdentity) -> Result<Option<Self>, HostError> {
+        let name = identity.pid.to_string();
+        let Some(pid) = number(identity.pid) else { return Ok(None) };
+        let pidfd = match pidfd_open(pid, PidfdFlags::empty()) {
+            Err(rustix::io::Errno::SRCH) => return Ok(None),
+            opened => opened.tried("open process", &name)?,
+        };
+        // The descriptor first, the question then: the answer is about the process of the
+        // descriptor, or there is no process of that number any more.
+        let process = Self::from_pidfd(pidfd, identity.pid);
+        if process.identity != identity || !process.is_running()? {
+            return Ok(None);
+        }
+        Ok(Some(process))
+    }
+
+    /// Whether it has not ended yet; a zombie has.
+    ///
+    /// # Errors
+    /// When the descriptor cannot be polled.
+    pub fn is_running(&self) -> Result<bool, HostError> {
+        let ended = is_readable(self.pidfd.as_fd());
+        Ok(!ended.tried("look at process", self.identity.pid.to_string())?)
+    }
+
+    /// The namespace of `kind` (a name in `/proc/PID/ns`) it is in.
+    ///
+    /// # Errors
+    /// When it has ended.
+    pub(crate) fn namespace(&self, kind: &str) -> io::Result<OwnedFd> {
+        let opened = std::fs::File::open(format!("/proc/{}/ns/{kind}", self.identity.pid))?;
+        // Still running, so the number was its own when the file was opened.
+        if is_readable(self.pidfd.as_fd())? {
+            return Err(rustix::io::Errno::SRCH.into());
+        }
+        Ok(opened.into())
     }
 
     #[must_use]
@@ -91,6 +134,11 @@ impl Process {
         let ready = Ready::new(fd, Interest::READABLE).tried("watch process", &pid)?;
         ready.until(reap).await.tried("wait for process", &pid)
     }
+}
+
+/// `None` for what no process can have; rustix takes a negative number for a mistake of ours.
+fn number(pid: i32) -> Option<Pid> {
+    Pid::from_raw(pid.max(0))
 }
 
 /// How a child ended.
@@ -150,5 +198,35 @@ impl Drop for Process {
 impl AsFd for Process {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.pidfd.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsFd;
+
+    use super::{Process, ProcessIdentity, Spawn};
+
+    #[tokio::test]
+    async fn only_the_process_that_was_meant_is_adopted() {
+        let (reader, writer) = std::io::pipe().unwrap();
+        let child = Spawn::new("/bin/cat").input(reader.as_fd()).start().unwrap();
+        let identity = child.identity();
+        let adopted = Process::adopt(identity).unwrap().unwrap();
+        assert_eq!(adopted.identity(), identity);
+        // The same number, and a process that started at another time.
+        let reused = ProcessIdentity { start_time: identity.start_time + 1, ..identity };
+        assert!(Process::adopt(reused).unwrap().is_none());
+        let nobody = ProcessIdentity { pid: -1, ..identity };
+        assert!(Process::adopt(nobody).unwrap().is_none());
+        drop(adopted);
+        drop(writer);
+        // Ended and not reaped: its number is still its own, and it is no process to adopt.
+        while child.is_running().unwrap() {
+            tokio::task::yield_now().await;
+        }
+        assert!(Process::adopt(identity).unwrap().is_none());
+        child.exited().await.unwrap();
+        assert!(Process::adopt(identity).unwrap().is_none());
     }
 }

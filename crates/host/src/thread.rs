@@ -29,6 +29,21 @@ pub(crate) mod testing {
         }
     }
 
+    /// Runs `test` in a thread with a descriptor table of its own, a copy: what other tests open
+    /// meanwhile is not in it.
+    #[cfg(feature = "fault-injection")]
+    #[expect(unsafe_code, reason = "unshare is unsafe in rustix")]
+    pub(crate) fn with_own_descriptors(test: impl FnOnce() + Send) {
+        in_own_thread("test", || {
+            // SAFETY: the copies are this thread's and end with it; no owner of a descriptor from
+            // before is dropped here.
+            unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::FILES) }?;
+            test();
+            Ok(())
+        })
+        .unwrap();
+    }
+
     /// Runs `test` in a thread in a network namespace of its own, with nothing in it.
     #[expect(unsafe_code, reason = "unshare is unsafe in rustix")]
     pub(crate) fn in_new_network(test: impl FnOnce() + Send) {

@@ -8,10 +8,11 @@ use std::time::Duration;
 
 use lifecycle::Budget;
 use model::Resources;
+use tokio_util::sync::CancellationToken;
 
 use self::authorities::Authorities;
 use self::sources::Sources;
-use crate::command::{Command, find_program};
+use crate::command::{Command, Keeper, find_program};
 use crate::{Draft, NewTemplate, Store, Template};
 
 mod authorities;
@@ -19,6 +20,8 @@ mod error;
 mod guest;
 mod release;
 mod sources;
+#[cfg(test)]
+mod tests;
 
 pub use authorities::AuthoritiesError;
 pub use error::BuildError;
@@ -104,9 +107,11 @@ impl Request {
 /// with the files they started from.
 ///
 /// Takes 15 to 60 seconds with a good network. Runs as root, with the network access the host
-/// has and the host's own package sources and keys.
+/// has and the host's own package sources and keys. When this returns without a template, every
+/// program it has started is gone, and so is every file.
 ///
-/// Cancel safety: yes. Whatever was made is removed by the next [`Store::open`].
+/// Cancel safety: yes, but use `cancel`: this returns then as it does on any failure, or with the
+/// template when that was about to be there. Dropped, it leaves files to the next [`Store::sweep`].
 ///
 /// # Errors
 /// See [`BuildError`]; each says what to do.
@@ -114,6 +119,7 @@ pub async fn build(
     store: &Arc<Store>,
     request: Request,
     progress: &(dyn Fn(Progress) + Send + Sync),
+    cancel: &CancellationToken,
     budget: Budget,
 ) -> Result<Arc<Template>, BuildError> {
     progress(Progress { step: 1, what: "checking this host" });
@@ -125,16 +131,67 @@ pub async fn build(
         authorities: authorities::of_host(&Path::new("/").join(authorities::DIR))?,
         release,
     };
+    Maker { tools, host, request }.make(store, progress, cancel, budget).await
+}
 
-    let draft = store.begin()?;
-    let filled = fill(&draft, &tools, &host, progress, budget).await;
-    progress(Progress { step: Progress::STEPS, what: "checking and saving" });
-    let store = Arc::clone(store);
-    tokio::task::spawn_blocking(move || match filled {
-        Ok(()) => finish(&store, draft, request, &host.authorities),
-        Err(error) => Err(discard(draft, error)),
-    })
-    .await?
+/// All that a build is made of.
+#[derive(Debug)]
+struct Maker {
+    tools: Tools,
+    host: Host,
+    request: Request,
+}
+
+impl Maker {
+    async fn make(
+        self,
+        store: &Arc<Store>,
+        progress: &(dyn Fn(Progress) + Send + Sync),
+        cancel: &CancellationToken,
+        budget: Budget,
+    ) -> Result<Arc<Template>, BuildError> {
+        let draft = store.begin()?;
+        let filled = self.fill(&draft, progress, cancel, budget).await;
+        progress(Progress { step: Progress::STEPS, what: "checking and saving" });
+        let (store, cancel) = (Arc::clone(store), cancel.clone());
+        tokio::task::spawn_blocking(move || match filled {
+            Ok(()) if cancel.is_cancelled() => Err(discard(draft, BuildError::Cancelled)),
+            Ok(()) => finish(&store, draft, self.request, &self.host.authorities),
+            Err(error) => Err(discard(draft, error)),
+        })
+        .await?
+    }
+
+    async fn fill(
+        &self,
+        draft: &Draft,
+        progress: &(dyn Fn(Progress) + Send + Sync),
+        cancel: &CancellationToken,
+        budget: Budget,
+    ) -> Result<(), BuildError> {
+        let Host { sources, authorities, .. } = &self.host;
+        let mirrors = sources.write_to(draft.path()).map_err(BuildError::WriteSources)?;
+        authorities.stage(draft.path()).map_err(BuildError::WriteAuthorities)?;
+        let install = Command {
+            name: "mmdebstrap",
+            keeper: &self.tools.keeper,
+            program: &self.tools.mmdebstrap,
+            args: install_arguments(&self.host, &draft.rootfs(), &mirrors),
+        };
+        let on_line = |line: &str| {
+            tracing::debug!(line, "mmdebstrap");
+            let found = (2..).zip(STAGES).find(|(_, (says, _))| line.starts_with(says));
+            if let Some((step, (_, what))) = found {
+                progress(Progress { step, what });
+            }
+        };
+        let installed = install.run(on_line, cancel, budget).await;
+        installed.map_err(|error| error::sort(error, draft.path()))?;
+        progress(Progress { step: 9, what: "adding what sandboxes need" });
+        let rootfs = draft.rootfs();
+        tokio::task::spawn_blocking(move || guest::set_up(&rootfs)).await??;
+        Ok(())
+    }
 }
 
 fn check_room(dir: &Path) -> Result<(), BuildError> {
@@ -144,34 +201,6 @@ fn check_room(dir: &Path) -> Result<(), BuildError> {
     if free_mib < ROOM_MIB {
         return Err(BuildError::NoRoom { dir: dir.to_path_buf(), free_mib });
     }
-    Ok(())
-}
-
-async fn fill(
-    draft: &Draft,
-    tools: &Tools,
-    host: &Host,
-    progress: &(dyn Fn(Progress) + Send + Sync),
-    budget: Budget,
-) -> Result<(), BuildError> {
-    let mirrors = host.sources.write_to(draft.path()).map_err(BuildError::WriteSources)?;
-    host.authorities.stage(draft.path()).map_err(BuildError::WriteAuthorities)?;
-    let install = Command {
-        name: "mmdebstrap",
-        program: tools.setpriv.clone(),
-        args: install_arguments(tools, host, &draft.rootfs(), &mirrors),
-    };
-    let on_line = |line: &str| {
-        tracing::debug!(line, "mmdebstrap");
-        let found = (2..).zip(STAGES).find(|(_, (says, _))| line.starts_with(says));
-        if let Some((step, (_, what))) = found {
-            progress(Progress { step, what });
-        }
-    };
-    install.run(on_line, budget).await.map_err(|error| error::sort(error, draft.path()))?;
-    progress(Progress { step: 9, what: "adding what sandboxes need" });
-    let rootfs = draft.rootfs();
-    tokio::task::spawn_blocking(move || guest::set_up(&rootfs)).await??;
     Ok(())
 }
 
@@ -227,8 +256,7 @@ struct Host {
 #[derive(Debug)]
 struct Tools {
     mmdebstrap: PathBuf,
-    setpriv: PathBuf,
-    unshare: PathBuf,
+    keeper: Keeper,
 }
 
 impl Tools {
@@ -240,28 +268,16 @@ impl Tools {
             |tool, package| find_program(tool).ok_or(BuildError::MissingTool { tool, package });
         Ok(Self {
             mmdebstrap: find("mmdebstrap", "mmdebstrap")?,
-            setpriv: find("setpriv", "util-linux")?,
-            unshare: find("unshare", "util-linux")?,
+            keeper: Keeper {
+                setpriv: find("setpriv", "util-linux")?,
+                unshare: find("unshare", "util-linux")?,
+            },
         })
     }
 }
 
-/// `setpriv` ends the build with us, even when we are killed. `unshare` gives it a mount and a
-/// process namespace that end with it: however it ends, no mount is left on the host and no process
-/// goes on writing.
-fn install_arguments(
-    tools: &Tools,
-    host: &Host,
-    rootfs: &Path,
-    mirrors: &[PathBuf],
-) -> Vec<OsString> {
-    let mut args: Vec<OsString> = ["--pdeathsig", "KILL", "--"].map(OsString::from).to_vec();
-    args.push((&tools.unshare).into());
-    for option in ["--mount", "--propagation=private", "--pid", "--fork", "--kill-child=SIGKILL"] {
-        args.push(option.into());
-    }
-    args.push("--".into());
-    args.push((&tools.mmdebstrap).into());
+fn install_arguments(host: &Host, rootfs: &Path, mirrors: &[PathBuf]) -> Vec<OsString> {
+    let mut args: Vec<OsString> = Vec::new();
     for option in ["--mode=root", "--format=directory", "--variant=minbase"] {
         args.push(option.into());
     }

@@ -5,18 +5,22 @@ use std::ffi::OsString;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
-use std::time::Duration;
 
 use lifecycle::{Budget, Expired};
-use rustix::process::{Pid, Signal};
 use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio_util::sync::CancellationToken;
+
+use self::keeper::Kept;
+
+mod keeper;
+#[cfg(test)]
+pub(crate) mod tests;
+
+pub(crate) use self::keeper::Keeper;
 
 /// How much of a program's output is kept for the error message.
 const TAIL_LINES: usize = 12;
 const LINE_BYTES: usize = 400;
-
-/// How long a killed child may take to be gone.
-const REAP_LIMIT: Duration = Duration::from_secs(5);
 
 /// A program did not end well.
 #[derive(Debug, thiserror::Error)]
@@ -29,6 +33,8 @@ pub enum CommandError {
     Failed { program: &'static str, status: ExitStatus, tail: String },
     #[error("{program} was ended; it last said:\n{tail}")]
     TooSlow { program: &'static str, tail: String, source: Expired },
+    #[error("{program} was cancelled")]
+    Cancelled { program: &'static str },
 }
 
 impl CommandError {
@@ -36,7 +42,7 @@ impl CommandError {
     #[must_use]
     pub fn tail(&self) -> &str {
         match self {
-            Self::Start { .. } | Self::Output { .. } => "",
+            Self::Start { .. } | Self::Output { .. } | Self::Cancelled { .. } => "",
             Self::Failed { tail, .. } | Self::TooSlow { tail, .. } => tail,
         }
     }
@@ -44,28 +50,62 @@ impl CommandError {
 
 /// A program and its arguments. It gets no input, and its standard output is dropped.
 #[derive(Debug)]
-pub(crate) struct Command {
+pub(crate) struct Command<'a> {
     pub(crate) name: &'static str,
-    pub(crate) program: PathBuf,
+    pub(crate) keeper: &'a Keeper,
+    pub(crate) program: &'a Path,
     pub(crate) args: Vec<OsString>,
 }
 
-impl Command {
-    /// Runs it until it ends, calling `line` with each line of its standard error.
+impl Command<'_> {
+    /// Runs it until it ends, calling `line` with each line of its standard error. When the budget
+    /// ends, or `cancel` says so, it is killed with all it has started, and they are gone when this
+    /// returns, with the mounts they made.
     ///
     /// The child leads a process group of its own, so a Ctrl-C in the terminal goes to us alone.
-    /// When the budget ends, or this future is dropped, the whole group is killed.
     ///
-    /// Cancel safety: yes, in the sense that nothing of the group goes on.
+    /// Cancel safety: all are killed, but may take a moment to be gone; `cancel` waits for it.
     pub(crate) async fn run(
         &self,
         mut line: impl FnMut(&str),
+        cancel: &CancellationToken,
         budget: Budget,
     ) -> Result<(), CommandError> {
         let program = self.name;
+        let (mut kept, output) =
+            self.start().map_err(|source| CommandError::Start { program, source })?;
+        let mut tail = Tail::default();
+        let work = async {
+            if let Some(output) = output {
+                tail.follow(output, &mut line).await?;
+            }
+            kept.wait().await
+        };
+        let ended = tokio::select! {
+            biased;
+            () = cancel.cancelled() => None,
+            ended = budget.run(program, work) => Some(ended),
+        };
+        if let Some(Ok(Ok(status))) = ended {
+            return match status.success() {
+                true => Ok(()),
+                false => Err(CommandError::Failed { program, status, tail: tail.text() }),
+            };
+        }
+        kept.end().await;
+        Err(match ended {
+            None => CommandError::Cancelled { program },
+            Some(Err(source)) => CommandError::TooSlow { program, tail: tail.text(), source },
+            Some(Ok(Err(source))) => CommandError::Output { program, source },
+            Some(Ok(Ok(_))) => unreachable!("it has returned"),
+        })
+    }
+
+    fn start(&self) -> io::Result<(Kept, Option<tokio::process::ChildStderr>)> {
         #[expect(clippy::disallowed_methods, reason = "the helper the ban asks for, for images")]
-        let mut command = tokio::process::Command::new(&self.program);
+        let mut command = tokio::process::Command::new(self.keeper.program());
         command
+            .args(self.keeper.args(self.program))
             .args(&self.args)
             .env("LC_ALL", "C")
             .env("DEBIAN_FRONTEND", "noninteractive")
@@ -74,67 +114,9 @@ impl Command {
             .stderr(Stdio::piped())
             .process_group(0)
             .kill_on_drop(true);
-        let mut child =
-            command.spawn().map_err(|source| CommandError::Start { program, source })?;
-        let group = Group::of(&child);
-        let mut tail = Tail::default();
+        let mut child = command.spawn()?;
         let output = child.stderr.take();
-        let work = async {
-            if let Some(output) = output {
-                tail.follow(output, &mut line).await?;
-            }
-            child.wait().await
-        };
-        let ended = budget.run(program, work).await;
-        match ended {
-            Ok(Ok(status)) => {
-                group.reaped();
-                if status.success() {
-                    return Ok(());
-                }
-                Err(CommandError::Failed { program, status, tail: tail.text() })
-            }
-            Ok(Err(source)) => Err(CommandError::Output { program, source }),
-            Err(source) => {
-                group.kill();
-                // Its time is over and it is killed; what is left of the wait is the kernel's.
-                if let Ok(Ok(_)) =
-                    Budget::within(REAP_LIMIT).run("reap a killed program", child.wait()).await
-                {
-                    group.reaped();
-                }
-                Err(CommandError::TooSlow { program, tail: tail.text(), source })
-            }
-        }
-    }
-}
-
-/// The process group of a child that has not been waited for, so its number is still its own.
-#[derive(Debug)]
-struct Group(std::cell::Cell<Option<Pid>>);
-
-impl Group {
-    fn of(child: &tokio::process::Child) -> Self {
-        let pid = child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
-        Self(std::cell::Cell::new(pid))
-    }
-
-    fn kill(&self) {
-        if let Some(group) = self.0.get()
-            && let Err(error) = rustix::process::kill_process_group(group, Signal::KILL)
-        {
-            tracing::debug!(%error, "nothing left to kill in the process group");
-        }
-    }
-
-    fn reaped(&self) {
-        self.0.set(None);
-    }
-}
-
-impl Drop for Group {
-    fn drop(&mut self) {
-        self.kill();
+        Ok((Kept::new(child)?, output))
     }
 }
 
@@ -193,59 +175,4 @@ pub(crate) fn find_program(program: &str) -> Option<PathBuf> {
         .iter()
         .map(|dir| Path::new(dir).join(program))
         .find(|path| path.is_file())
-}
-
-#[cfg(test)]
-mod tests {
-    use std::time::Duration;
-
-    use lifecycle::Budget;
-
-    use super::{Command, CommandError};
-
-    fn shell(script: &str) -> Command {
-        let args = vec!["-c".into(), script.into()];
-        Command { name: "sh", program: "/bin/sh".into(), args }
-    }
-
-    fn long() -> Budget {
-        Budget::within(Duration::from_secs(60))
-    }
-
-    #[tokio::test]
-    async fn a_failure_carries_the_last_lines_and_not_the_first() {
-        let noisy = shell("for i in $(seq 1000); do echo line-$i >&2; done; exit 3");
-        let mut seen = 0;
-        let error = noisy.run(|_| seen += 1, long()).await.unwrap_err();
-        assert_eq!(seen, 1000);
-        assert!(error.tail().ends_with("line-1000"), "{error}");
-        assert!(!error.tail().contains("line-900\n") && error.to_string().contains("status: 3"));
-    }
-
-    #[tokio::test]
-    async fn a_line_without_end_does_not_grow() {
-        let endless = shell("head -c 10000000 /dev/zero | tr '\\0' x >&2; exit 1");
-        let error = endless.run(|_| (), long()).await.unwrap_err();
-        assert!(error.tail().len() <= super::LINE_BYTES);
-    }
-
-    #[tokio::test]
-    async fn when_the_time_is_over_grandchildren_are_killed_too() {
-        let dir = tempfile::tempdir().unwrap();
-        let pids = dir.path().join("pids");
-        let script = format!("sleep 1000 & echo $! > {0}; mv {0} {0}.done; wait", pids.display());
-        let error = shell(&script).run(|_| (), Budget::within(Duration::from_secs(1))).await;
-        assert!(matches!(error, Err(CommandError::TooSlow { .. })), "{error:?}");
-        let pid = std::fs::read_to_string(dir.path().join("pids.done")).unwrap();
-        let stat = format!("/proc/{}/stat", pid.trim());
-        // Killed; whoever inherits it may not have reaped it yet.
-        let deadline = std::time::Instant::now() + Duration::from_secs(10);
-        while let Ok(stat) = std::fs::read_to_string(&stat) {
-            if stat.contains(") Z") {
-                break;
-            }
-            assert!(std::time::Instant::now() < deadline, "still there: {stat}");
-            tokio::task::yield_now().await;
-        }
-    }
 }

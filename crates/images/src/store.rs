@@ -14,6 +14,7 @@ use crate::lease::Hold;
 use crate::manifest::{self, ManifestError};
 use crate::{Lease, LeaseError, Template, tree};
 
+mod clear;
 mod draft;
 #[cfg(test)]
 mod tests;

@@ -131,14 +131,18 @@ impl Driver for Container {
         support
     }
 
+    fn log(&self, dir: &Path) -> Vec<String> {
+        runtime::last_lines(dir)
+    }
+
     async fn boot(&self, mut spec: BootSpec<'_>, stop: &Stop) -> Result<(), BootError> {
         let faults = &self.config.faults;
         self.prepare(&mut spec, stop.budget).await?;
         let call = self.config.runtime.on(spec.id, spec.dir);
-        faults.hit("create.machine.before", stop.budget).await?;
+        faults.hit("create.runtime.before", stop.budget).await?;
         call.create(spec.cgroup, spec.slot.listener(), self.open_files, stop).await?;
         spec.held.process = Some(call.first_process(spec.cgroup)?);
-        faults.hit("create.machine.after", stop.budget).await?;
+        faults.hit("create.runtime.after", stop.budget).await?;
         call.start(spec.cgroup, stop).await?;
         faults.hit("create.start.after", stop.budget).await?;
         spec.slot.hand_over_listener()?;

@@ -139,6 +139,9 @@ pub trait Driver: fmt::Debug + Send + Sync {
     /// Which limits are kept, and which cannot be on this host.
     fn support(&self) -> Vec<Support>;
 
+    /// The last lines that were written about the machine in `dir`, for people; a bounded number.
+    fn log(&self, dir: &Path) -> Vec<String>;
+
     /// Makes a machine and starts it. Returns when its first process, which is in
     /// [`Held::process`] then, runs and its guest agent is about to answer at the slot's address.
     ///

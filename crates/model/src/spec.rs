@@ -54,6 +54,8 @@ pub enum EndReason {
     NodeStop,
     /// An earlier daemon left it behind and this one could not take it over.
     Reclaimed,
+    /// The host was restarted under it.
+    HostRestart,
 }
 
 impl EndReason {
@@ -67,6 +69,7 @@ impl EndReason {
             Self::StartFailed => "start-failed",
             Self::NodeStop => "node-stop",
             Self::Reclaimed => "reclaimed",
+            Self::HostRestart => "host-restart",
         }
     }
 }

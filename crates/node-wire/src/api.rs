@@ -3,12 +3,12 @@ use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use futures::stream::BoxStream;
-use model::{BuildId, EndReason, NodeRequest, SandboxId, SandboxSpec};
+use model::{BuildId, EndReason, LifecycleId, NodeRequest, SandboxId, SandboxSpec};
 use tokio::sync::broadcast;
 
 use crate::{
-    BuildError, BuildRequest, BuildStatus, CreateError, DrainStatus, Leaks, NodeError, NodeEvent,
-    NodeInfo, Route, Sample, SandboxStatus, StatusError,
+    AdoptReport, BuildError, BuildRequest, BuildStatus, CreateError, DrainStatus, Ending,
+    Explanation, Leaks, NodeError, NodeEvent, NodeInfo, Route, Sample, SandboxStatus, StatusError,
 };
 
 /// A sandbox that was just started.
@@ -53,6 +53,31 @@ pub trait NodeApi: fmt::Debug + Send + Sync {
 
     /// Every sandbox that may still hold something.
     async fn list(&self) -> Result<Vec<SandboxStatus>, NodeError>;
+
+    /// What the node remembers of runs of these sandboxes that have ended, over restarts of its
+    /// daemon, too. Of a sandbox that had several runs every one that is remembered; nothing of a
+    /// run that goes on, and of what the node has forgotten or never had.
+    ///
+    /// A run is remembered from the moment [`NodeApi::list`] does not show it as live any more.
+    async fn ended(&self, _ids: &[SandboxId]) -> Result<Vec<Ending>, NodeError> {
+        Ok(Vec::new())
+    }
+
+    /// What the node remembers of a run, whether it goes on or has ended: of this one, or of the
+    /// sandbox's last. `None` when it remembers nothing.
+    async fn explain(
+        &self,
+        _id: &SandboxId,
+        _lifecycle: Option<&LifecycleId>,
+    ) -> Result<Option<Explanation>, NodeError> {
+        Ok(None)
+    }
+
+    /// What this daemon of the node found of the one before. `None` before it has looked, and from
+    /// a node of a version that does not tell.
+    async fn adopt_report(&self) -> Result<Option<AdoptReport>, NodeError> {
+        Ok(None)
+    }
 
     /// Samples of a live sandbox, oldest first; the node keeps a bounded number.
     ///

@@ -82,6 +82,8 @@ pub struct DrainStatus {
     pub service_instance: String,
     pub phase: NodePhase,
     pub changed_at: SystemTime,
+    /// Grows with every change of the phase; counted anew by every process of the node.
+    pub epoch: u64,
     /// Whether new work is admitted.
     pub accepting: bool,
     pub draining_since: Option<SystemTime>,

@@ -8,6 +8,7 @@ mod build;
 mod drain;
 mod error;
 pub mod grpc;
+mod history;
 mod route;
 mod status;
 
@@ -17,6 +18,7 @@ pub use drain::{
     AttemptStatus, Blocker, Class, ClassCount, DrainStatus, LeakItem, Leaks, StatusError,
 };
 pub use error::{CreateError, NodeError};
+pub use history::{AdoptEnd, AdoptReport, Ending, ExplainedStep, Explanation};
 pub use route::{Route, Routes};
 pub use status::{
     Enforcement, NodeEvent, NodeInfo, NodeMetrics, Processor, Sample, SandboxStatus, TemplateInfo,

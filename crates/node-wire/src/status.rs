@@ -1,4 +1,5 @@
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::time::SystemTime;
 
 use model::{
@@ -7,7 +8,7 @@ use model::{
 };
 
 /// One sandbox as its node sees it.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SandboxStatus {
     pub id: SandboxId,
     pub lifecycle: LifecycleId,
@@ -18,6 +19,9 @@ pub struct SandboxStatus {
     pub metadata: BTreeMap<String, String>,
     pub started_at: SystemTime,
     pub ends_at: SystemTime,
+    /// Where every port of it is; `None` while it has no address, and from a node of a version that
+    /// does not tell.
+    pub addr: Option<IpAddr>,
     /// Steps that failed in the last teardown round, with their errors. Empty unless stuck.
     pub left: Vec<String>,
 }
@@ -103,6 +107,18 @@ pub struct Sample {
 pub enum NodeEvent {
     /// The sandbox is not routable any more; its release may still be running.
     Ended { id: SandboxId, lifecycle: LifecycleId, reason: EndReason, at: SystemTime },
+    /// Its teardown did not go as it should. Told once for each lifecycle: when its first round has
+    /// left something, or, if the node ended it by force, when it is gone.
+    TornDown {
+        id: SandboxId,
+        lifecycle: LifecycleId,
+        reason: EndReason,
+        /// Whether the node ended it by force.
+        forced: bool,
+        /// The release steps that are not confirmed, each with its error; empty: it is gone.
+        left: Vec<String>,
+        at: SystemTime,
+    },
     /// Its end was moved.
     EndMoved { id: SandboxId, lifecycle: LifecycleId, ends_at: SystemTime },
 }

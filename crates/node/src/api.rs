@@ -10,15 +10,17 @@ use model::{
     BuildId, EndReason, LifecycleId, NodePhase, NodeRequest, SandboxId, SandboxPhase, SandboxSpec,
 };
 use node_wire::{
-    BuildError, BuildRequest, BuildStatus, CreateError, DrainStatus, Enforcement, Leaks, NodeApi,
-    NodeError, NodeEvent, NodeInfo, Sample, SandboxStatus, Started, StatusError, TemplateInfo,
+    AdoptReport, BuildError, BuildRequest, BuildStatus, CreateError, DrainStatus, Ending,
+    Enforcement, Explanation, Leaks, NodeApi, NodeError, NodeEvent, NodeInfo, Sample,
+    SandboxStatus, Started, StatusError, TemplateInfo,
 };
 use rand::Rng;
 use tokio::sync::{broadcast, oneshot};
 
 use crate::admission::Admitted;
 use crate::entry::Identity;
-use crate::metrics::{disk, has_inodes, sample_now};
+use crate::leave::handed_over;
+use crate::metrics::sample_now;
 use crate::processor::processor;
 use crate::provision::Order;
 use crate::start::{Inner, Node};
@@ -27,13 +29,14 @@ use crate::supervise::{Admission, supervise};
 impl Inner {
     /// Refuses work that the disk could not take.
     fn check_disk(&self) -> Result<(), CreateError> {
-        let full = disk(&self.config.data_dir)
-            .is_some_and(|(_, free)| free / MIB < self.config.disk_reserve_mib);
-        if full || !has_inodes(&self.config.data_dir) { Err(self.disk_full()) } else { Ok(()) }
+        let full = self.backend.disk().is_some_and(|disk| {
+            disk.free_bytes / MIB < self.config.disk_reserve_mib || !disk.has_inodes
+        });
+        if full { Err(self.disk_full()) } else { Ok(()) }
     }
 
     pub(crate) fn disk_full(&self) -> CreateError {
-        let free_mib = disk(&self.config.data_dir).map_or(0, |(_, free)| free / MIB);
+        let free_mib = self.backend.disk().map_or(0, |disk| disk.free_bytes / MIB);
         CreateError::DiskFull { free_mib, reserve_mib: self.config.disk_reserve_mib }
     }
 
@@ -48,6 +51,8 @@ impl Inner {
     pub(crate) fn enter(&self, work: Work) -> Result<Admitted, Refused> {
         let refused = || match self.phase() {
             NodePhase::Starting => Refused::Starting,
+            // The next daemon takes it.
+            phase if !phase.is_draining() && self.handing.begun.is_cancelled() => Refused::Starting,
             _ => Refused::Draining,
         };
         let pass = self.gate.enter().map_err(|_closed| refused())?;
@@ -57,17 +62,14 @@ impl Inner {
         }
     }
 
-    /// Everything up to the first acquisition: what can be refused is refused here.
+    /// Everything from the gate up to the first acquisition: what can be refused is refused here.
     fn admit(
-        self: &Arc<Self>,
+        &self,
+        pass: Admitted,
         spec: SandboxSpec,
         limit: Duration,
         answer: oneshot::Sender<Result<Started, CreateError>>,
     ) -> Result<(Order, Admission), CreateError> {
-        let pass = self.enter(Work::Start).map_err(|refused| match refused {
-            Refused::Starting => CreateError::Starting,
-            Refused::Draining => CreateError::Draining,
-        })?;
         self.check_disk()?;
         let unknown = || CreateError::UnknownTemplate(spec.template.to_string());
         let template = self.images.get(&spec.template).ok_or_else(unknown)?;
@@ -84,6 +86,22 @@ impl Inner {
         let entry = self.registry.reserve(identity, spec.ttl)?;
         let stop = Stop { budget: Budget::within(limit), cancelled: entry.ended().clone() };
         Ok((Order { entry, spec, template, stop }, Admission { pass, starting, limit, answer }))
+    }
+
+    /// Makes the sandbox of whoever was let in, as a task of its own.
+    ///
+    /// Cancel safety: a dropped call loses the answer.
+    pub(crate) async fn create_within(
+        self: &Arc<Self>,
+        pass: Admitted,
+        spec: SandboxSpec,
+        limit: Duration,
+    ) -> Result<Started, CreateError> {
+        let (answer, answered) = oneshot::channel();
+        let (order, admission) = self.admit(pass, spec, limit, answer)?;
+        let span = order.entry.span();
+        self.tasks.spawn(span, supervise(Arc::clone(self), order, admission));
+        answered.await.unwrap_or(Err(CreateError::Cancelled))
     }
 }
 
@@ -118,17 +136,17 @@ impl NodeApi for Node {
             let found = entries.iter().filter(|e| wanted.contains(&e.phase())).count();
             u32::try_from(found).unwrap_or(u32::MAX)
         };
-        let enforcement = inner.driver.support().into_iter();
+        let enforcement = inner.backend.support().into_iter();
         let templates = inner.images.templates();
         Ok(NodeInfo {
             id: inner.id.clone(),
             phase: inner.phase(),
             version: inner.config.version.clone(),
-            driver: inner.driver.name().into(),
+            driver: inner.backend.driver().into(),
             sandboxes: count(&[SandboxPhase::Live]),
             starting: count(&[SandboxPhase::Reserved, SandboxPhase::Booting]),
             stuck: count(&[SandboxPhase::Stuck]),
-            slots: u32::try_from(inner.pool.ready()).unwrap_or(u32::MAX),
+            slots: u32::try_from(inner.backend.ready_slots()).unwrap_or(u32::MAX),
             processor: processor(),
             metrics: inner.node_metrics(),
             enforcement: enforcement
@@ -149,17 +167,11 @@ impl NodeApi for Node {
     }
 
     async fn create(&self, spec: SandboxSpec, limit: Duration) -> Result<Started, CreateError> {
-        let (answer, answered) = oneshot::channel();
-        let (order, admission) = self.inner.admit(spec, limit, answer)?;
-        let entry = &order.entry;
-        let span = tracing::info_span!(
-            "sandbox",
-            sandbox.id = %entry.id,
-            lifecycle.id = %entry.lifecycle,
-            template.id = %entry.template,
-        );
-        self.inner.tasks.spawn(span, supervise(Arc::clone(&self.inner), order, admission));
-        answered.await.unwrap_or(Err(CreateError::Cancelled))
+        let pass = self.inner.enter(Work::Start).map_err(|refused| match refused {
+            Refused::Starting => CreateError::Starting,
+            Refused::Draining => CreateError::Draining,
+        })?;
+        self.inner.create_within(pass, spec, limit).await
     }
 
     async fn kill(&self, id: &SandboxId, reason: EndReason) -> Result<(), NodeError> {
@@ -178,15 +190,24 @@ impl NodeApi for Node {
                 }
                 _ => {}
             }
-            if state.changed().await.is_err() {
-                return Ok(());
+            tokio::select! {
+                biased;
+                changed = state.changed() => if changed.is_err() { return Ok(()) },
+                () = self.inner.handing.done.cancelled() => return Err(handed_over()),
             }
         }
     }
 
     async fn set_end(&self, id: &SandboxId, ends_at: SystemTime) -> Result<(), NodeError> {
-        let entry = self.inner.registry.get(id).filter(|entry| entry.set_end(ends_at));
-        let entry = entry.ok_or_else(|| NodeError::NotFound(id.to_string()))?;
+        let not_found = || NodeError::NotFound(id.to_string());
+        let entry = self.inner.registry.get(id).ok_or_else(not_found)?;
+        let gone = || match self.inner.handing.over.is_cancelled() {
+            true => handed_over(),
+            false => not_found(),
+        };
+        let moved = entry.ask_end(ends_at).ok_or_else(gone)?.await;
+        // Its supervisor has gone without an answer.
+        moved.map_err(|_gone| gone())?.map_err(NodeError::Internal)?;
         self.inner.announce(NodeEvent::EndMoved {
             id: id.clone(),
             lifecycle: entry.lifecycle.clone(),
@@ -197,6 +218,22 @@ impl NodeApi for Node {
 
     async fn list(&self) -> Result<Vec<SandboxStatus>, NodeError> {
         Ok(self.inner.registry.all().iter().map(|entry| entry.status()).collect())
+    }
+
+    async fn ended(&self, ids: &[SandboxId]) -> Result<Vec<Ending>, NodeError> {
+        self.inner.endings(ids).await
+    }
+
+    async fn explain(
+        &self,
+        id: &SandboxId,
+        lifecycle: Option<&LifecycleId>,
+    ) -> Result<Option<Explanation>, NodeError> {
+        self.inner.explanation(id, lifecycle).await
+    }
+
+    async fn adopt_report(&self) -> Result<Option<AdoptReport>, NodeError> {
+        Ok(self.inner.adopted.lock().clone())
     }
 
     async fn samples(&self, id: &SandboxId) -> Result<Vec<Sample>, NodeError> {

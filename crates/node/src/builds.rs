@@ -129,11 +129,16 @@ impl Builds {
         builds.values().filter(|b| b.is_running()).map(|b| b.request.build.clone()).collect()
     }
 
-    /// Asks every build that runs to end.
-    pub(crate) fn cancel_all(&self) {
-        for build in self.builds.lock().values().filter(|build| build.is_running()) {
-            build.cancel.cancel();
-        }
+    /// Asks every build that runs to end, and says which.
+    pub(crate) fn cancel_all(&self) -> Vec<BuildId> {
+        let builds = self.builds.lock();
+        let running = builds.values().filter(|build| build.is_running());
+        running
+            .map(|build| {
+                build.cancel.cancel();
+                build.request.build.clone()
+            })
+            .collect()
     }
 
     pub(crate) fn all(&self) -> Vec<BuildStatus> {
@@ -163,6 +168,15 @@ impl Inner {
             Refused::Starting => BuildError::Starting,
             Refused::Draining => BuildError::Draining,
         })?;
+        self.build_within(pass, request)
+    }
+
+    /// Starts the build of whoever was let in.
+    pub(crate) fn build_within(
+        self: &Arc<Self>,
+        pass: Admitted,
+        request: BuildRequest,
+    ) -> Result<(), BuildError> {
         if request.alias != base::ALIAS {
             return Err(BuildError::Unsupported(request.alias));
         }
@@ -194,32 +208,17 @@ async fn run(inner: Arc<Inner>, build: Arc<Build>, pass: Admitted) {
     // In the list of builds: counted from here on as what it is.
     drop(pass);
     tracing::info!(alias = build.request.alias, "build started");
-    let request = base::Request::new(guest_wire::ENVD_VERSION.into(), inner.config.disk_mib);
     let told = Arc::clone(&build);
-    let progress = move |at: base::Progress| {
-        told.state.send_modify(|progress| progress.step = at.what);
-    };
+    let progress = move |what| told.state.send_modify(|progress| progress.step = what);
     let budget = Budget::within(BUILD_LIMIT);
-    let built = tokio::select! {
-        biased;
-        () = build.cancel.cancelled() => None,
-        built = base::build(&inner.images, request, &progress, budget) => Some(built),
-    };
-    let state = match built {
-        Some(Ok(_template)) => BuildState::Completed,
-        Some(Err(error)) => {
+    let state = match inner.backend.build(&progress, &build.cancel, budget).await {
+        Ok(()) => BuildState::Completed,
+        Err(base::BuildError::Cancelled) => BuildState::Failed(CANCELLED.into()),
+        Err(error) => {
             tracing::warn!(error = %observe::chain(&error), "build failed");
             BuildState::Failed(error.to_string())
         }
-        None => BuildState::Failed(CANCELLED.into()),
     };
-    if state == BuildState::Failed(CANCELLED.into()) {
-        let store = Arc::clone(&inner.images);
-        let swept = tokio::task::spawn_blocking(move || store.sweep()).await;
-        if let Ok(Err(error)) = swept {
-            tracing::warn!(%error, "what a cancelled build made is left until the next start");
-        }
-    }
     tracing::info!(?state, "build ended");
     inner.builds.end(&build, state);
 }

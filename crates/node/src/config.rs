@@ -42,6 +42,9 @@ pub struct Config {
     pub teardown_limit: Duration,
     /// The time one attempt to end everything may take.
     pub force_limit: Duration,
+    /// Records of ended sandboxes that are kept, and for how long.
+    pub ended_kept: usize,
+    pub ended_max: Duration,
     /// Disk size told of templates built here, MiB.
     pub disk_mib: u64,
     pub faults: Faults,
@@ -66,6 +69,8 @@ impl Config {
             disk_reserve_mib: 1024,
             teardown_limit: Duration::from_secs(30),
             force_limit: Duration::from_secs(30),
+            ended_kept: 1000,
+            ended_max: Duration::from_secs(7 * 24 * 3600),
             disk_mib: 10 * 1024,
             faults: Faults::default(),
         }

@@ -76,8 +76,7 @@ impl Inner {
         tracing::info!(number, sandboxes = self.registry.len(), "ending everything");
         let all_tried = async {
             loop {
-                seen.builds.extend(self.builds.running_ids());
-                self.builds.cancel_all();
+                seen.meet_builds(self.builds.cancel_all());
                 let entries = self.registry.all();
                 for entry in &entries {
                     if seen.meet(entry) {
@@ -101,7 +100,9 @@ impl Inner {
         if !in_time && failed.is_empty() && self.gate.inside() > 0 {
             failed.push(format!("{} starts have not ended", self.gate.inside()));
         }
-        let late = seen.late.iter().filter(|id| !left.iter().any(|e| e.lifecycle == **id)).count();
+        let is_left = |id: &LifecycleId| left.iter().any(|entry| entry.lifecycle == *id);
+        let late = seen.late.iter().filter(|id| !is_left(id)).count()
+            + seen.late_builds.iter().filter(|id| !building.contains(id)).count();
         let builds = seen.builds.iter().filter(|id| !building.contains(id)).count();
         let stopped = seen.rounds.len().saturating_sub(left.len()) + builds;
         let number_of = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
@@ -177,6 +178,7 @@ struct Seen {
     rounds: BTreeMap<LifecycleId, u32>,
     late: BTreeSet<LifecycleId>,
     builds: BTreeSet<BuildId>,
+    late_builds: BTreeSet<BuildId>,
     begun: bool,
 }
 
@@ -193,6 +195,14 @@ impl Seen {
         true
     }
 
+    fn meet_builds(&mut self, ids: Vec<BuildId>) {
+        for id in ids {
+            if self.builds.insert(id.clone()) && self.begun {
+                self.late_builds.insert(id);
+            }
+        }
+    }
+
     /// Whether a round that ended after the attempt had met it has left something. (One that left
     /// nothing has left the registry, too.) It counts even if the next round runs already: several
     /// that hang are not waited for until they rest at the same time.
@@ -204,10 +214,10 @@ impl Seen {
 
 fn describe(entry: &Entry) -> String {
     let state = entry.state();
-    let what = if state.left.is_empty() {
-        format!("{:?} for {} s", state.phase, state.since.elapsed().as_secs())
-    } else {
-        state.left.join("; ")
+    let what = match state.step {
+        _ if !state.left.is_empty() => state.left.join("; "),
+        Some((step, since)) => format!("{}: runs for {} s", step.name(), since.elapsed().as_secs()),
+        None => format!("{:?} for {} s", state.phase, state.since.elapsed().as_secs()),
     };
     format!("{}: {what}", entry.id)
 }

@@ -1,6 +1,8 @@
 //! One lifecycle as the rest of the node sees it. Its supervisor is the only writer.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::net::IpAddr;
+use std::sync::OnceLock;
 use std::time::{Duration, SystemTime};
 
 use model::{
@@ -8,7 +10,7 @@ use model::{
 };
 use node_wire::{Sample, SandboxStatus};
 use parking_lot::Mutex;
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, oneshot, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -36,6 +38,10 @@ pub(crate) struct Entry {
     ended: CancellationToken,
     /// Somebody asked a stuck teardown to try again now.
     retry: Notify,
+    moves: Mutex<Moves>,
+    moved: Notify,
+    /// Set once it is known.
+    addr: OnceLock<IpAddr>,
     samples: Mutex<VecDeque<Sample>>,
     /// Processor time at the last sample.
     cpu: Mutex<Option<(Instant, Duration)>>,
@@ -49,6 +55,10 @@ pub(crate) struct State {
     /// For people; [`State::deadline`] is what is kept.
     pub ends_at: SystemTime,
     pub deadline: Instant,
+    /// When its end was decided.
+    pub ended_at: Option<SystemTime>,
+    /// Whether it was ever live.
+    pub lived: bool,
     /// When this phase began.
     pub since: Instant,
     /// Rounds of teardown that have ended.
@@ -56,6 +66,49 @@ pub(crate) struct State {
     pub left: Vec<String>,
     /// Release steps that are not confirmed; empty unless stuck.
     pub pending: Vec<Step>,
+    /// The release step that runs, and since when.
+    pub step: Option<(Step, Instant)>,
+}
+
+/// Ends that were asked for and are not in force yet.
+#[derive(Debug, Default)]
+struct Moves {
+    asked: Vec<Move>,
+    /// Nobody makes them any more.
+    closed: bool,
+}
+
+/// Another end, that somebody waits for.
+#[derive(Debug)]
+pub(crate) struct Move {
+    pub ends_at: SystemTime,
+    /// Whether it is in force and will be under the next daemon, too; else why not.
+    pub answer: oneshot::Sender<Result<(), String>>,
+}
+
+/// From when to when a sandbox is live.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Life {
+    pub started_at: SystemTime,
+    pub ends_at: SystemTime,
+}
+
+impl Life {
+    /// From now on. In whole microseconds, as it is written.
+    pub(crate) fn of(ttl: Duration) -> Self {
+        let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let whole = Duration::new(since.as_secs(), since.subsec_micros() * 1000);
+        let started_at = SystemTime::UNIX_EPOCH + whole;
+        Self { started_at, ends_at: started_at + ttl.min(FAR) }
+    }
+
+    fn deadline(self) -> Instant {
+        deadline(self.ends_at)
+    }
+}
+
+fn deadline(ends_at: SystemTime) -> Instant {
+    Instant::now() + ends_at.duration_since(SystemTime::now()).unwrap_or_default().min(FAR)
 }
 
 /// What an entry is made of.
@@ -70,18 +123,42 @@ pub(crate) struct Identity {
 }
 
 impl Entry {
+    /// One that is about to be made.
     pub(crate) fn new(identity: Identity, ttl: Duration, pulse: Pulse) -> Self {
-        let now = SystemTime::now();
-        let ttl = ttl.min(FAR);
+        Self::in_phase(SandboxPhase::Reserved, identity, Life::of(ttl), pulse)
+    }
+
+    /// One that an earlier daemon has made: it runs, and its time goes on.
+    pub(crate) fn adopted(identity: Identity, life: Life, pulse: Pulse) -> Self {
+        Self::in_phase(SandboxPhase::Live, identity, life, pulse)
+    }
+
+    /// One that an earlier daemon has left, and that goes for `reason` since `ended_at`.
+    pub(crate) fn left_behind(
+        identity: Identity,
+        life: Life,
+        (reason, ended_at): (EndReason, SystemTime),
+        pulse: Pulse,
+    ) -> Self {
+        let entry = Self::in_phase(SandboxPhase::Stopping, identity, life, pulse);
+        entry.state.send_modify(|state| state.ended_at = Some(ended_at));
+        entry.end(reason);
+        entry
+    }
+
+    fn in_phase(phase: SandboxPhase, identity: Identity, life: Life, pulse: Pulse) -> Self {
         let state = State {
-            phase: SandboxPhase::Reserved,
-            started_at: now,
-            ends_at: now + ttl,
-            deadline: Instant::now() + ttl,
+            phase,
+            started_at: life.started_at,
+            ends_at: life.ends_at,
+            deadline: life.deadline(),
+            ended_at: None,
+            lived: phase == SandboxPhase::Live,
             since: Instant::now(),
             rounds: 0,
             left: Vec::new(),
             pending: Vec::new(),
+            step: None,
         };
         Self {
             id: identity.id,
@@ -95,13 +172,32 @@ impl Entry {
             end: Mutex::new(None),
             ended: CancellationToken::new(),
             retry: Notify::new(),
+            moves: Mutex::default(),
+            moved: Notify::new(),
+            addr: OnceLock::new(),
             samples: Mutex::default(),
             cpu: Mutex::default(),
         }
     }
 
+    /// What its records are found by. Never filtered out: without the ids a failure is nobody's.
+    pub(crate) fn span(&self) -> tracing::Span {
+        tracing::error_span!(
+            "sandbox",
+            sandbox.id = %self.id,
+            lifecycle.id = %self.lifecycle,
+            template.id = %self.template,
+        )
+    }
+
     pub(crate) fn state(&self) -> State {
         self.state.borrow().clone()
+    }
+
+    /// Where it can be reached from now on. Only the supervisor calls this.
+    pub(crate) fn set_addr(&self, addr: IpAddr) {
+        // It has one slot in all its life.
+        let _same = self.addr.set(addr);
     }
 
     pub(crate) fn phase(&self) -> SandboxPhase {
@@ -120,6 +216,9 @@ impl Entry {
                     tracing::debug!(from = ?state.phase, to = ?next, "sandbox phase changed");
                     state.phase = next;
                     state.since = Instant::now();
+                    if event == SandboxEvent::End {
+                        state.ended_at.get_or_insert_with(SystemTime::now);
+                    }
                 }
                 Err(illegal) => {
                     tracing::error!(error = %illegal, "a supervisor took an impossible step");
@@ -131,44 +230,83 @@ impl Entry {
         self.pulse.beat();
     }
 
+    /// A release step begins. Only the supervisor calls this.
+    pub(crate) fn begin_step(&self, step: Step) {
+        // Nobody waits for it.
+        self.state.send_if_modified(|state| {
+            state.step = Some((step, Instant::now()));
+            false
+        });
+    }
+
     /// Starts the clock: the guest agent has answered. `false` when its end was asked for before: then
     /// it never was live.
-    pub(crate) fn set_live(&self, ttl: Duration) -> bool {
+    pub(crate) fn set_live(&self, life: Life) -> bool {
         // Held over the change: who asks for the end from here on asks it of a live sandbox.
         let end = self.end.lock();
         if end.is_some() {
             return false;
         }
-        let now = SystemTime::now();
-        let ttl = ttl.min(FAR);
         self.on(SandboxEvent::Ready, |state| {
-            state.started_at = now;
-            state.ends_at = now + ttl;
-            state.deadline = Instant::now() + ttl;
+            state.started_at = life.started_at;
+            state.ends_at = life.ends_at;
+            state.deadline = life.deadline();
+            state.lived = true;
         });
         true
     }
 
-    /// Moves the end of a live sandbox. `false` when it is not live.
-    pub(crate) fn set_end(&self, ends_at: SystemTime) -> bool {
-        let left = ends_at.duration_since(SystemTime::now()).unwrap_or_default().min(FAR);
-        self.state.send_if_modified(|state| {
-            let live = state.phase == SandboxPhase::Live;
-            if live {
-                state.ends_at = ends_at;
-                state.deadline = Instant::now() + left;
-            }
-            live
-        })
+    /// Asks for another end. Its supervisor answers; it drops the question of one that ends before.
+    /// `None` when it is not live.
+    pub(crate) fn ask_end(
+        &self,
+        ends_at: SystemTime,
+    ) -> Option<oneshot::Receiver<Result<(), String>>> {
+        let mut moves = self.moves.lock();
+        if moves.closed || self.phase() != SandboxPhase::Live {
+            return None;
+        }
+        let (answer, answered) = oneshot::channel();
+        moves.asked.push(Move { ends_at, answer });
+        drop(moves);
+        self.moved.notify_one();
+        Some(answered)
     }
 
-    /// Ends a live sandbox whose time is over. `false` when the end was moved before that.
+    /// Waits for ends that are asked for. Only the supervisor calls this.
+    ///
+    /// Cancel safety: yes.
+    pub(crate) async fn asked_ends(&self) -> Vec<Move> {
+        loop {
+            let asked = std::mem::take(&mut self.moves.lock().asked);
+            if !asked.is_empty() {
+                return asked;
+            }
+            self.moved.notified().await;
+        }
+    }
+
+    /// Nobody answers who asks for another end any more. Only the supervisor calls this.
+    pub(crate) fn close_moves(&self) {
+        *self.moves.lock() = Moves { asked: Vec::new(), closed: true };
+    }
+
+    /// Moves the end of a live sandbox. Only the supervisor calls this.
+    pub(crate) fn move_end(&self, ends_at: SystemTime) {
+        self.state.send_modify(|state| {
+            state.ends_at = ends_at;
+            state.deadline = deadline(ends_at);
+        });
+    }
+
+    /// Ends a live sandbox whose time is over. `false` when it is not, or not live.
     pub(crate) fn expire(&self) -> bool {
         let expired = self.state.send_if_modified(|state| {
             let over = state.phase == SandboxPhase::Live && state.deadline <= Instant::now();
             if over {
                 // From here on its end cannot be moved.
                 state.phase = SandboxPhase::Stopping;
+                state.ended_at = Some(SystemTime::now());
                 state.since = Instant::now();
             }
             over
@@ -238,6 +376,7 @@ impl Entry {
             metadata: self.metadata.clone(),
             started_at: state.started_at,
             ends_at: state.ends_at,
+            addr: self.addr.get().copied(),
             left: state.left,
         }
     }

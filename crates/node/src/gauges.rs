@@ -37,7 +37,7 @@ impl Node {
     #[must_use]
     pub fn gauges(&self) -> Gauges {
         let inner = &self.inner;
-        let counts = inner.pool.counts();
+        let counts = inner.backend.slots();
         let entries = inner.registry.all();
         let keeps_slot = |state: crate::entry::State| {
             state.phase == SandboxPhase::Stuck && state.pending.contains(&Step::Slot)

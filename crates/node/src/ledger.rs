@@ -1,17 +1,21 @@
 //! The lifecycle directory: the one record of what a run of a sandbox holds.
 //!
-//! Made before the first resource, removed after the last. Files are replaced by rename and not
-//! synced: what they name does not survive a power cut either.
+//! Made before the first resource, removed after the last; its record is kept beside the directories
+//! of those that are there, for a while. Files are replaced by rename and not synced: what they name
+//! does not survive a power cut either.
 
-use std::collections::BTreeMap;
+mod past;
+mod record;
+
 use std::fs;
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use host::process::ProcessIdentity;
 use lifecycle::{Budget, Owned, Release};
-use serde::{Deserialize, Serialize};
+
+pub(crate) use past::{prune, read_all};
+pub(crate) use record::{End, Failure, Fate, Record, from_micros, micros};
 
 /// What the record's file is called, with the number of the writing behind it.
 ///
@@ -19,42 +23,13 @@ use serde::{Deserialize, Serialize};
 /// disk at once, and removing the file a moment later waits for that.
 const RECORD: &str = "lifecycle.json";
 
-/// The form of [`Record`]; a daemon reads the form before its own, too.
-pub(crate) const VERSION: u32 = 1;
-
-/// What is written of a lifecycle.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub(crate) struct Record {
-    pub version: u32,
-    pub lifecycle: String,
-    pub sandbox: String,
-    pub team: String,
-    pub template: String,
-    pub build: String,
-    pub vcpus: u32,
-    pub memory_mib: u64,
-    pub disk_mib: u64,
-    pub metadata: BTreeMap<String, String>,
-    pub internet: bool,
-    /// The guest agent's token.
-    pub access_token: Option<String>,
-    /// Set once it is known.
-    pub slot: Option<u16>,
-    /// The machine's first process, once there is one.
-    pub process: Option<ProcessIdentity>,
-    /// Microseconds since 1970.
-    pub started_at_us: Option<i64>,
-    /// Microseconds since 1970.
-    pub ends_at_us: Option<i64>,
-}
-
 /// A directory could not be written or removed.
 #[derive(Debug, thiserror::Error)]
 #[error("{action} {}", path.display())]
 pub(crate) struct LedgerError {
-    action: &'static str,
-    path: PathBuf,
-    source: io::Error,
+    pub(crate) action: &'static str,
+    pub(crate) path: PathBuf,
+    pub(crate) source: io::Error,
 }
 
 impl LedgerError {
@@ -68,6 +43,13 @@ impl LedgerError {
 pub(crate) struct LifecycleDir {
     path: PathBuf,
     name: String,
+    /// Where its record goes in the end.
+    ended: PathBuf,
+}
+
+/// Where the records of lifecycles go whose directories were in `lifecycles`.
+pub(crate) fn ended_dir(lifecycles: &Path) -> PathBuf {
+    lifecycles.with_file_name("ended")
 }
 
 impl LifecycleDir {
@@ -94,7 +76,7 @@ impl LifecycleDir {
 
     /// The directory of `id`, whether it exists or not.
     pub(crate) fn named(lifecycles: &Path, id: &str) -> Self {
-        Self { path: lifecycles.join(id), name: id.to_owned() }
+        Self { path: lifecycles.join(id), name: id.to_owned(), ended: ended_dir(lifecycles) }
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -121,8 +103,7 @@ impl LifecycleDir {
 
     /// The record, or `None` when it was never written or cannot be understood.
     pub(crate) fn read(&self) -> Option<Record> {
-        let text = fs::read(self.writings().ok()?.pop()?.1).ok()?;
-        serde_json::from_slice(&text).ok().filter(|record: &Record| record.version == VERSION)
+        Record::parse(&fs::read(self.writings().ok()?.pop()?.1).ok()?)
     }
 
     /// Every writing of the record that is there, the newest last. There are two only for the
@@ -142,13 +123,18 @@ impl LifecycleDir {
         Ok(found)
     }
 
+    /// Keeps the record, and removes the directory.
     fn remove(&self) -> Result<(), LedgerError> {
-        let writings = match self.writings() {
+        let mut writings = match self.writings() {
             Err(source) if source.kind() == io::ErrorKind::NotFound => return Ok(()),
             writings => writings.map_err(|source| self.failed("list", source))?,
         };
+        // A file that no step has accounted for keeps the lifecycle visible, and its name known.
+        self.refuse_strangers().map_err(|source| self.failed("remove", source))?;
+        let newest = writings.pop().filter(|(_, newest)| !self.keep(newest));
         let next = self.path.join(format!("{RECORD}.next"));
-        for file in writings.into_iter().map(|(_, file)| file).chain([next]) {
+        let files = writings.into_iter().chain(newest).map(|(_, file)| file);
+        for file in files.chain([next]) {
             match fs::remove_file(file) {
                 Err(source) if source.kind() != io::ErrorKind::NotFound => {
                     return Err(self.failed("clear", source));
@@ -156,13 +142,33 @@ impl LifecycleDir {
                 _ => {}
             }
         }
-        // Not recursive: a file that no step has accounted for keeps the lifecycle visible.
         match fs::remove_dir(&self.path) {
             Err(source) if source.kind() != io::ErrorKind::NotFound => {
                 Err(self.failed("remove", source))
             }
             _ => Ok(()),
         }
+    }
+
+    /// Puts the record where those of ended sandboxes are. Whether it is there now: without it a
+    /// sandbox is forgotten sooner, which is no reason to keep the rest of it.
+    fn keep(&self, record: &Path) -> bool {
+        let kept = fs::rename(record, past::path_of(&self.ended, &self.name));
+        if let Err(error) = &kept {
+            tracing::warn!(%error, "the record of an ended sandbox could not be kept");
+        }
+        kept.is_ok()
+    }
+
+    fn refuse_strangers(&self) -> io::Result<()> {
+        for entry in fs::read_dir(&self.path)? {
+            let name = entry?.file_name();
+            if !name.as_encoded_bytes().starts_with(RECORD.as_bytes()) {
+                let name = name.to_string_lossy().into_owned();
+                return Err(io::Error::new(io::ErrorKind::DirectoryNotEmpty, name));
+            }
+        }
+        Ok(())
     }
 
     fn failed(&self, action: &'static str, source: io::Error) -> LedgerError {
@@ -185,52 +191,64 @@ impl Release for LifecycleDir {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+    use std::path::PathBuf;
     use std::time::Duration;
 
     use lifecycle::Budget;
 
-    use super::{LifecycleDir, Record, VERSION};
+    use super::record::tests::record;
+    use super::{LifecycleDir, Record, ended_dir, read_all};
 
-    pub(crate) fn record(id: &str) -> Record {
-        Record {
-            version: VERSION,
-            lifecycle: id.into(),
-            sandbox: "i1".into(),
-            team: "t".into(),
-            template: "base".into(),
-            build: "b".into(),
-            vcpus: 2,
-            memory_mib: 512,
-            disk_mib: 1024,
-            metadata: [("k".to_owned(), "v".to_owned())].into(),
-            internet: true,
-            access_token: Some("secret".into()),
-            slot: None,
-            process: None,
-            started_at_us: None,
-            ends_at_us: None,
+    fn root() -> (tempfile::TempDir, PathBuf) {
+        let root = tempfile::tempdir().unwrap();
+        let lifecycles = root.path().join("lifecycles");
+        for dir in [&lifecycles, &ended_dir(&lifecycles)] {
+            fs::create_dir(dir).unwrap();
         }
+        (root, lifecycles)
+    }
+
+    fn soon() -> Budget {
+        Budget::within(Duration::from_secs(1))
     }
 
     #[tokio::test]
-    async fn a_record_is_read_back_and_the_directory_goes_when_it_is_empty() {
-        let root = tempfile::tempdir().unwrap();
-        let dir = LifecycleDir::create(root.path(), "l1", &record("l1")).unwrap();
-        dir.write(&Record { slot: Some(7), ..record("l1") }).unwrap();
-        assert_eq!(LifecycleDir::named(root.path(), "l1").read().unwrap().slot, Some(7));
-        std::fs::write(dir.path().join("stranger"), "x").unwrap();
-        let (dir, _error) = dir.close(Budget::within(Duration::from_secs(1))).await.unwrap_err();
+    async fn a_record_is_read_back_and_kept_when_the_directory_goes() {
+        let (_root, lifecycles) = root();
+        let dir = LifecycleDir::create(&lifecycles, "l1", &record()).unwrap();
+        let last = Record { slot: Some(7), ..record() };
+        dir.write(&last).unwrap();
+        assert_eq!(LifecycleDir::named(&lifecycles, "l1").read(), Some(last.clone()));
+        fs::write(dir.path().join("stranger"), "x").unwrap();
+        let (dir, _error) = dir.close(soon()).await.unwrap_err();
         assert!(dir.path().join("stranger").exists());
-        std::fs::remove_file(dir.path().join("stranger")).unwrap();
-        let _closed = dir.close(Budget::within(Duration::from_secs(1))).await.unwrap();
-        assert!(!root.path().join("l1").exists());
+        assert_eq!(dir.read(), Some(last.clone()), "whose it is is known as long as it is there");
+        assert_eq!(read_all(&ended_dir(&lifecycles)), []);
+        fs::remove_file(dir.path().join("stranger")).unwrap();
+        let _closed = dir.close(soon()).await.unwrap();
+        assert!(!lifecycles.join("l1").exists());
+        assert_eq!(read_all(&ended_dir(&lifecycles)), [last]);
+    }
+
+    #[tokio::test]
+    async fn a_record_that_cannot_be_kept_does_not_keep_its_directory() {
+        let (_root, lifecycles) = root();
+        fs::remove_dir(ended_dir(&lifecycles)).unwrap();
+        let dir = LifecycleDir::create(&lifecycles, "l1", &record()).unwrap();
+        let _closed = dir.close(soon()).await.unwrap();
+        assert!(!lifecycles.join("l1").exists());
     }
 
     #[test]
-    fn a_truncated_record_reads_as_none() {
-        let root = tempfile::tempdir().unwrap();
-        std::fs::create_dir(root.path().join("l1")).unwrap();
-        std::fs::write(root.path().join("l1/lifecycle.json.1"), "{\"version\":1,").unwrap();
-        assert!(LifecycleDir::named(root.path(), "l1").read().is_none());
+    fn a_record_that_is_torn_or_empty_or_not_there_reads_as_none() {
+        let (_root, lifecycles) = root();
+        for (id, text) in [("l1", Some("{\"version\":1,")), ("l2", Some("")), ("l3", None)] {
+            fs::create_dir(lifecycles.join(id)).unwrap();
+            if let Some(text) = text {
+                fs::write(lifecycles.join(id).join("lifecycle.json.1"), text).unwrap();
+            }
+            assert!(LifecycleDir::named(&lifecycles, id).read().is_none(), "{id}");
+        }
     }
 }

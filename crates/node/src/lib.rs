@@ -4,13 +4,22 @@
 //! speak E2B's wire, and proxies no traffic.
 
 mod admission;
+mod adopt;
 mod api;
+mod backend;
 mod builds;
+mod closers;
 mod config;
 mod drain;
 mod entry;
+#[cfg(test)]
+#[cfg(feature = "fault-injection")]
+mod fake;
+mod finish;
 mod gauges;
+mod history;
 mod leaks;
+mod leave;
 mod ledger;
 mod metrics;
 mod pool;
@@ -19,17 +28,24 @@ mod provision;
 mod pulse;
 mod reclaim;
 mod registry;
+mod rounds;
 mod shutdown;
 mod start;
 mod status;
 mod supervise;
 mod sync;
 mod teardown;
+#[cfg(test)]
+#[cfg(feature = "fault-injection")]
+mod tests;
+mod upkeep;
 
+pub use adopt::{ADOPT_POINTS, AdoptError};
+pub use backend::CREATE_POINTS;
 pub use config::{Config, LimitsPolicy};
 pub use gauges::{Gauges, Slots};
 pub use leaks::{LeakReport, LeaksError, leaks};
-pub use provision::CREATE_POINTS;
+pub use leave::LeaveReport;
 pub use shutdown::{Escalation, ShutdownReport, StopPlan};
-pub use start::{Node, StartError};
+pub use start::{Node, StartError, find};
 pub use teardown::Step;

@@ -73,6 +73,16 @@ impl Pool {
         }
     }
 
+    /// Keeps an index for a sandbox of an earlier daemon. `false` when another has it.
+    pub(crate) fn claim(&self, index: u16) -> bool {
+        self.stock.claim(index)
+    }
+
+    /// The slots whose links are there and that nobody accounts for.
+    pub(crate) fn strays(&self) -> Result<Vec<u16>, HostError> {
+        Ok(linked_slots(self.mark)?.into_iter().filter(|index| !self.stock.has(*index)).collect())
+    }
+
     /// The index may be used again once its link is gone.
     pub(crate) fn released(&self, index: u16) {
         self.stock.released(index);
@@ -149,13 +159,28 @@ impl Pool {
     ///
     /// Cancel safety: yes.
     pub(crate) async fn wait_unlinked(&self, budget: Budget) -> Result<(), Expired> {
+        self.wait_unlinked_but(|_| false, budget).await
+    }
+
+    /// As [`Pool::wait_unlinked`], for the slots that nobody has.
+    ///
+    /// Cancel safety: yes.
+    pub(crate) async fn wait_idle_unlinked(&self, budget: Budget) -> Result<(), Expired> {
+        self.wait_unlinked_but(|index| self.stock.is_out(index), budget).await
+    }
+
+    async fn wait_unlinked_but(
+        &self,
+        stays: impl Fn(u16) -> bool + Send,
+        budget: Budget,
+    ) -> Result<(), Expired> {
         let gone = async {
             // The kernel tells of it by rtnetlink, to sockets that may overflow; a listing cannot
             // be missed and costs microseconds. One that fails proves nothing. What is in the making
             // is asked for first: it is on the shelf before it is in the making no more.
             while self.stock.making() > 0
                 || self.stock.ready() > 0
-                || linked_slots(self.mark).map_or(true, |left| !left.is_empty())
+                || linked_slots(self.mark).map_or(true, |left| !left.into_iter().all(&stays))
             {
                 tokio::time::sleep(Duration::from_millis(5)).await;
                 self.clear().await;

@@ -1,107 +1,154 @@
-//! Removing what an earlier daemon left: by the ledger first, then whatever else bears our mark.
+//! Taking down what an earlier daemon left and this one cannot run on, beside the node's other work.
 //!
-//! Runs before anything is admitted, with the node's claim held, so nobody else acts on the same
-//! names. Only names under the mark are ever touched. What will not go is stuck like any other
-//! teardown that failed: it keeps its id, is tried again, and keeps the node from stopping clean; the
-//! node starts all the same, unless processes could not be killed.
+//! What will not go is stuck like any other teardown that failed: it keeps its id and its slot, is
+//! tried again, and keeps the node from stopping clean. The node opens all the same.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::{StreamExt, stream};
-use host::HostError;
-use host::census::{HELPERS, lifecycle_ids};
-use host::net::{linked_slots, remove_link};
-use lifecycle::{Budget, Release};
-use model::{EndReason, LifecycleId, Resources, SandboxId, SandboxPhase, TeamId, TemplateId};
+use futures::FutureExt;
+use lifecycle::Budget;
+use model::{EndReason, SandboxPhase};
+use node_wire::{AdoptEnd, AdoptReport};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
-use crate::entry::{Entry, Identity};
-use crate::ledger::LifecycleDir;
+use crate::adopt::{Found, LeftBehind, Take};
+use crate::entry::Entry;
+use crate::finish::{Why, finish};
 use crate::start::Inner;
-use crate::supervise::finish;
-use crate::teardown::{Holdings, Step};
-
-/// Why a node cannot start on what is there.
-#[derive(Debug, thiserror::Error)]
-pub enum ReclaimError {
-    #[error(transparent)]
-    Host(#[from] HostError),
-    #[error("processes of {id} cannot be killed: {left}; they would run on beside new ones")]
-    Alive { id: String, left: String },
-    #[error("more is left than this node may have sandboxes ({0})")]
-    TooMany(String),
-}
 
 /// How long the kernel is given to take links away by itself.
 const UNLINK_LIMIT: Duration = Duration::from_secs(5);
 /// Lifecycles reclaimed at a time.
-const AT_A_TIME: usize = 16;
+pub(crate) const AT_A_TIME: usize = 16;
 
-pub(crate) async fn reclaim(inner: &Arc<Inner>, budget: Budget) -> Result<(), ReclaimError> {
-    let mut ids = lifecycle_ids(&inner.config.lifecycles())?;
-    // A cgroup without a directory: its lifecycle was at its last step.
-    let orphans = inner.cgroups.list()?.into_iter().filter(|name| name != HELPERS);
-    ids.extend(orphans);
-    ids.sort();
-    ids.dedup();
-    if !ids.is_empty() {
-        tracing::warn!(count = ids.len(), "removing sandboxes that an earlier daemon left");
-    }
-    let mut reclaimed =
-        stream::iter(ids).map(|id| reclaim_one(inner, id)).buffer_unordered(AT_A_TIME);
-    while let Some(done) = reclaimed.next().await {
-        done?;
-    }
-    if inner.pool.wait_unlinked(budget.slice(UNLINK_LIMIT)).await.is_err() {
-        // Something outside our cgroups keeps a namespace alive; its link is ours all the same.
-        for slot in linked_slots(inner.mark())? {
-            remove_link(inner.mark(), slot)?;
+/// What is to be told of a start, as far as it has come.
+pub(crate) struct Reclaim {
+    entries: Vec<Arc<Entry>>,
+    strays: bool,
+    report: AdoptReport,
+    began: Instant,
+}
+
+impl Reclaim {
+    /// Begins to take down what was left behind, each as a task of its own: they go on without
+    /// whoever waits for them.
+    pub(crate) fn begin(inner: &Arc<Inner>, found: Found, began: Instant) -> Self {
+        let Found { adopted, left_behind, strays } = found;
+        let ended = left_behind.iter().filter(|left| !left.half_made);
+        let end = |left: &LeftBehind| AdoptEnd { id: left.entry.id.clone(), reason: left.reason };
+        let report = AdoptReport {
+            finished: false,
+            adopted,
+            ended: ended.map(end).collect(),
+            rolled_back: number(left_behind.iter().filter(|left| left.half_made).count()),
+            stuck: 0,
+            took: began.elapsed(),
+        };
+        let entries = left_behind.iter().map(|left| Arc::clone(&left.entry)).collect();
+        for left in left_behind {
+            let span = left.entry.span();
+            inner.tasks.spawn(span, take_down(Arc::clone(inner), left));
         }
+        *inner.adopted.lock() = Some(report.clone());
+        Self { entries, strays, report, began }
     }
-    Ok(())
+
+    /// Whether nothing was left but what runs on.
+    pub(crate) fn is_done(&self) -> bool {
+        self.entries.is_empty() && !self.strays
+    }
+
+    /// Opens the node when everything has been tried once and what belongs to nobody is removed, and
+    /// goes on until it is, or until `stop`.
+    ///
+    /// Cancel safety: yes; what has begun goes on.
+    pub(crate) async fn run(self, inner: &Inner, stop: &CancellationToken) {
+        let work = async {
+            let mut beats = inner.pulse.listen();
+            beats.until(|| self.entries.iter().all(|entry| entry.state().rounds > 0)).await;
+            // A link of nobody may be of one that is stuck and whose slot is not known: it is kept
+            // from others until that has gone.
+            let may_settle = self.stuck() == 0;
+            if may_settle {
+                settle(inner).await;
+            }
+            self.tell(inner);
+            inner.opened();
+            if !may_settle {
+                beats.until(|| self.stuck() == 0).await;
+                settle(inner).await;
+            }
+        };
+        tokio::select! { biased; () = stop.cancelled() => {}, () = work => {} }
+    }
+
+    fn stuck(&self) -> usize {
+        self.entries.iter().filter(|entry| entry.phase() != SandboxPhase::Stopped).count()
+    }
+
+    /// Says what has become of it all.
+    pub(crate) fn tell(&self, inner: &Inner) {
+        let report = AdoptReport {
+            finished: true,
+            stuck: number(self.stuck()),
+            took: self.began.elapsed(),
+            ..self.report.clone()
+        };
+        if report.is_empty() {
+            tracing::info!("an earlier daemon has left nothing");
+        } else {
+            tracing::info!(
+                adopted = report.adopted,
+                ended = report.ended.len(),
+                rolled_back = report.rolled_back,
+                stuck = report.stuck,
+                took_ms = report.took.as_millis(),
+                "what an earlier daemon left is taken over"
+            );
+        }
+        *inner.adopted.lock() = Some(report);
+    }
 }
 
-async fn reclaim_one(inner: &Arc<Inner>, id: String) -> Result<(), ReclaimError> {
-    let Some(identity) = identity(inner, &id) else {
-        tracing::error!(name = id, "not a lifecycle, and in the place of one; left alone");
-        return Ok(());
+/// Removes what belongs to no lifecycle.
+async fn settle(inner: &Inner) {
+    let [before, after] = Take::Settle.points();
+    pass(inner, before).await;
+    if let Err(error) = inner.backend.settle(Budget::within(UNLINK_LIMIT)).await {
+        let error = observe::chain(&error).to_string();
+        tracing::error!(error, "links of nobody are left; their slots are not used");
+    }
+    pass(inner, after).await;
+}
+
+fn number(count: usize) -> u32 {
+    u32::try_from(count).unwrap_or(u32::MAX)
+}
+
+async fn take_down(inner: Arc<Inner>, left: LeftBehind) {
+    let LeftBehind { entry, held, reason, .. } = left;
+    let permit = tokio::select! {
+        biased;
+        () = inner.handing.over.cancelled() => return held.leave(),
+        permit = inner.reclaiming.acquire() => permit,
     };
-    let reserved = inner.registry.reserve(identity, Duration::ZERO);
-    let entry: Arc<Entry> = reserved.map_err(|error| ReclaimError::TooMany(error.to_string()))?;
-    finish(inner, &entry, &mut Holdings::default(), EndReason::Reclaimed).await;
-    let state = entry.state();
-    let alive = state.left.iter().any(|left| left.starts_with(Step::Kill.name()));
-    if state.phase == SandboxPhase::Stuck && alive {
-        return Err(ReclaimError::Alive { id, left: state.left.join("; ") });
-    }
-    Ok(())
+    let [before, after] = Take::Finish.points();
+    pass(&inner, before).await;
+    let why = Why { reclaimed: held.found(), ..reason.into() };
+    tracing::info!(reason = EndReason::as_str(reason), "a sandbox of an earlier daemon is ended");
+    finish(&inner, &entry, held, why).await;
+    pass(&inner, after).await;
+    drop(permit);
 }
 
-/// Who the lifecycle was for, as far as its record can still be read.
-fn identity(inner: &Inner, id: &str) -> Option<Identity> {
-    let lifecycle = LifecycleId::parse(id).ok()?;
-    let record = LifecycleDir::named(&inner.config.lifecycles(), id).read();
-    let text = |pick: fn(&crate::ledger::Record) -> &str| record.as_ref().map_or(id, pick);
-    let resources = record.as_ref().map(|record| Resources {
-        vcpus: record.vcpus,
-        memory_mib: record.memory_mib,
-        disk_mib: record.disk_mib,
-    });
-    Some(Identity {
-        id: SandboxId::parse(text(|r| &r.sandbox)).or_else(|_illegal| SandboxId::parse(id)).ok()?,
-        lifecycle,
-        team: TeamId::parse(text(|r| &r.team)).or_else(|_illegal| TeamId::parse(id)).ok()?,
-        template: TemplateId::parse(text(|r| &r.template))
-            .or_else(|_illegal| TemplateId::parse(id))
-            .ok()?,
-        resources: resources.unwrap_or(Resources { vcpus: 0, memory_mib: 0, disk_mib: 0 }),
-        metadata: record.map(|record| record.metadata).unwrap_or_default(),
-    })
-}
-
-impl Inner {
-    /// Removes the helpers' cgroup.
-    pub(crate) async fn close_helpers(&self, budget: Budget) -> Result<(), HostError> {
-        self.cgroups.named(HELPERS).release(budget).await
+/// Nothing hangs on the outcome: what is left is taken down whatever happens on the way.
+async fn pass(inner: &Inner, point: &str) {
+    let budget = Budget::within(inner.config.teardown_limit);
+    let passed = AssertUnwindSafe(inner.config.faults.hit(point, budget)).catch_unwind().await;
+    if !matches!(passed, Ok(Ok(()))) {
+        tracing::warn!(point, "a fault was injected");
     }
 }

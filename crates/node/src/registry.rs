@@ -40,6 +40,20 @@ impl Registry {
         Ok(entry)
     }
 
+    /// Enters a lifecycle that is on the host already, however many there are. `None` when its id
+    /// is in use.
+    pub(crate) fn enter(&self, entry: Entry) -> Option<Arc<Entry>> {
+        let mut entries = self.entries.lock();
+        if entries.contains_key(&entry.id) {
+            return None;
+        }
+        let entry = Arc::new(entry);
+        entries.insert(entry.id.clone(), Arc::clone(&entry));
+        drop(entries);
+        self.pulse.beat();
+        Some(entry)
+    }
+
     pub(crate) fn get(&self, id: &SandboxId) -> Option<Arc<Entry>> {
         self.entries.lock().get(id).cloned()
     }

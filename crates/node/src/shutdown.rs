@@ -1,14 +1,13 @@
-//! Stopping a node: drain, force, and the closers, each with its own time, each run whatever failed
-//! before; and a census at the end to prove it.
+//! Stopping a node: drain, force, and the closers; and a census at the end to prove it.
 
 use std::collections::BTreeSet;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use host::census::{Item, Kind, Owner, census};
-use host::process::{Orphans, zombie_children};
-use lifecycle::{Budget, close_in};
+use host::census::{Item, Kind, Owner};
+use lifecycle::Budget;
 use model::{LifecycleId, NodePhase, NodeRequest};
 use node_wire::{LeakItem, Leaks};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::start::{Inner, Node};
@@ -68,8 +67,6 @@ impl ShutdownReport {
 pub(crate) const RESERVE: Duration = Duration::from_secs(20);
 /// The same when somebody has given up.
 const HURRIED: Duration = Duration::from_millis(800);
-/// Between the two looks at children that nobody waits for.
-const ORPHANS_PAUSE: Duration = Duration::from_millis(50);
 /// The pause between attempts to force.
 const ATTEMPT_PAUSE: Duration = Duration::from_secs(1);
 
@@ -82,7 +79,7 @@ impl Node {
     }
 
     /// Drains, forces if it must, releases everything and takes a census. Every step runs whatever
-    /// failed before. The node cannot be used again.
+    /// failed before. The node cannot be used again; a stop that left something can be repeated.
     ///
     /// Cancel safety: no.
     pub async fn stop(&self, plan: StopPlan, escalation: &Escalation) -> ShutdownReport {
@@ -106,10 +103,13 @@ impl Node {
             Vec::new()
         });
         if left.is_empty() && errors.is_empty() {
-            if let Err(error) = inner.claim.give_back() {
+            if let Err(error) = inner.backend.give_back() {
                 errors.push(format!("claim: {}", observe::chain(&error)));
             }
             inner.advance(NodePhase::Stopped);
+        } else {
+            // What is left may still go by itself.
+            inner.rounds.resume();
         }
         let attempts = inner.force.status().0;
         let report =
@@ -132,9 +132,7 @@ impl Node {
     /// # Errors
     /// When a part of it cannot be read.
     pub async fn census(&self, budget: Budget) -> Result<Vec<Item>, host::census::CensusError> {
-        let inner = &self.inner;
-        let lifecycles = inner.config.lifecycles();
-        census(inner.mark(), &inner.cgroups, &inner.firewall_name, &lifecycles, budget).await
+        self.inner.backend.census(budget).await
     }
 }
 
@@ -142,8 +140,7 @@ impl Inner {
     /// Waits until everything has ended by itself. `false` when it is time to force.
     async fn drained(&self, plan: StopPlan, escalation: &Escalation) -> bool {
         if let Some(graceful) = plan.graceful {
-            let at =
-                (tokio::time::Instant::now() + graceful, std::time::SystemTime::now() + graceful);
+            let at = (Instant::now() + graceful, std::time::SystemTime::now() + graceful);
             let mut standing = self.standing.lock();
             *standing = Standing { force_at: Some(at), ..*standing };
         }
@@ -199,49 +196,6 @@ impl Inner {
         document.blockers.iter().map(tell).collect()
     }
 
-    /// The closers, in their fixed order, within `budget` all together.
-    pub(crate) async fn close_all(&self, budget: Budget) -> Vec<String> {
-        let mut errors = Vec::new();
-        let mut note = |what: &str, failed: Option<String>| {
-            errors.extend(failed.map(|error| format!("{what}: {error}")));
-        };
-        // What one does not use is there for those after it.
-        let [upkeep, slots, firewall, helpers] = budget.split([3, 3, 1, 1]);
-        let upkeep = self.upkeep.close(upkeep).await;
-        note("upkeep", upkeep.err().map(|e| e.to_string()));
-        self.reap_orphans().await;
-        self.pool.close().await;
-        let unlinked = self.pool.wait_unlinked(slots).await;
-        let links_left = unlinked.is_err();
-        note("slots", unlinked.err().map(|e| e.to_string()));
-        if links_left || self.registry.len() > 0 {
-            // What still runs would be free to reach the host and its networks.
-            note("firewall", Some("kept, because sandboxes are left".into()));
-        } else {
-            let mut table = self.firewall.lock().take();
-            let closed = close_in(&mut table, firewall).await;
-            note("firewall", closed.err().map(|e| observe::chain(&e).to_string()));
-            *self.firewall.lock() = table;
-        }
-        let helpers = self.close_helpers(helpers).await;
-        note("helpers", helpers.err().map(|e| observe::chain(&e).to_string()));
-        let roots = self.cgroups.close();
-        note("cgroups", roots.err().map(|e| observe::chain(&e).to_string()));
-        errors
-    }
-
-    /// Takes the status of the last children that nobody waits for.
-    async fn reap_orphans(&self) {
-        if zombie_children().is_empty() {
-            return;
-        }
-        let mut orphans = Orphans::default();
-        // The first sweep finds them, the second is sure that nobody else wants them.
-        orphans.sweep();
-        tokio::time::sleep(ORPHANS_PAUSE).await;
-        orphans.sweep();
-    }
-
     /// Every lifecycle in the registry.
     pub(crate) fn lifecycles(&self) -> BTreeSet<LifecycleId> {
         self.registry.all().iter().map(|entry| entry.lifecycle.clone()).collect()
@@ -258,7 +212,7 @@ impl Inner {
         for item in items {
             let owned = match &item.owner {
                 Owner::Lifecycle(id) => is_ours(id),
-                Owner::Slot(index) => self.pool.has(*index),
+                Owner::Slot(index) => self.backend.has_slot(*index),
                 Owner::Node => true,
             };
             let told = LeakItem {

@@ -1,35 +1,33 @@
-use std::fs;
 use std::io;
-use std::net::Ipv4Addr;
-use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::sync::atomic::AtomicBool;
+use std::time::SystemTime;
 
-use host::census::HELPERS;
-use host::cgroup::{Cgroups, Support};
-use host::identity::{Claim, ClaimError};
-use host::net::{Firewall, FirewallError};
-use host::process::Orphans;
+use host::HostError;
+use host::identity::ClaimError;
+use host::net::FirewallError;
 use host::view::View;
-use host::{HostError, Mark};
 use images::Store;
-use lifecycle::{Attempts, Budget, Gate, Owned, Release, TaskGroup};
-use machine::{Container, ContainerConfig, Driver, Runtime, RuntimeError};
+use lifecycle::{Attempts, Budget, Gate, TaskGroup};
+use machine::RuntimeError;
 use model::NodeId;
-use node_wire::NodeEvent;
+use node_wire::{AdoptReport, NodeEvent};
 use parking_lot::Mutex;
 use tokio::sync::{Semaphore, broadcast};
-use tokio_util::sync::CancellationToken;
+use tokio::time::Instant;
 
+use crate::adopt::{AdoptError, adopt};
+use crate::backend::Backend;
+use crate::backend::host::Host;
 use crate::builds::Builds;
-use crate::config::{Config, LimitsPolicy};
+use crate::config::Config;
 use crate::drain::Outcome;
-use crate::metrics::{self, CpuClock};
-use crate::pool::Pool;
+use crate::leave::{FAILED_START, Handing};
 use crate::pulse::Pulse;
-use crate::reclaim::{ReclaimError, reclaim};
+use crate::reclaim::{AT_A_TIME, Reclaim};
 use crate::registry::Registry;
+use crate::rounds::Rounds;
 use crate::shutdown::RESERVE;
 use crate::status::Standing;
 
@@ -43,22 +41,17 @@ pub struct Node {
 pub(crate) struct Inner {
     pub config: Config,
     pub id: NodeId,
-    pub claim: Claim,
-    pub cgroups: Cgroups,
-    pub firewall: Mutex<Option<Owned<Firewall>>>,
-    pub firewall_name: Firewall,
+    pub backend: Arc<dyn Backend>,
     pub images: Arc<Store>,
-    pub driver: Arc<dyn Driver>,
-    pub resolvers: Vec<Ipv4Addr>,
-    pub pool: Arc<Pool>,
     pub registry: Registry,
     pub gate: Gate,
     pub starting: Arc<Semaphore>,
     pub tasks: TaskGroup,
     /// Pool and sampler: stopped apart from the sandboxes' own tasks.
     pub upkeep: TaskGroup,
+    /// Whether one of them has ended before it was told to.
+    pub failing: AtomicBool,
     pub events: broadcast::Sender<NodeEvent>,
-    pub cpu: CpuClock,
     /// New with every process.
     pub instance: String,
     pub pulse: Pulse,
@@ -70,10 +63,16 @@ pub(crate) struct Inner {
     pub reporting: Mutex<bool>,
     /// What the last census found that is nobody's.
     pub leaked: Mutex<Option<u32>>,
+    pub rounds: Rounds,
     /// How many teardowns may do more than kill at a time.
     pub releasing: Semaphore,
     /// How many may remove files at a time.
     pub removing: Semaphore,
+    /// How many that an earlier daemon left are taken down at a time.
+    pub reclaiming: Semaphore,
+    /// What an earlier daemon left.
+    pub adopted: Mutex<Option<AdoptReport>>,
+    pub handing: Handing,
 }
 
 /// Why a node could not be started. Nothing of it runs then.
@@ -101,8 +100,10 @@ pub enum StartError {
     Firewall(#[source] FirewallError),
     #[error("turn on packet forwarding (net.ipv4.ip_forward)")]
     Forwarding(#[source] io::Error),
-    #[error("remove what an earlier daemon left")]
-    Reclaim(#[source] ReclaimError),
+    #[error("read {}", path.display())]
+    Read { path: PathBuf, source: io::Error },
+    #[error("take over what an earlier daemon left")]
+    Adopt(#[source] AdoptError),
     #[error("max_sandboxes is {0}; it must be 1 to {slots}", slots = host::identity::SLOTS)]
     MaxSandboxes(u32),
 }
@@ -114,22 +115,18 @@ const MAX_RELEASING: usize = 16;
 const MAX_REMOVING: usize = 8;
 /// Node events that a slow listener may be behind.
 const EVENTS: usize = 4096;
-const FIREWALL_LIMIT: Duration = Duration::from_secs(10);
-const RECLAIM_LIMIT: Duration = Duration::from_secs(120);
-
-impl Inner {
-    pub(crate) fn mark(&self) -> Mark {
-        self.claim.mark()
-    }
-}
 
 impl Node {
-    /// Claims the data directory, removes what an earlier daemon left, and begins to admit.
+    /// Claims the data directory and takes over the sandboxes that an earlier daemon left running.
+    ///
+    /// A node to which nothing else was left admits from then on. Else it does so when the rest has
+    /// been removed, or has been tried to be: see [`Node::opened`]. Everything but new work is served
+    /// meanwhile.
     ///
     /// `view` is the private view of this process ([`host::view::enter`]).
     ///
     /// # Errors
-    /// See [`StartError`]; every one says what to do.
+    /// See [`StartError`]; every one says what to do. What runs runs on then.
     pub async fn start(
         config: Config,
         view: View,
@@ -138,39 +135,33 @@ impl Node {
         if config.max_sandboxes == 0 || config.max_sandboxes > u32::from(host::identity::SLOTS) {
             return Err(StartError::MaxSandboxes(config.max_sandboxes));
         }
-        if !config.agent.is_file() {
-            return Err(StartError::NoAgent(config.agent));
-        }
-        let runtime = Runtime::find(&config.runtime)?;
-        let nft = find("nft").ok_or(StartError::NoNft)?;
-        let layout = view.into_layout();
-        let support = layout.support();
-        if config.limits == LimitsPolicy::Require
-            && let Some(lack) = support.iter().find(|s| !s.enforced)
-        {
-            return Err(StartError::Unenforceable { what: lack.what, detail: lack.detail.clone() });
-        }
-        make_dir(&config.data_dir, 0o700)?;
-        make_dir(&config.lifecycles(), 0o700)?;
-        // Names in the census are compared with what the kernel shows.
-        let data_dir = fs::canonicalize(&config.data_dir)
-            .map_err(|source| StartError::Directory { path: config.data_dir.clone(), source })?;
-        let config = Config { data_dir, ..config };
-        let claim = Claim::take(&config.data_dir, config.network)?;
-        let root = claim.mark().cgroup_root();
-        let cgroups = Cgroups::open(layout, root).map_err(StartError::Cgroups)?;
-        let parts = Parts { config, claim, cgroups, images, runtime, support, nft: nft.clone() };
-        let inner = Arc::new(parts.assemble().await?);
-        if let Err(error) = inner.bring_up(nft).await {
-            let left = inner.close_all(Budget::within(RESERVE)).await;
-            if left.is_empty() {
-                inner.claim.give_back().map_err(StartError::Cgroups)?;
-            } else {
-                tracing::error!(?left, "a start that failed leaves something for the next one");
-            }
+        let host = Host::open(config, view, Arc::clone(&images)).await?;
+        let config = host.config().clone();
+        Self::start_on(config, images, Arc::new(host)).await
+    }
+
+    /// As [`Node::start`], on a machine that is claimed.
+    pub(crate) async fn start_on(
+        config: Config,
+        images: Arc<Store>,
+        backend: Arc<dyn Backend>,
+    ) -> Result<Arc<Self>, StartError> {
+        let inner = Arc::new(Inner::new(config, images, backend));
+        if let Err(error) = inner.bring_up().await {
+            inner.close_failed_start().await?;
             return Err(error);
         }
         Ok(Arc::new(Self { inner }))
+    }
+
+    /// Waits until the node has started: it admits, or drains, or is left again.
+    ///
+    /// Cancel safety: yes.
+    pub async fn opened(&self) {
+        let inner = &self.inner;
+        let started =
+            || inner.phase() != model::NodePhase::Starting || inner.handing.begun.is_cancelled();
+        inner.pulse.listen().until(started).await;
     }
 
     /// How many sandboxes hold something.
@@ -182,55 +173,18 @@ impl Node {
     /// Slots that are ready for use.
     #[must_use]
     pub fn warm_slots(&self) -> usize {
-        self.inner.pool.ready()
+        self.inner.backend.ready_slots()
     }
 }
 
-/// What a node is made of.
-struct Parts {
-    config: Config,
-    claim: Claim,
-    cgroups: Cgroups,
-    images: Arc<Store>,
-    runtime: Runtime,
-    support: Vec<Support>,
-    nft: PathBuf,
-}
-
-impl Parts {
-    async fn assemble(self) -> Result<Inner, StartError> {
-        let Self { config, claim, cgroups, images, runtime, support, nft } = self;
-        let mark = claim.mark();
-        let driver = Arc::new(Container::new(ContainerConfig {
-            runtime,
-            agent: host::view::show_file(&config.agent, "envd").map_err(StartError::Agent)?,
-            view: host::view::DIR.into(),
-            cgroup_root: mark.cgroup_root(),
-            support,
-            faults: config.faults.clone(),
-        }));
-        // A group that was killed once kills whatever is cloned into it (kernel 6.18: the kill
-        // counter of the target is compared with the cloner's own): always a new one.
-        let old = cgroups.named(HELPERS);
-        old.release(Budget::within(RECLAIM_LIMIT)).await.map_err(StartError::Cgroups)?;
-        let helpers = cgroups.helpers().map_err(StartError::Cgroups)?;
-        let pool = Pool::new(mark, guest_wire::ENVD_PORT, config.warm_slots, helpers);
-        let resolvers = if config.resolvers.is_empty() {
-            host::net::resolvers()
-        } else {
-            config.resolvers.clone()
-        };
+impl Inner {
+    pub(crate) fn new(config: Config, images: Arc<Store>, backend: Arc<dyn Backend>) -> Self {
         let pulse = Pulse::default();
         let starting = usize::try_from(config.max_starting).unwrap_or(1).max(1);
-        Ok(Inner {
+        Self {
             id: node_id(),
-            cgroups,
-            firewall: Mutex::new(None),
-            firewall_name: Firewall::new(nft, mark),
+            backend,
             images,
-            driver,
-            resolvers,
-            pool: Arc::new(pool),
             registry: Registry::new(config.max_sandboxes, pulse.clone()),
             builds: Builds::new(pulse.clone()),
             pulse,
@@ -240,73 +194,63 @@ impl Parts {
             force_started: Mutex::default(),
             reporting: Mutex::default(),
             leaked: Mutex::default(),
+            rounds: Rounds::default(),
             releasing: Semaphore::new(MAX_RELEASING),
             removing: Semaphore::new(MAX_REMOVING),
+            reclaiming: Semaphore::new(AT_A_TIME),
+            adopted: Mutex::default(),
+            handing: Handing::default(),
             gate: Gate::default(),
             starting: Arc::new(Semaphore::new(starting)),
             tasks: TaskGroup::default(),
             upkeep: TaskGroup::default(),
+            failing: AtomicBool::new(false),
             events: broadcast::Sender::new(EVENTS),
-            cpu: CpuClock::default(),
-            claim,
             config,
-        })
+        }
     }
-}
 
-impl Inner {
-    /// From an empty node to one that admits.
-    async fn bring_up(self: &Arc<Self>, nft: PathBuf) -> Result<(), StartError> {
-        reclaim(self, Budget::within(RECLAIM_LIMIT)).await.map_err(StartError::Reclaim)?;
-        let firewall = Firewall::new(nft, self.mark());
-        let budget = Budget::within(FIREWALL_LIMIT);
-        firewall.apply(&self.resolvers, budget).await.map_err(StartError::Firewall)?;
-        *self.firewall.lock() = Some(Owned::adopt(firewall));
-        forward_packets().map_err(StartError::Forwarding)?;
+    /// From a claim to a node that can be used, and admits as soon as it can.
+    async fn bring_up(self: &Arc<Self>) -> Result<(), StartError> {
+        let began = Instant::now();
+        // Before anything is adopted: nothing runs on without it.
+        self.backend.bring_up().await?;
+        let found = adopt(self).await.map_err(StartError::Adopt)?;
+        let reclaim = Reclaim::begin(self, found, began);
         self.start_upkeep();
-        self.opened();
+        if reclaim.is_done() {
+            reclaim.tell(self);
+            self.opened();
+            return Ok(());
+        }
+        let (inner, stop) = (Arc::clone(self), self.upkeep.stop_token().clone());
+        self.upkeep.spawn(tracing::info_span!("reclaim"), async move {
+            reclaim.run(&inner, &stop).await;
+        });
         Ok(())
     }
 
-    fn start_upkeep(self: &Arc<Self>) {
-        let stop = self.upkeep.stop_token();
-        let fill = Arc::clone(&self.pool).keep_filled(stop.clone());
-        self.upkeep.spawn(tracing::info_span!("slot pool"), fill);
-        let sample = metrics::sample(Arc::clone(self), stop.clone());
-        self.upkeep.spawn(tracing::info_span!("sampler"), sample);
-        self.upkeep.spawn(tracing::info_span!("orphans"), reap_orphans(stop.clone()));
-    }
-}
-
-/// How often descendants that fell to the daemon are looked for.
-const ORPHANS_EVERY: Duration = Duration::from_secs(10);
-
-/// Reaps what nobody waits for: children of a runtime that was ended in the middle of a call.
-async fn reap_orphans(stop: CancellationToken) {
-    let mut orphans = Orphans::default();
-    loop {
-        tokio::select! {
-            biased;
-            () = stop.cancelled() => return,
-            () = tokio::time::sleep(ORPHANS_EVERY) => {}
+    /// Closes what was brought up, unless something runs that needs it, or may need it.
+    async fn close_failed_start(self: &Arc<Self>) -> Result<(), StartError> {
+        let is_empty = || self.backend.leftovers().is_ok_and(|left| left.is_empty());
+        let left = if self.registry.len() == 0 && is_empty() {
+            self.close_all(Budget::within(RESERVE)).await
+        } else {
+            let [held, node] = Budget::within(FAILED_START).split([1, 1]);
+            self.let_go(held, node).await
+        };
+        if left.is_empty() && !self.handing.done.is_cancelled() {
+            self.backend.give_back().map_err(StartError::Cgroups)?;
+        } else if !left.is_empty() {
+            tracing::error!(?left, "a start that failed leaves something for the next one");
         }
-        let reaped = orphans.sweep();
-        if reaped > 0 {
-            tracing::info!(reaped, "orphans reaped");
-        }
+        Ok(())
     }
-}
-
-fn make_dir(path: &Path, mode: u32) -> Result<(), StartError> {
-    fs::DirBuilder::new()
-        .recursive(true)
-        .mode(mode)
-        .create(path)
-        .map_err(|source| StartError::Directory { path: path.to_owned(), source })
 }
 
 /// Where a helper program is.
-pub(crate) fn find(program: &str) -> Option<PathBuf> {
+#[must_use]
+pub fn find(program: &str) -> Option<PathBuf> {
     ["/usr/sbin", "/sbin", "/usr/bin", "/bin", "/usr/local/sbin", "/usr/local/bin"]
         .iter()
         .map(|dir| Path::new(dir).join(program))
@@ -326,10 +270,4 @@ fn node_id() -> NodeId {
 /// 32 hexadecimal characters.
 fn instance_id() -> String {
     format!("{:032x}", rand::random::<u128>())
-}
-
-/// Sandboxes reach the internet through the host. The setting is the host's; it is left on.
-fn forward_packets() -> io::Result<()> {
-    const KEY: &str = "/proc/sys/net/ipv4/ip_forward";
-    if fs::read_to_string(KEY)?.trim() == "1" { Ok(()) } else { fs::write(KEY, "1") }
 }

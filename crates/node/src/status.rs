@@ -16,6 +16,8 @@ use crate::start::Inner;
 pub(crate) struct Standing {
     pub phase: NodePhase,
     pub changed_at: SystemTime,
+    /// Changes of the phase so far.
+    pub epoch: u64,
     pub draining_since: Option<(Instant, SystemTime)>,
     /// When what still runs is ended.
     pub force_at: Option<(Instant, SystemTime)>,
@@ -26,6 +28,7 @@ impl Standing {
         Self {
             phase: NodePhase::Starting,
             changed_at: SystemTime::now(),
+            epoch: 0,
             draining_since: None,
             force_at: None,
         }
@@ -48,6 +51,7 @@ impl Inner {
         }
         drop(standing);
         self.pulse.beat();
+        self.tell_failing();
     }
 
     /// Makes the change that `request` asks for, if any.
@@ -98,6 +102,7 @@ impl Inner {
             service_instance: self.instance.clone(),
             phase: standing.phase,
             changed_at: standing.changed_at,
+            epoch: standing.epoch,
             accepting: !self.gate.is_shut() && standing.phase != NodePhase::Starting,
             draining_since: standing.draining_since.map(|(_, at)| at),
             force_at: standing.force_at.map(|(_, at)| at),
@@ -143,6 +148,7 @@ fn set(standing: &mut Standing, next: NodePhase) {
     tracing::info!(from = standing.phase.as_str(), to = next.as_str(), "node phase changed");
     standing.phase = next;
     standing.changed_at = SystemTime::now();
+    standing.epoch += 1;
 }
 
 fn blocker(entry: &Entry, state: &State) -> Blocker {

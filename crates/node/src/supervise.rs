@@ -2,22 +2,21 @@
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use futures::FutureExt;
-use host::process::Process;
-use lifecycle::{Budget, StepName};
-use model::{EndReason, SandboxEvent};
-use node_wire::{CreateError, NodeEvent, Route, Started};
-use observe::metrics::{CREATE, END, RELEASE_STEP, result_of};
-use rand::Rng;
+use model::EndReason;
+use node_wire::{CreateError, Route, Started};
+use observe::metrics::{CREATE, result_of};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use crate::admission::Admitted;
-use crate::entry::Entry;
-use crate::provision::{Order, ProvisionError, ended, provision};
+use crate::backend::Holdings;
+use crate::entry::{Entry, Move};
+use crate::finish::{Why, finish};
+use crate::ledger::micros;
+use crate::provision::{Order, ProvisionError, provision};
 use crate::start::Inner;
-use crate::teardown::{Holdings, Step, StepError, plan, release};
 
 /// What a create holds until it is over.
 pub(crate) struct Admission {
@@ -27,21 +26,23 @@ pub(crate) struct Admission {
     pub answer: oneshot::Sender<Result<Started, CreateError>>,
 }
 
-/// First and longest pause between rounds of a teardown that does not get done.
-const RETRY_FIRST: Duration = Duration::from_millis(500);
-const RETRY_MAX: Duration = Duration::from_secs(60);
-
 /// The whole life of one lifecycle.
+///
+/// A create is answered as started if, and only if, its end was not asked for before it was live:
+/// [`Entry::set_live`] decides. One that is ended in the instant after that was live, however
+/// short; its caller hears of the end as of every other.
 pub(crate) async fn supervise(inner: Arc<Inner>, order: Order, admission: Admission) {
     let entry = Arc::clone(&order.entry);
-    let mut held = Holdings::default();
+    let mut held = Arc::clone(&inner.backend).holdings(&entry.lifecycle);
     let began = Instant::now();
     // A panic is a failed start like any other: what was acquired is in the holdings.
-    let outcome = AssertUnwindSafe(provision(&inner, &order, &mut held)).catch_unwind().await;
+    let provisioned = provision(&inner.config.faults, &order, &mut *held);
+    let outcome = AssertUnwindSafe(provisioned).catch_unwind().await;
     let outcome = outcome.unwrap_or_else(|panic| Err(ProvisionError::panicked(&*panic)));
     // Somebody may have asked for its end while the last step ran.
-    let outcome = outcome.and_then(|addr| match entry.set_live(order.spec.ttl) {
-        true => Ok(addr),
+    let outcome = outcome.inspect(|made| entry.set_addr(made.address.into()));
+    let outcome = outcome.and_then(|made| match entry.set_live(made.life) {
+        true => Ok(made.address),
         false => Err(ProvisionError::cancelled("live")),
     });
     CREATE.record([result_of(outcome.is_ok())], began.elapsed());
@@ -60,8 +61,7 @@ pub(crate) async fn supervise(inner: Arc<Inner>, order: Order, admission: Admiss
             if answer.send(Ok(Started { status: entry.status(), route })).is_err() {
                 tracing::debug!("the caller of the create has gone; the sandbox runs");
             }
-            let reason = live(&entry, held.machine.process.as_ref()).await;
-            finish(&inner, &entry, &mut held, reason).await;
+            watch(inner, entry, held).await;
         }
         Err(error) => {
             let cancelled = entry.end_reason().is_some();
@@ -69,7 +69,9 @@ pub(crate) async fn supervise(inner: Arc<Inner>, order: Order, admission: Admiss
                 tracing::warn!(step = error.step, error = %observe::chain(&error), "start failed");
             }
             let wire = error.to_wire(&inner, limit);
-            finish(&inner, &entry, &mut held, EndReason::StartFailed).await;
+            let failure = (!cancelled).then(|| error.to_record(held.log()));
+            let why = Why { failure, ..EndReason::StartFailed.into() };
+            finish(&inner, &entry, held, why).await;
             drop(pass);
             // After the teardown: who reads this answer can rely on nothing being left.
             if answer.send(Err(wire)).is_err() {
@@ -79,145 +81,59 @@ pub(crate) async fn supervise(inner: Arc<Inner>, order: Order, admission: Admiss
     }
 }
 
-/// Watches a live sandbox until something ends it.
-async fn live(entry: &Entry, process: Option<&Process>) -> EndReason {
-    let mut state = entry.watch();
+/// The rest of the life of a sandbox that is live, whoever has made it.
+pub(crate) async fn watch(inner: Arc<Inner>, entry: Arc<Entry>, mut held: Box<dyn Holdings>) {
+    let reason = live(&inner, &entry, &mut *held).await;
+    entry.close_moves();
+    match reason {
+        Some(reason) => finish(&inner, &entry, held, reason.into()).await,
+        None => held.leave(),
+    }
+}
+
+/// Watches a live sandbox until something ends it. `None` when it is left to the next daemon.
+async fn live(inner: &Inner, entry: &Entry, held: &mut dyn Holdings) -> Option<EndReason> {
     loop {
-        let deadline = state.borrow_and_update().deadline;
-        tokio::select! {
+        let deadline = entry.state().deadline;
+        let asked = tokio::select! {
             biased;
-            () = entry.ended().cancelled() => return entry.end_reason().unwrap_or(EndReason::Request),
-            () = ended(process) => {
+            () = entry.ended().cancelled() => {
+                return Some(entry.end_reason().unwrap_or(EndReason::Request));
+            }
+            () = inner.handing.over.cancelled() => return None,
+            // Before the clock: an end that is moved in the last instant is moved.
+            asked = entry.asked_ends() => asked,
+            () = held.ended() => {
                 tracing::warn!("the machine ended by itself");
-                return EndReason::Crashed;
+                return Some(EndReason::Crashed);
             }
             () = tokio::time::sleep_until(deadline) => {
-                // Unless its end was moved in the same instant.
                 if entry.expire() {
-                    return EndReason::Timeout;
+                    return Some(EndReason::Timeout);
                 }
+                continue;
             }
-            changed = state.changed() => if changed.is_err() { return EndReason::Request },
+        };
+        move_end(entry, held, asked);
+    }
+}
+
+/// Moves the end to what was asked for last. It is written first: who has an answer can rely on it
+/// whatever becomes of this daemon.
+fn move_end(entry: &Entry, held: &mut dyn Holdings, asked: Vec<Move>) {
+    let Some(ends_at) = asked.last().map(|last| last.ends_at) else { return };
+    let written = held.write(&mut |record| record.ends_at_us = Some(micros(ends_at)));
+    let written = written.map_err(|error| {
+        let error = observe::chain(&error).to_string();
+        tracing::warn!(error, "the end of a sandbox could not be moved");
+        error
+    });
+    if written.is_ok() {
+        entry.move_end(ends_at);
+    }
+    for asker in asked {
+        if asker.answer.send(written.clone()).is_err() {
+            tracing::debug!("who moved the end has gone");
         }
     }
-}
-
-/// Takes the lifecycle down, however often it has to be tried, and leaves the registry last.
-///
-/// A start that failed answers its caller after the first round: what is stuck then is visible.
-pub(crate) async fn finish(
-    inner: &Arc<Inner>,
-    entry: &Arc<Entry>,
-    held: &mut Holdings,
-    reason: EndReason,
-) {
-    entry.end(reason);
-    let reason = entry.end_reason().unwrap_or(reason);
-    entry.on(SandboxEvent::End, |_| {});
-    inner.announce(NodeEvent::Ended {
-        id: entry.id.clone(),
-        lifecycle: entry.lifecycle.clone(),
-        reason,
-        at: SystemTime::now(),
-    });
-    entry.on(SandboxEvent::Release, |_| {});
-    let mut plan = plan();
-    let began = Instant::now();
-    let gone = round(inner, entry, held, &mut plan).await;
-    END.record([reason.as_str(), result_of(gone)], began.elapsed());
-    if gone {
-        tracing::info!(reason = reason.as_str(), "sandbox ended");
-        return done(inner, entry);
-    }
-    let mut rest = std::mem::take(held);
-    let (inner, entry) = (Arc::clone(inner), Arc::clone(entry));
-    let span = tracing::Span::current();
-    let tasks = inner.tasks.clone();
-    tasks.spawn(span, async move {
-        let mut pause = RETRY_FIRST;
-        loop {
-            let jitter = rand::rng().random_range(0.8..1.2);
-            tokio::select! {
-                () = entry.retry_asked() => {}
-                () = tokio::time::sleep(pause.mul_f64(jitter)) => {}
-            }
-            pause = (pause * 2).min(RETRY_MAX);
-            entry.on(SandboxEvent::Release, |_| {});
-            if round(&inner, &entry, &mut rest, &mut plan).await {
-                tracing::info!(rounds = plan.rounds(), "a stuck sandbox is gone");
-                return done(&inner, &entry);
-            }
-        }
-    });
-}
-
-/// One round of the teardown. Whether it is over.
-async fn round(
-    inner: &Arc<Inner>,
-    entry: &Entry,
-    held: &mut Holdings,
-    plan: &mut lifecycle::Plan<Step>,
-) -> bool {
-    let budget = Budget::within(inner.config.teardown_limit);
-    plan.begin();
-    while let Some(step) = plan.next_step() {
-        let began = Instant::now();
-        let released = run_step(inner, entry, held, step, budget).await;
-        RELEASE_STEP.record([step.name(), result_of(released.is_ok())], began.elapsed());
-        plan.settle(
-            step,
-            released.map_err(|error| {
-                let error = observe::chain(&error).to_string();
-                tracing::warn!(step = step.name(), error, "a release step failed");
-                error
-            }),
-        );
-    }
-    let done = plan.is_done();
-    if !done {
-        let left = plan.failures().iter().map(|f| format!("{}: {}", f.step.name(), f.error));
-        let left: Vec<String> = left.collect();
-        tracing::error!(?left, rounds = plan.rounds(), "sandbox is stuck");
-        entry.on(SandboxEvent::Fail, |state| {
-            state.rounds += 1;
-            state.left = left;
-            state.pending = plan.pending().to_vec();
-        });
-    }
-    done
-}
-
-/// One step within its own time, which begins when it may run.
-async fn run_step(
-    inner: &Arc<Inner>,
-    entry: &Entry,
-    held: &mut Holdings,
-    step: Step,
-    budget: Budget,
-) -> Result<(), StepError> {
-    // One that will not die keeps nobody else waiting: killing needs no permit. Large layers wait
-    // for each other only.
-    let queue = match step {
-        Step::Kill => None,
-        Step::Files => Some(&inner.removing),
-        _ => Some(&inner.releasing),
-    };
-    let _permit = match queue {
-        Some(queue) => budget.run("queue", queue.acquire()).await?.ok(),
-        None => None,
-    };
-    let slice = budget.slice(step.limit());
-    let released = release(inner, entry.lifecycle.as_str(), held, step, slice);
-    let released = AssertUnwindSafe(released).catch_unwind().await;
-    released.unwrap_or_else(|panic| Err(StepError::panicked(&*panic)))
-}
-
-fn done(inner: &Inner, entry: &Arc<Entry>) {
-    inner.registry.remove(entry, |entry| {
-        entry.on(SandboxEvent::Confirm, |state| {
-            state.rounds += 1;
-            state.left.clear();
-            state.pending.clear();
-        });
-    });
 }

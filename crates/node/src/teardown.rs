@@ -1,18 +1,9 @@
-//! What a lifecycle may hold, and the order in which it goes.
+//! The steps in which a lifecycle goes, and their order.
 
 use std::any::Any;
-use std::sync::Arc;
 use std::time::Duration;
 
-use host::cgroup::Cgroup;
-use host::net::Slot;
-use host::process::Process;
-use images::Lease;
-use lifecycle::{Budget, Owned, Plan, Release, StepName, close_in};
-use machine::Part;
-
-use crate::ledger::LifecycleDir;
-use crate::start::Inner;
+use lifecycle::{Plan, StepName};
 
 /// The release steps, in the order they run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,19 +38,35 @@ impl Step {
         Self::Directory,
     ];
 
+    /// The step's name in errors and status, and its fault point.
+    const fn names(self) -> [&'static str; 2] {
+        macro_rules! names {
+            ($name:literal) => {
+                [$name, concat!("release.", $name)]
+            };
+        }
+        match self {
+            Self::Kill => names!("kill"),
+            Self::Runtime => names!("runtime"),
+            Self::Mounts => names!("mounts"),
+            Self::Slot => names!("slot"),
+            Self::Cgroup => names!("cgroup"),
+            Self::Files => names!("files"),
+            Self::Lease => names!("lease"),
+            Self::Directory => names!("directory"),
+        }
+    }
+
     /// The step's name in errors, status and fault points.
     #[must_use]
     pub const fn name(self) -> &'static str {
-        match self {
-            Self::Kill => "kill",
-            Self::Runtime => "runtime",
-            Self::Mounts => "mounts",
-            Self::Slot => "slot",
-            Self::Cgroup => "cgroup",
-            Self::Files => "files",
-            Self::Lease => "lease",
-            Self::Directory => "directory",
-        }
+        let [name, _] = self.names();
+        name
+    }
+
+    pub(crate) const fn point(self) -> &'static str {
+        let [_, point] = self.names();
+        point
     }
 }
 
@@ -115,97 +122,7 @@ pub(crate) fn words_of(panic: &(dyn Any + Send)) -> String {
     text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "no words".into())
 }
 
-/// Everything one lifecycle holds. Empty for one that another daemon left: then the names do.
-#[derive(Debug, Default)]
-pub(crate) struct Holdings {
-    pub lease: Option<Lease>,
-    pub slot: Option<Owned<Slot>>,
-    pub cgroup: Option<Owned<Cgroup>>,
-    pub machine: machine::Held,
-    pub dir: Option<Owned<LifecycleDir>>,
-}
-
 /// The plan for a lifecycle, whatever it holds: a step for what was never made finds nothing.
 pub(crate) fn plan() -> Plan<Step> {
     Plan::new(Step::ALL.to_vec())
-}
-
-/// Runs one step for `lifecycle`. May be repeated.
-pub(crate) async fn release(
-    inner: &Arc<Inner>,
-    lifecycle: &str,
-    held: &mut Holdings,
-    step: Step,
-    budget: Budget,
-) -> Result<(), StepError> {
-    inner.config.faults.hit(&format!("release.{}", step.name()), budget).await?;
-    let lifecycles = inner.config.lifecycles();
-    let dir = LifecycleDir::named(&lifecycles, lifecycle);
-    match step {
-        Step::Kill => kill(inner, lifecycle, held, budget).await,
-        Step::Runtime => {
-            Ok(inner.driver.release(Part::Runtime, lifecycle, dir.path(), budget).await?)
-        }
-        Step::Mounts => {
-            close_in(&mut held.machine.mount, budget).await?;
-            Ok(inner.driver.release(Part::Mounts, lifecycle, dir.path(), budget).await?)
-        }
-        Step::Slot => {
-            let index = held.slot.as_ref().map(|slot| slot.net().index);
-            close_in(&mut held.slot, budget).await?;
-            if let Some(index) = index {
-                inner.pool.released(index);
-            }
-            Ok(())
-        }
-        Step::Cgroup => match &held.cgroup {
-            Some(_) => Ok(close_in(&mut held.cgroup, budget).await?),
-            None => Ok(inner.cgroups.named(lifecycle).release(budget).await?),
-        },
-        Step::Files => remove_files(inner, lifecycle, budget).await,
-        Step::Lease => {
-            drop(held.lease.take());
-            Ok(())
-        }
-        Step::Directory => match &held.dir {
-            Some(_) => Ok(close_in(&mut held.dir, budget).await?),
-            None => Ok(dir.release(budget).await?),
-        },
-    }
-}
-
-/// Kills every process, and takes the status of the first: a zombie keeps its number.
-async fn kill(
-    inner: &Arc<Inner>,
-    lifecycle: &str,
-    held: &mut Holdings,
-    budget: Budget,
-) -> Result<(), StepError> {
-    let cgroup = inner.cgroups.named(lifecycle);
-    // A start that was cut off may have made its first process and not have said which it is.
-    let unnamed: Vec<Process> = match held.machine.process {
-        Some(_) => Vec::new(),
-        None => cgroup.pids()?.into_iter().flat_map(Process::open).collect(),
-    };
-    cgroup.kill(budget).await?;
-    for process in held.machine.process.iter().chain(&unnamed) {
-        budget.run("reap", process.exited()).await??;
-    }
-    held.machine.process = None;
-    Ok(())
-}
-
-/// A writable layer may be large: removing it is not for the threads that serve.
-async fn remove_files(
-    inner: &Arc<Inner>,
-    lifecycle: &str,
-    budget: Budget,
-) -> Result<(), StepError> {
-    let (inner, lifecycle) = (Arc::clone(inner), lifecycle.to_owned());
-    let dir = inner.config.lifecycles().join(&lifecycle);
-    let handle = tokio::runtime::Handle::current();
-    let removed = tokio::task::spawn_blocking(move || {
-        handle.block_on(inner.driver.release(Part::Files, &lifecycle, &dir, budget))
-    });
-    Ok(removed.await??)
 }

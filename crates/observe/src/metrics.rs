@@ -35,6 +35,24 @@ pub static FORCE_ATTEMPTS: Counts<1> = Counts::new(
     ["result"],
 );
 
+/// Tasks that keep the node going and ended before they were told to.
+pub static UPKEEP_ENDED: Counts<1> = Counts::new(
+    "cofferdam_upkeep_ended_total",
+    "Tasks that keep the node going and have ended too early.",
+    ["task"],
+);
+
+/// What somebody should have been told and was not.
+pub static LOST: Counts<1> = Counts::new(
+    "cofferdam_lost_total",
+    "Events of the node that were not taken in, and log lines that could not be written.",
+    ["what"],
+);
+/// Labels of [`LOST`].
+pub const LOST_EVENTS: [&str; 1] = ["events"];
+/// Labels of [`LOST`].
+pub const LOST_LOG_LINES: [&str; 1] = ["log_lines"];
+
 /// The words of the label `result`.
 #[must_use]
 pub const fn result_of(succeeded: bool) -> &'static str {
@@ -47,4 +65,6 @@ pub fn expose(text: &mut Exposition) {
     END.expose(text);
     RELEASE_STEP.expose(text);
     FORCE_ATTEMPTS.expose(text);
+    LOST.expose(text);
+    UPKEEP_ENDED.expose(text);
 }

@@ -1,6 +1,8 @@
-use std::io::IsTerminal;
+use std::io::{self, IsTerminal, Write};
 
 use tracing_subscriber::EnvFilter;
+
+use crate::metrics::{LOST, LOST_LOG_LINES};
 
 /// How log lines look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,7 +29,7 @@ pub fn init(filter: &str, format: LogFormat) -> Result<(), SetupError> {
         .map_err(|source| SetupError::Filter { filter: filter.to_owned(), source })?;
     let lines = tracing_subscriber::fmt()
         .with_env_filter(parsed)
-        .with_writer(std::io::stderr)
+        .with_writer(|| Counted(io::stderr()))
         // Telling on standard error that standard error is closed panics, and the service ends.
         .log_internal_errors(false)
         .with_ansi(std::io::stderr().is_terminal());
@@ -36,4 +38,27 @@ pub fn init(filter: &str, format: LogFormat) -> Result<(), SetupError> {
         LogFormat::Json => lines.json().try_init(),
     };
     set.map_err(|_already| SetupError::Twice)
+}
+
+/// Where the log goes. A line that it does not take is lost, and counted: nobody else can be told.
+#[derive(Debug)]
+struct Counted<W>(W);
+
+impl<W: Write> Write for Counted<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.write(bytes)
+    }
+
+    /// A line comes in one piece.
+    fn write_all(&mut self, line: &[u8]) -> io::Result<()> {
+        let written = self.0.write_all(line);
+        if written.is_err() {
+            LOST.add(LOST_LOG_LINES, 1);
+        }
+        written
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
 }

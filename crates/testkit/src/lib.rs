@@ -54,7 +54,9 @@ pub fn agent() -> PathBuf {
 pub struct TestNode {
     pub node: Arc<Node>,
     pub template: TemplateId,
-    dir: tempfile::TempDir,
+    root: PathBuf,
+    /// Removed with it, unless it is somebody else's.
+    dir: Option<tempfile::TempDir>,
 }
 
 impl TestNode {
@@ -70,17 +72,29 @@ impl TestNode {
         view: host::view::View,
         change: impl FnOnce(&mut Config),
     ) -> Self {
-        let images = Arc::new(Store::open(&dir.path().join("images")).expect("open images"));
+        let root = dir.path().to_owned();
+        Self { dir: Some(dir), ..Self::start_at(root, view, change).await }
+    }
+
+    /// Starts a node below a directory that somebody else removes. What an earlier one has left is
+    /// taken over, or removed, by then.
+    pub async fn start_at(
+        root: PathBuf,
+        view: host::view::View,
+        change: impl FnOnce(&mut Config),
+    ) -> Self {
+        let images = Arc::new(Store::open(&root.join("images")).expect("open images"));
         let template = match images.find("busybox") {
             Some(template) => template.id.clone(),
             None => busybox(&images),
         };
-        let data = dir.path().join("data");
-        let mut config = Config::new(data, agent());
+        let mut config = Config::new(root.join("data"), agent());
         config.warm_slots = 2;
         change(&mut config);
         let node = Node::start(config, view, images).await.expect("start node");
-        Self { node, template, dir }
+        let opened = Budget::within(Duration::from_secs(60)).run("start", node.opened()).await;
+        opened.expect("a node that has started");
+        Self { node, template, root, dir: None }
     }
 
     /// What a sandbox of this template is asked for with.
@@ -102,13 +116,13 @@ impl TestNode {
 
     #[must_use]
     pub fn data_dir(&self) -> PathBuf {
-        self.dir.path().join("data")
+        self.root.join("data")
     }
 
     /// Gives the directory up to the next node.
     #[must_use]
     pub fn into_dir(self) -> tempfile::TempDir {
-        self.dir
+        self.dir.expect("a directory of its own")
     }
 
     /// Stops the node; nothing may be left.

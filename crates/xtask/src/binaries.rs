@@ -21,14 +21,24 @@ pub(crate) struct Binaries {
 /// A build fails, or the agent came out depending on something in the guest.
 pub(crate) fn build() -> Result<Binaries> {
     visible(&mut cargo(&["build", "--release", "--locked", "-p", "cli"]))?;
+    agent()?;
+    Ok(Binaries { cofferdam: paths::release().join("cofferdam") })
+}
+
+/// Builds the agent alone, as it is shipped: `target/release/envd`.
+///
+/// # Errors
+/// As [`build`].
+pub(crate) fn agent() -> Result<PathBuf> {
     // Flags for the last crate only: as RUSTFLAGS, `crt-static` would reach the procedural macros,
     // which cannot be built so, and nothing would be shared with the build above. The symbols are
     // kept because the check below reads them; `install` strips.
     let flags = ["-C", "target-feature=+crt-static", "-C", "strip=none"];
     let agent = ["rustc", "--locked", "-p", "guest-agent", "--bin", "envd"];
     visible(cargo(&agent).args(["--profile", "agent", "--"]).args(flags))?;
-    install(&paths::target().join("agent/envd"), &paths::release().join("envd"))?;
-    Ok(Binaries { cofferdam: paths::release().join("cofferdam") })
+    let installed = paths::release().join("envd");
+    install(&paths::target().join("agent/envd"), &installed)?;
+    Ok(installed)
 }
 
 /// Puts the agent beside `cofferdam`, checked and stripped.

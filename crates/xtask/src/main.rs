@@ -1,4 +1,4 @@
-//! Developer commands: `cargo xtask up | build | test | bench`.
+//! Developer commands: `cargo xtask up | build | test | bench | soak`.
 //!
 //! This crate is what a newcomer runs first, so it has no dependencies and builds in seconds. It
 //! prepares the host, builds the two binaries, and runs every kind of test. It is not part of the
@@ -19,6 +19,7 @@ mod packages;
 mod paths;
 mod processes;
 mod sdk;
+mod soak;
 mod test;
 mod up;
 
@@ -36,6 +37,9 @@ cargo xtask <command>
       --only NAME  one step: lint, unit, host, sdk, or one SDK release such as python-2.45.1
       --keep       leave the data of the SDK tests' service in target/sdk-data
   bench [args]     build in release and run the benchmarks with these arguments
+  soak [options]   random work against a service that is killed again and again; fails if a
+                   sandbox is lost, or anything left behind (try `cargo xtask soak --help`)
+      --release    against the release build
   help             this text";
 
 fn main() -> ExitCode {
@@ -59,6 +63,7 @@ fn dispatch(args: &[String]) -> Result<ExitCode> {
         "build" => no_arguments("build", rest).and_then(|()| binaries::build()).map(done),
         "test" => test::test(&test::Options::parse(rest)?),
         "bench" => bench::bench(rest),
+        "soak" => soak::soak(rest),
         "help" | "--help" | "-h" => {
             println!("{USAGE}");
             Ok(ExitCode::SUCCESS)

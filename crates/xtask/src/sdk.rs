@@ -1,4 +1,6 @@
-//! The SDK tests: the published clients, unmodified, against a real `cofferdam up`.
+//! The SDK tests: the published clients, unmodified, against a real `cofferdam up`. One service
+//! for all that a client may do, and then one for each way an operator may end a node under its
+//! clients, after which it takes no work any more.
 
 mod javascript;
 mod python;
@@ -22,6 +24,9 @@ pub(crate) const RELEASES: [Release; 4] = [
     Release { language: Language::JavaScript, version: "2.45.0" },
     Release { language: Language::JavaScript, version: "2.51.0" },
 ];
+
+/// The ways a node is ended under its clients: what the test file in `tests/sdk/drain` is called.
+const ENDS: [&str; 2] = ["drain", "force"];
 
 /// No suite may take longer, and no installation of one.
 const SUITE_LIMIT: Duration = Duration::from_secs(15 * 60);
@@ -59,11 +64,12 @@ pub(crate) fn data_folder() -> PathBuf {
     paths::target().join("sdk-data")
 }
 
-/// Installs the releases, starts a service, runs every suite against it, and stops it.
+/// Installs the releases, starts a service, runs every suite against it, and stops it. Then does
+/// the same for every way to end a node.
 ///
 /// # Errors
-/// A release cannot be installed, the service does not start, or it does not stop cleanly. What
-/// the suites find is in the tally.
+/// A release cannot be installed, a service does not start, or it does not stop cleanly. What the
+/// suites find is in the tally.
 pub(crate) fn test(releases: &[Release], keep: bool, tally: &mut Tally) -> Result<()> {
     for release in releases {
         match release.language {
@@ -78,17 +84,47 @@ pub(crate) fn test(releases: &[Release], keep: bool, tally: &mut Tally) -> Resul
             Language::Python => python::test(release, &service, tally),
             Language::JavaScript => javascript::test(release, &service, tally),
         });
-        if let Err(failure) = outcome {
-            println!("    {}", failure.chain());
-            tally.fail(release.name());
+        note(&release.name(), outcome, tally);
+    }
+    step("stop the service", || service.stop(keep))?;
+    for release in releases {
+        for end in ENDS {
+            end_under(release, end, keep, tally)?;
         }
     }
-    step("stop the service", || service.stop(keep))
+    Ok(())
+}
+
+/// Ends the node of a service of its own under the clients of `release`.
+fn end_under(release: &Release, end: &str, keep: bool, tally: &mut Tally) -> Result<()> {
+    let name = format!("SDK tests, {}, {end}", release.name());
+    let service = step("start a service to be drained", || Service::start(&data_folder()))?;
+    let outcome = step(&name, || match release.language {
+        Language::Python => python::test_end(release, &service, end, tally),
+        Language::JavaScript => javascript::test_end(release, &service, end, tally),
+    });
+    let failed = outcome.is_err();
+    note(&format!("{}, {end}", release.name()), outcome, tally);
+    // What was forced, was so before the stop: nothing is left for that to end.
+    step("stop the drained service", || {
+        if failed { service.stop(keep) } else { service.stop_drained(keep) }
+    })
+}
+
+/// A suite that could not do its work is one failure.
+fn note(name: &str, outcome: Result<()>, tally: &mut Tally) {
+    if let Err(failure) = outcome {
+        println!("    {}", failure.chain());
+        tally.fail(name);
+    }
 }
 
 /// What every suite gets besides the service's own credentials.
 fn suite_environment(command: &mut Command, service: &Service) {
-    command.envs(service.credentials()).env("COFFERDAM_REPOSITORY", paths::root());
+    command
+        .envs(service.credentials())
+        .env("COFFERDAM_REPOSITORY", paths::root())
+        .env("SERVICE_LOG", service.log());
     // A client must talk to the service itself, whatever the developer's machine is behind.
     for proxy in ["http_proxy", "https_proxy", "all_proxy"] {
         command.env_remove(proxy).env_remove(proxy.to_uppercase());

@@ -20,7 +20,7 @@ const HOST_CRATES: [(&str, Option<&str>); 5] = [
     ("images", None),
     ("machine", None),
     ("node", Some("fault-injection")),
-    ("cli", None),
+    ("cli", Some("fault-injection")),
 ];
 
 /// No build or run of one group of Rust tests may take longer.
@@ -134,9 +134,12 @@ fn lint() -> Result<()> {
 fn unit(tally: &mut Tally) -> Result<()> {
     let mut others = cargo(&["test", "--workspace", "--locked", "--no-fail-fast"]);
     let mut own = cargo(&["test", "--locked", "--no-fail-fast", "--lib", "--bins"]);
-    for (name, _) in HOST_CRATES {
+    for (name, feature) in HOST_CRATES {
         others.args(["--exclude", name]);
         own.args(["-p", name]);
+        if let Some(feature) = feature {
+            own.arg("--features").arg(format!("{name}/{feature}"));
+        }
     }
     rust_tests(&mut others, tally)?;
     rust_tests(&mut own, tally)

@@ -1,3 +1,4 @@
+use std::pin::pin;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -6,6 +7,7 @@ use images::base::{self, Request};
 use images::{Store, Template};
 use lifecycle::Budget;
 use serde::Serialize;
+use tokio_util::sync::CancellationToken;
 
 use crate::args::{Images, Output};
 use crate::config::Config;
@@ -22,10 +24,11 @@ pub(crate) fn open(config: &Config) -> anyhow::Result<Arc<Store>> {
     Ok(Arc::new(Store::open(&config.data_dir.join("images"))?))
 }
 
-/// Makes the base template, telling how it gets on. `None` when `stop` came first.
+/// Makes the base template, telling how it gets on. `None` when `stop` came first: nothing of the
+/// build is left then, unless it had just been finished.
 ///
 /// # Errors
-/// It could not be made; what was made so far is removed, as it is after `stop`.
+/// It could not be made; what was made so far is removed.
 pub(crate) async fn build_base(
     store: &Arc<Store>,
     stop: impl Future<Output = ()>,
@@ -33,10 +36,19 @@ pub(crate) async fn build_base(
     let progress = Progress::start("template base", base::Progress::STEPS);
     let request = Request::new(guest_wire::ENVD_VERSION.to_owned(), DISK_MIB);
     let tell = |now: base::Progress| progress.step(now.step, now.what);
-    let built = tokio::select! {
-        biased;
-        () = stop => None,
-        built = base::build(store, request, &tell, Budget::within(base::USUAL_LIMIT)) => Some(built),
+    let (cancel, budget) = (CancellationToken::new(), Budget::within(base::USUAL_LIMIT));
+    let built = {
+        let mut building = pin!(base::build(store, request, &tell, &cancel, budget));
+        tokio::select! {
+            biased;
+            () = stop => {
+                cancel.cancel();
+                // Soon over; how it ended makes no difference to who does not want it any more.
+                drop(building.await);
+                None
+            }
+            built = &mut building => Some(built),
+        }
     };
     match built {
         Some(Ok(template)) => {
@@ -49,8 +61,6 @@ pub(crate) async fn build_base(
         }
         None => {
             progress.failed();
-            // Opening sweeps what was made so far; what cannot go yet, the next opening sweeps.
-            drop(Store::open(store.dir())?);
             Ok(None)
         }
     }

@@ -53,7 +53,7 @@ pub(crate) async fn run(api: &Api, command: args::Node) -> anyhow::Result<ExitCo
 }
 
 /// Every node, by its id.
-async fn all(api: &Api) -> anyhow::Result<Vec<Node>> {
+pub(super) async fn all(api: &Api) -> anyhow::Result<Vec<Node>> {
     // Without a node the API answers `null`, as E2B's does.
     let nodes: Option<Vec<Node>> = api.get("/nodes").await?;
     Ok(nodes.unwrap_or_default())

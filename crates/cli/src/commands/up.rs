@@ -3,10 +3,11 @@
 mod driver;
 mod greeting;
 mod helm;
+mod leave;
 mod metrics;
 mod outcome;
 mod rpc;
-mod settings;
+pub(super) mod settings;
 mod start;
 mod stop;
 
@@ -21,6 +22,7 @@ use control_plane::ControlPlane;
 use edge::{Edge, ServeError};
 use futures::FutureExt;
 use futures::future::{Fuse, FusedFuture, Pending};
+use host::Faults;
 use host::view::View;
 use images::Store;
 use images::base;
@@ -31,14 +33,17 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use self::helm::Helm;
+use self::leave::Way;
 use self::outcome::Outcome;
 use self::rpc::Rpc;
 use self::start::Start;
-use self::stop::{Cause, listener_ended, patience, stop};
+use self::stop::{Cause, patience, stop};
+use crate::args;
 use crate::commands::images as templates;
 use crate::config::Config;
 use crate::credentials::{Addresses, Credentials};
 use crate::data_dir;
+use crate::sockets::{Passed, Sockets, handover};
 use crate::supervisor::{Stage, Supervisor};
 
 pub(crate) use driver::choose as choose_driver;
@@ -48,22 +53,27 @@ const CLOSE_LIMIT: Duration = Duration::from_secs(10);
 /// The same when somebody asked twice to stop.
 const HURRIED_CLOSE_LIMIT: Duration = Duration::from_secs(1);
 
+/// What a service is given beside its configuration.
+#[derive(Debug)]
+pub(crate) struct Given {
+    pub(crate) supervisor: Supervisor,
+    pub(crate) passed: Passed,
+    pub(crate) faults: Faults,
+    pub(crate) options: args::Up,
+}
+
 /// Serves until a signal, and then until what runs has ended, or is to be ended.
 ///
 /// # Errors
 /// It could not start. What had been started is stopped again.
-pub(crate) async fn run(
-    config: Config,
-    view: View,
-    supervisor: Supervisor,
-) -> anyhow::Result<ExitCode> {
+pub(crate) async fn run(config: Config, view: View, given: Given) -> anyhow::Result<ExitCode> {
+    let Given { supervisor, passed, faults, options } = given;
     let mut helm = Helm::take(supervisor)?;
-    // Before anything is changed on the host: who cannot have the port leaves no trace.
-    let listener = TcpListener::bind(config.listen).await.with_context(|| {
-        format!("listen on {}; `--listen ADDR:PORT` chooses another address", config.listen)
-    })?;
-    let address = listener.local_addr().context("ask for the address listened on")?;
-    let node_listener = rpc::bind(&config).await?;
+    let (passed, taken_over) = match options.handover.then(|| handover::ask(&config.data_dir)) {
+        Some(asked) => asked?.map_or((passed, false), |given| (given, true)),
+        None => (passed, false),
+    };
+    let sockets = Sockets::open(config.listen, config.node_listen, passed)?;
     let agent = settings::agent(&config)?;
     settings::raise_open_files();
     data_dir::prepare(&config.data_dir)?;
@@ -77,12 +87,13 @@ pub(crate) async fn run(
             return Ok(Outcome::while_starting().tell());
         }
     }
-    let starting = Box::pin(Node::start(settings::node(&config, agent), view, Arc::clone(&store)));
+    if taken_over {
+        leave::wait_until_left(&config.data_dir, &mut helm).await?;
+    }
+    let told = node::Config { faults, ..settings::node(&config, agent) };
+    let starting = Box::pin(Node::start(told, view, Arc::clone(&store)));
     let outcome = match start::run(starting, config.timeout_stop, &mut helm).await? {
-        Start::Up(node) => {
-            let port = Port { listener, address, node: node_listener };
-            Box::pin(serve(&config, &node, &store, port, &mut helm)).await
-        }
+        Start::Up(node) => Box::pin(serve(&config, &node, &store, sockets, &mut helm)).await,
         Start::Unwanted(node) => {
             // Nothing was admitted, so there is nothing to wait for.
             let plan = StopPlan::at_once(config.timeout_stop);
@@ -94,12 +105,22 @@ pub(crate) async fn run(
     Ok(outcome.tell())
 }
 
-/// Where clients come in.
+/// The sockets as what serves them wants them.
 struct Port {
     listener: TcpListener,
     address: SocketAddr,
     /// The node's own, if it has one.
     node: Option<TcpListener>,
+}
+
+impl Port {
+    fn of(sockets: &Sockets) -> anyhow::Result<Self> {
+        let own = sockets.try_clone().context("share the sockets")?;
+        let address = own.api.local_addr().context("ask for the address listened on")?;
+        let listener = TcpListener::from_std(own.api).context("serve the socket")?;
+        let node = own.node.map(TcpListener::from_std).transpose();
+        Ok(Self { listener, address, node: node.context("serve the node's socket")? })
+    }
 }
 
 /// What stands between clients and the node.
@@ -145,16 +166,20 @@ async fn serve(
     config: &Config,
     node: &Arc<Node>,
     store: &Store,
-    port: Port,
+    sockets: Sockets,
     helm: &mut Helm,
 ) -> Outcome {
     let plan = |helm: &Helm, cause: &Cause| StopPlan {
         graceful: patience(config, helm, cause),
         force: config.timeout_stop,
     };
-    let address = port.address;
-    let front = match Front::open(config, node, store, address, port.node).await {
-        Ok(front) => front,
+    let opened = async {
+        let port = Port::of(&sockets)?;
+        let front = Front::open(config, node, store, port.address, port.node).await?;
+        anyhow::Ok((front, port.listener, port.address))
+    };
+    let (front, listener, address) = match opened.await {
+        Ok(opened) => opened,
         Err(error) => {
             let cause = Cause::Broken(format!("{error:#}"));
             return stop(node, plan(helm, &cause), cause, helm, pin!(nobody())).await;
@@ -163,22 +188,30 @@ async fn serve(
     let enough = CancellationToken::new();
     let token = front.credentials.admin_token.clone();
     let router = metrics::beside(front.control_plane.router(), Arc::clone(node), token);
-    let serving = edge::serve(port.listener, Arc::clone(&front.edge), router, enough.clone());
+    let serving = edge::serve(listener, Arc::clone(&front.edge), router, enough.clone());
     let mut serving = pin!(serving.fuse());
-    // The listener has been accepting into its queue since it was bound: a client that reads the
-    // line and connects is served.
-    if let Err(error) = greeting::greet(address, &front.credentials, &front.addresses) {
-        tracing::warn!(error = %observe::chain(&error), "nobody reads standard output; serving");
-    }
-    helm.ready(&format!("serving on {address}"));
+    helm.keep(&sockets);
     let status = || format!("serving on {address}, {} sandboxes", node.sandboxes());
-    let cause = match helm.unless_signalled(Stage::Serving, status, serving.as_mut()).await {
-        None => Cause::Asked,
-        Some(ended) => Cause::Broken(listener_ended(ended)),
+    let opened = async {
+        front.control_plane.nodes_started().await;
+        // A client that reads the line and connects is served, and gets a sandbox.
+        if let Err(error) = greeting::greet(address, &front.credentials, &front.addresses) {
+            let error = observe::chain(&error).to_string();
+            tracing::warn!(error, "nobody reads standard output; serving");
+        }
     };
-    let outcome = stop(node, plan(helm, &cause), cause, helm, serving.as_mut()).await;
-
+    let ends = leave::Ends { sockets: &sockets, serving: serving.as_mut(), opened: pin!(opened) };
+    let outcome = match ends.way_out(config, status, helm).await {
+        Way::Stop(cause) => stop(node, plan(helm, &cause), cause, helm, serving.as_mut()).await,
+        Way::Leave => {
+            // Who connects from here on waits for the next service.
+            enough.cancel();
+            leave::leave(node, helm, serving.as_mut()).await
+        }
+    };
+    // From here on nobody is let in, not into the queue either.
     enough.cancel();
+    drop(sockets);
     let hurried = outcome.gave_up || !clients_left(serving, helm).await;
     let limit = if hurried { HURRIED_CLOSE_LIMIT } else { CLOSE_LIMIT };
     if let Err(error) = front.control_plane.close(Budget::within(limit)).await {

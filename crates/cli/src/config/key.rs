@@ -92,6 +92,18 @@ pub(crate) const KEYS: &[Key] = &[
         "Free disk space below which no sandbox starts",
     ),
     key(
+        "unknown_sandboxes",
+        "adopt",
+        "`adopt` (they get a record and run on) or `end`",
+        "What becomes of sandboxes that run and are in no record, as after the database was lost",
+    ),
+    key(
+        "shutdown_leave",
+        "auto",
+        "`auto` (when systemd is about to start the service again), `always` or `never`",
+        "Whether a signal leaves the sandboxes running for the next service instead of draining",
+    ),
+    key(
         "shutdown_drain_timeout",
         "auto",
         "`auto` (for ever under a service manager, else 0s), `forever`, or a time from 0s to 8760h, \

@@ -1,10 +1,13 @@
 //! A service of a test's own, with real sandboxes, and what is asked of it.
 
 use std::fs::{self, File};
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::ops::Deref;
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, Command, Output, Stdio};
+use std::time::{Duration, Instant};
 
 use images::{NewTemplate, Store};
 use model::Resources;
@@ -64,8 +67,23 @@ pub(crate) struct Service {
     child: Child,
     out: BufReader<Box<dyn Read>>,
     err: BufReader<ChildStderr>,
+    /// What it is asked by; a test may have another data directory name the credentials.
+    pub(crate) client: Client,
+}
+
+/// Who asks a service, whoever started it.
+#[derive(Debug, Clone)]
+pub(crate) struct Client {
     pub(crate) data: PathBuf,
     pub(crate) address: SocketAddr,
+}
+
+impl Deref for Service {
+    type Target = Client;
+
+    fn deref(&self) -> &Client {
+        &self.client
+    }
 }
 
 impl Service {
@@ -84,7 +102,7 @@ impl Service {
         let line = self.line();
         let address = line.trim_end().strip_prefix("cofferdam: ready on http://");
         let address = address.unwrap_or_else(|| panic!("{line:?} {}", self.complaint()));
-        self.address = address.parse().unwrap();
+        self.client.address = address.parse().unwrap();
     }
 
     /// The same, without waiting.
@@ -129,7 +147,8 @@ impl Service {
     fn of(mut child: Child, out: Box<dyn Read>, data: &Path) -> Self {
         let err = BufReader::new(child.stderr.take().unwrap());
         let address = ([127, 0, 0, 1], 0).into();
-        Self { child, out: BufReader::new(out), err, data: data.to_path_buf(), address }
+        let client = Client { data: data.to_path_buf(), address };
+        Self { child, out: BufReader::new(out), err, client }
     }
 
     pub(crate) fn line(&mut self) -> String {
@@ -164,10 +183,64 @@ impl Service {
         (self.child.wait().unwrap().code().unwrap(), rest)
     }
 
+    /// Stops it; nothing may be left for it to wait for.
+    pub(crate) fn finish(mut self) {
+        self.signal(Signal::TERM);
+        let (code, said) = self.end();
+        assert_eq!(code, 0, "{said} {}", self.complaint());
+    }
+
+    /// Waits until it has killed itself at `point`.
+    pub(crate) fn killed(&mut self, point: &str) {
+        if !looks(|| self.child.try_wait().unwrap().is_some()) {
+            panic!("{point} was not reached");
+        }
+        let status = self.child.wait().unwrap();
+        assert_eq!(status.signal(), Some(9), "{point}: {status:?}: {}", self.complaint());
+    }
+
+    /// Kills it, as `kill -9` does.
+    pub(crate) fn crash(&mut self) {
+        self.signal(Signal::KILL);
+        self.child.wait().unwrap();
+    }
+}
+
+impl Client {
     pub(crate) fn credential(&self, name: &str) -> String {
         let text = fs::read_to_string(self.data.join("credentials.env")).unwrap();
         let prefix = format!("{name}=");
         text.lines().find_map(|line| line.strip_prefix(&prefix)).unwrap().to_owned()
+    }
+
+    /// The one node's id.
+    pub(crate) fn node_id(&self) -> String {
+        let (status, body) = self.admin("GET", "/nodes");
+        assert_eq!(status, 200, "{body}");
+        let nodes: Vec<Value> = serde_json::from_str(&body).unwrap();
+        nodes[0]["id"].as_str().unwrap().to_owned()
+    }
+
+    /// One request of a user to a service that may not live to answer it.
+    pub(crate) fn try_api(
+        &self,
+        method: &str,
+        path: &str,
+        body: &Value,
+    ) -> io::Result<(u16, String)> {
+        let key = self.credential("E2B_API_KEY");
+        self.try_call(method, path, &[("X-API-Key", &key)], &body.to_string())
+    }
+
+    /// The same of an operator.
+    pub(crate) fn try_admin(
+        &self,
+        method: &str,
+        path: &str,
+        body: &Value,
+    ) -> io::Result<(u16, String)> {
+        let token = self.credential("COFFERDAM_ADMIN_TOKEN");
+        self.try_call(method, path, &[("X-Admin-Token", &token)], &body.to_string())
     }
 
     /// One request of a user.
@@ -189,18 +262,30 @@ impl Service {
         headers: &[(&str, &str)],
         body: &str,
     ) -> (u16, String) {
-        let mut socket = TcpStream::connect(self.address).unwrap();
+        self.try_call(method, path, headers, body).unwrap()
+    }
+
+    /// The same, of a service that may not be there.
+    pub(crate) fn try_call(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: &str,
+    ) -> io::Result<(u16, String)> {
+        let mut socket = TcpStream::connect(self.address)?;
         let headers: String = headers.iter().map(|(n, v)| format!("{n}: {v}\r\n")).collect();
         let length = body.len();
         let request = format!(
             "{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\
              Content-Type: application/json\r\nContent-Length: {length}\r\n{headers}\r\n{body}"
         );
-        socket.write_all(request.as_bytes()).unwrap();
+        socket.write_all(request.as_bytes())?;
         let mut answer = String::new();
-        socket.read_to_string(&mut answer).unwrap();
-        let status = answer.split(' ').nth(1).unwrap().parse().unwrap();
-        (status, answer.split_once("\r\n\r\n").unwrap().1.to_owned())
+        socket.read_to_string(&mut answer)?;
+        let cut = || io::Error::from(io::ErrorKind::UnexpectedEof);
+        let status = answer.split(' ').nth(1).ok_or_else(cut)?.parse().map_err(io::Error::other)?;
+        Ok((status, answer.split_once("\r\n\r\n").ok_or_else(cut)?.1.to_owned()))
     }
 
     /// A running sandbox.
@@ -229,8 +314,17 @@ impl Service {
 
     /// A command that is run as this service's operator.
     pub(crate) fn operator(&self, args: &[&str]) -> Command {
+        self.command_of("node", args)
+    }
+
+    /// The same about sandboxes.
+    pub(crate) fn about_sandboxes(&self, args: &[&str]) -> Command {
+        self.command_of("sandbox", args)
+    }
+
+    fn command_of(&self, group: &str, args: &[&str]) -> Command {
         let mut command = command(BINARY);
-        command.arg("node").args(args).args(["--log", "error", "--data-dir"]).arg(&self.data);
+        command.arg(group).args(args).args(["--log", "error", "--data-dir"]).arg(&self.data);
         command
     }
 
@@ -240,6 +334,15 @@ impl Service {
         (output.status.code().unwrap(), said(&output))
     }
 
+    /// The same about sandboxes: its exit code, standard output and standard error.
+    pub(crate) fn sandbox(&self, args: &[&str]) -> (i32, String, String) {
+        let Output { status, stdout, stderr } = self.about_sandboxes(args).output().unwrap();
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        (status.code().unwrap(), text(stdout), text(stderr))
+    }
+}
+
+impl Service {
     /// Makes the files of the one sandbox impossible to remove, for this service: something is
     /// mounted among them where only it sees it.
     pub(crate) fn hold_files(&self) -> PathBuf {
@@ -274,6 +377,22 @@ impl Drop for Service {
         drop(self.child.kill());
         drop(self.child.wait());
     }
+}
+
+/// Longer than anything takes that a test waits for.
+const LIMIT: Duration = Duration::from_secs(120);
+
+/// Looks again and again until `done`; whether that was in time.
+#[expect(clippy::disallowed_methods, reason = "the state of another process is waited for")]
+pub(crate) fn looks(mut done: impl FnMut() -> bool) -> bool {
+    let deadline = Instant::now() + LIMIT;
+    while !done() {
+        if Instant::now() > deadline {
+            return false;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    true
 }
 
 /// A terminal: what is on its screen, and what a program has for its input and output.

@@ -1,8 +1,18 @@
 //! `cofferdam up` with sandboxes in it, and how it comes to its end: by signals, by an operator, in
-//! the eyes of a service manager. Needs root.
+//! the eyes of a service manager; what the next service finds; and the ends of single sandboxes in
+//! the hands of an operator. Needs root.
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
+#[cfg(feature = "fault-injection")]
+mod crash;
+mod explain;
+mod guest;
+mod handover;
 mod kit;
+mod leaks;
 mod operator;
+mod sandboxes;
 mod signals;
 mod supervisor;
+mod systemd;
+mod upstream;

@@ -193,7 +193,7 @@ fn a_node_that_is_not_there_and_a_service_that_is_not_are_told_apart() {
     assert_eq!(code, 1);
     assert!(told.contains("is it running?"), "{told}");
     let nothing = tempfile::tempdir().unwrap();
-    service.data = nothing.path().to_path_buf();
+    service.client.data = nothing.path().to_path_buf();
     let (code, told) = service.node(&["ls"]);
     assert_eq!(code, 1);
     assert!(told.contains("no service was ever started on "), "{told}");

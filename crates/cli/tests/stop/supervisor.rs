@@ -30,6 +30,9 @@ fn a_service_manager_is_told_of_readiness_life_and_the_stop_in_this_order() {
     let mut before = Vec::new();
     let ready = message(&socket, "READY=1", &mut before);
     assert!(ready.contains(&format!("STATUS=serving on {}", service.address)), "{ready}");
+    let (kept, before): (Vec<_>, Vec<_>) =
+        before.into_iter().partition(|message| message.starts_with("FDSTORE=1"));
+    assert_eq!(kept, ["FDSTORE=1\nFDNAME=cofferdam-api\nFDPOLL=0"], "before it is ready");
     assert!(before.iter().all(|message| message.contains("EXTEND_TIMEOUT_USEC=")), "{before:?}");
     let alive = message(&socket, "WATCHDOG=1", &mut Vec::new());
     assert!(!alive.contains("EXTEND_TIMEOUT_USEC"), "once it serves it has all the time: {alive}");

@@ -1,9 +1,11 @@
 //! The nodes, for operators.
 
+mod sandboxes;
 mod status;
 mod watch;
 mod wire;
 
+pub(crate) use sandboxes::{kill as kill_sandbox, list as sandboxes};
 pub(crate) use status::change_status;
 
 use std::sync::Arc;

@@ -17,6 +17,10 @@ pub(crate) struct SandboxPath(pub(crate) SandboxId);
 #[derive(Debug)]
 pub(crate) struct Segment(pub(crate) String);
 
+/// The two parameters of a path, as [`Segment`]: the node it names, and the sandbox on it.
+#[derive(Debug)]
+pub(crate) struct NodeSandboxPath(pub(crate) String, pub(crate) SandboxId);
+
 /// The query, with our errors.
 #[derive(Debug)]
 pub(crate) struct Params<T>(pub(crate) T);
@@ -39,6 +43,18 @@ impl FromRequestParts<Arc<App>> for SandboxPath {
         let Segment(segment) = Segment::from_request_parts(parts, app).await?;
         let text = parse_sandbox_path(&segment).map_err(ApiError::validation)?;
         SandboxId::parse(text).map(Self).map_err(ApiError::validation)
+    }
+}
+
+impl FromRequestParts<Arc<App>> for NodeSandboxPath {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, ApiError> {
+        let Path((node, sandbox)) = Path::<(String, String)>::from_request_parts(parts, app)
+            .await
+            .map_err(|problem| ApiError::validation(problem.body_text()))?;
+        let text = parse_sandbox_path(&sandbox).map_err(ApiError::validation)?;
+        SandboxId::parse(text).map(|id| Self(node, id)).map_err(ApiError::validation)
     }
 }
 

@@ -2,7 +2,7 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::middleware::from_fn_with_state;
-use axum::routing::{get, post};
+use axum::routing::{delete, get, post};
 use http::{HeaderName, Method, header};
 use tower_http::cors::{Any, CorsLayer};
 
@@ -18,6 +18,7 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .route("/v2/sandboxes", post(api::sandboxes::create_v2).get(api::sandboxes::list_v2))
         .route("/sandboxes/metrics", get(api::metrics::latest))
         .route("/sandboxes/{id}", get(api::sandboxes::get).delete(api::sandboxes::kill))
+        .route("/sandboxes/{id}/explain", get(api::explain::explain))
         .route("/sandboxes/{id}/connect", post(api::sandboxes::connect_v1))
         .route("/v2/sandboxes/{id}/connect", post(api::sandboxes::connect_v2))
         .route("/sandboxes/{id}/timeout", post(api::sandboxes::set_timeout))
@@ -28,7 +29,9 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .route("/nodes", get(api::nodes::list))
         .route("/nodes/{id}", get(api::nodes::get).post(api::nodes::change_status))
         .route("/nodes/{id}/drain", get(api::nodes::drain))
-        .route("/nodes/{id}/leaks", get(api::nodes::leaks));
+        .route("/nodes/{id}/leaks", get(api::nodes::leaks))
+        .route("/nodes/{id}/sandboxes", get(api::nodes::sandboxes))
+        .route("/nodes/{id}/sandboxes/{sandbox}", delete(api::nodes::kill_sandbox));
     unsupported::routes(supported)
         .fallback(unknown_path)
         .method_not_allowed_fallback(unknown_path)

@@ -6,7 +6,7 @@ use lifecycle::Budget;
 use model::{NodeId, NodePhase, TemplateId};
 use node_wire::{CreateError, DrainStatus, NodeApi, NodeError, NodeInfo};
 use parking_lot::Mutex;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
 use crate::placement::{Candidate, Standing};
@@ -21,9 +21,13 @@ pub(crate) struct Session {
     /// Known from its first answer on.
     id: OnceLock<NodeId>,
     state: Mutex<State>,
+    starts: watch::Sender<bool>,
     /// One question at a time: an older answer never replaces a newer one.
     asking: tokio::sync::Mutex<()>,
+    /// Held by whoever changes its status.
+    pub(crate) changing: tokio::sync::Mutex<()>,
     poked: Notify,
+    compare: Notify,
     pub(crate) creates: CreateCounts,
 }
 
@@ -37,7 +41,8 @@ struct State {
     given: u32,
     /// When the last question that is over began.
     asked: Option<Instant>,
-    /// It answers after it did not, or as a new process, and nobody has taken note of that yet.
+    /// It answers after it did not, as a new process, or has finished starting, and nobody has taken
+    /// note of that yet.
     back: bool,
 }
 
@@ -83,10 +88,27 @@ impl Session {
                 asked: None,
                 back: false,
             }),
+            starts: watch::Sender::new(false),
             asking: tokio::sync::Mutex::default(),
+            changing: tokio::sync::Mutex::default(),
             poked: Notify::new(),
+            compare: Notify::new(),
             creates: CreateCounts::default(),
         }
+    }
+
+    /// Whether it still takes over, or removes, what an earlier process of it left.
+    pub(crate) fn is_starting(&self) -> bool {
+        *self.starts.borrow()
+    }
+
+    /// Waits until it does not say any more that it is starting. One that has said nothing is not
+    /// waited for.
+    ///
+    /// Cancel safety: yes.
+    pub(crate) async fn started(&self) {
+        // The sender is in this value: it cannot be gone.
+        drop(self.starts.subscribe().wait_for(|starts| !starts).await);
     }
 
     pub(crate) fn api(&self) -> &Arc<dyn NodeApi> {
@@ -106,6 +128,12 @@ impl Session {
         self.state.lock().report.clone()
     }
 
+    /// The version of the agent in its templates, if it has any.
+    pub(crate) fn envd_version(&self) -> Option<String> {
+        let report = self.report()?;
+        report.info.templates.first().map(|template| template.envd_version.clone())
+    }
+
     pub(crate) fn link(&self) -> Link {
         self.state.lock().link
     }
@@ -120,7 +148,18 @@ impl Session {
         self.poked.notified().await;
     }
 
-    /// Whether it answers after it did not, or is not the process it was; told once.
+    /// Has the records compared soon with what the node has.
+    pub(crate) fn compare_soon(&self) {
+        self.compare.notify_one();
+    }
+
+    /// Cancel safety: yes; a wish is kept until somebody waits.
+    pub(crate) async fn to_be_compared(&self) {
+        self.compare.notified().await;
+    }
+
+    /// Whether it answers after it did not, is not the process it was, or has finished starting
+    /// and so taken over all it will; told once.
     pub(crate) fn came_back(&self) -> bool {
         std::mem::take(&mut self.state.lock().back)
     }
@@ -171,7 +210,10 @@ impl Session {
         let mut state = self.state.lock();
         state.asked = Some(began);
         match told {
-            Ok(report) => state.heard(report, began),
+            Ok(report) => {
+                self.starts.send_replace(report.drain.phase == NodePhase::Starting);
+                state.heard(report, began);
+            }
             Err(error) => state.missed(self.id(), &error),
         }
     }
@@ -227,6 +269,7 @@ impl State {
             self.link = Link::Up;
             self.back = true;
         }
+        self.back |= before == Some(NodePhase::Starting) && phase != NodePhase::Starting;
         // A refusal after the question was asked is newer than the answer.
         if self.refusal.as_ref().is_some_and(|(at, _)| *at < began) {
             self.refusal = None;

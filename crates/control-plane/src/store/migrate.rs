@@ -4,7 +4,11 @@ use super::StoreError;
 
 /// Every step from an empty database to this version, in order. A step that was released never
 /// changes; a change is a new step.
-const STEPS: [&str; 2] = [include_str!("0001_first.sql"), include_str!("0002_nodes.sql")];
+const STEPS: [&str; 3] = [
+    include_str!("0001_first.sql"),
+    include_str!("0002_nodes.sql"),
+    include_str!("0003_truth.sql"),
+];
 
 const MAKE_LEDGER: &str = "CREATE TABLE IF NOT EXISTS schema_steps (version BIGINT PRIMARY KEY)";
 const READ_LEDGER: &str = "SELECT COALESCE(MAX(version), 0) AS version FROM schema_steps";
@@ -33,6 +37,10 @@ pub(super) async fn run(writer: &SqlitePool) -> Result<(), StoreError> {
 
 #[cfg(test)]
 mod tests {
+    use model::{SandboxId, TeamId};
+    use sqlx::SqlitePool;
+    use sqlx::sqlite::SqliteConnectOptions;
+
     use crate::store::{Store, StoreError};
 
     #[tokio::test]
@@ -48,6 +56,33 @@ mod tests {
         store.close().await;
         let error = Store::open(&path).await.unwrap_err();
         assert!(matches!(error, StoreError::Newer { found: 99, .. }), "{error:?}");
+    }
+
+    #[tokio::test]
+    async fn records_of_the_version_before_keep_what_they_say_and_tell_nothing_of_the_host() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("store.sqlite");
+        let options = SqliteConnectOptions::new().filename(&path).create_if_missing(true);
+        let before = SqlitePool::connect_with(options).await.unwrap();
+        for sql in [super::MAKE_LEDGER, super::STEPS[0], super::STEPS[1]] {
+            sqlx::raw_sql(sql).execute(&before).await.unwrap();
+        }
+        let rows = "INSERT INTO schema_steps (version) VALUES (1), (2); \
+            INSERT INTO teams (id, slug, name, created_at) VALUES ('t', 't', 't', 1); \
+            INSERT INTO sandboxes (id, team_id, template_id, build_id, envd_version, state, \
+                metadata, secure, vcpus, memory_mib, disk_mib, created_at, started_at, ends_at, \
+                ended_at, end_reason, end_detail) \
+            VALUES ('ia', 't', 'b', 'b', '1', 'ended', '{}', 0, 1, 1, 1, 1, 1, 1, 7000000, \
+                'start-failed', '/var/lib/secret')";
+        sqlx::raw_sql(rows).execute(&before).await.unwrap();
+        before.close().await;
+        let store = Store::open(&path).await.unwrap();
+        let (team, id) = (TeamId::parse("t").unwrap(), SandboxId::parse("ia").unwrap());
+        let history = store.history(&team, &id).await.unwrap().unwrap();
+        let end = history.end.unwrap();
+        assert_eq!((&*end.reason, end.detail, end.at.seconds()), ("start-failed", None, 7));
+        assert_eq!(history.released_at, Some(end.at));
+        assert_eq!((history.moves, history.killing_at, history.adopted_at), (0, None, None));
     }
 
     #[tokio::test]

@@ -147,14 +147,17 @@ fn resources(row: &SqliteRow) -> Result<Resources, sqlx::Error> {
     })
 }
 
-fn parsed<T: FromStr>(row: &SqliteRow, column: &'static str) -> Result<T, sqlx::Error>
+pub(super) fn parsed<T: FromStr>(row: &SqliteRow, column: &'static str) -> Result<T, sqlx::Error>
 where
     T::Err: Error + Send + Sync + 'static,
 {
     row.try_get::<&str, _>(column)?.parse().map_err(wrong(column))
 }
 
-fn maybe_parsed<T: FromStr>(row: &SqliteRow, column: &'static str) -> Result<Option<T>, sqlx::Error>
+pub(super) fn maybe_parsed<T: FromStr>(
+    row: &SqliteRow,
+    column: &'static str,
+) -> Result<Option<T>, sqlx::Error>
 where
     T::Err: Error + Send + Sync + 'static,
 {
@@ -162,17 +165,22 @@ where
     text.map(str::parse).transpose().map_err(wrong(column))
 }
 
-fn number<T: TryFrom<i64>>(row: &SqliteRow, column: &'static str) -> Result<T, sqlx::Error>
+pub(super) fn number<T: TryFrom<i64>>(
+    row: &SqliteRow,
+    column: &'static str,
+) -> Result<T, sqlx::Error>
 where
     T::Error: Error + Send + Sync + 'static,
 {
     T::try_from(row.try_get(column)?).map_err(wrong(column))
 }
 
-fn time(row: &SqliteRow, column: &'static str) -> Result<Timestamp, sqlx::Error> {
+pub(super) fn time(row: &SqliteRow, column: &'static str) -> Result<Timestamp, sqlx::Error> {
     Timestamp::from_micros(row.try_get(column)?).map_err(wrong(column))
 }
 
-fn wrong<E: Error + Send + Sync + 'static>(column: &str) -> impl FnOnce(E) -> sqlx::Error {
+pub(super) fn wrong<E: Error + Send + Sync + 'static>(
+    column: &str,
+) -> impl FnOnce(E) -> sqlx::Error {
     move |source| sqlx::Error::ColumnDecode { index: column.to_owned(), source: Box::new(source) }
 }

@@ -1,3 +1,5 @@
+use std::borrow::Cow;
+
 use e2b_wire::Timestamp;
 use model::{EndReason, LifecycleId, NodeId, SandboxId, TeamId};
 use sqlx::{FromRow as _, Row as _};
@@ -21,12 +23,13 @@ const RUNNING: &str = "UPDATE sandboxes SET state = 'running', lifecycle = $2, s
     ends_at = $4, vcpus = $5, memory_mib = $6, disk_mib = $7 WHERE id = $1 AND state = 'starting'";
 const MOVE_TO_NODE: &str =
     "UPDATE sandboxes SET node_id = $2 WHERE id = $1 AND state IN ('starting', 'running')";
-const KILLING: &str =
-    "UPDATE sandboxes SET state = 'killing' WHERE id = $1 AND state IN ('starting', 'running')";
-const MOVE_END: &str =
-    "UPDATE sandboxes SET ends_at = $3 WHERE id = $1 AND state = 'running' AND ends_at = $2";
+const KILLING: &str = "UPDATE sandboxes SET state = 'killing', killing_at = $2 \
+    WHERE id = $1 AND state IN ('starting', 'running')";
+const MOVE_END: &str = "UPDATE sandboxes SET ends_at = $3, moved_at = $4, moves = moves + 1 \
+    WHERE id = $1 AND state = 'running' AND ends_at = $2";
 // A key is kept only with a sandbox that ran: its request may not be answered again.
 const CLOSE: &str = "UPDATE sandboxes SET state = 'ended', ended_at = $3, end_reason = $4, \
+    end_detail = $5, released_at = $6, \
     idempotency_key = CASE WHEN lifecycle IS NULL THEN NULL ELSE idempotency_key END \
     WHERE id = $1 AND state = $2";
 const NEVER_RAN: &str = "UPDATE sandboxes SET state = 'ended', \
@@ -37,6 +40,7 @@ const ENDED: &str = "UPDATE sandboxes SET state = 'ended', ended_at = $3, end_re
     WHERE id = $1 AND (lifecycle = $2 OR lifecycle IS NULL) AND state IN ('starting', 'running') \
         AND (node_id = $5 OR node_id IS NULL)";
 const GET: &str = "SELECT * FROM sandboxes WHERE id = $1 AND team_id = $2 AND ended_at IS NULL";
+const GET_OF_ANY_TEAM: &str = "SELECT * FROM sandboxes WHERE id = $1 AND ended_at IS NULL";
 const RUNNING_OF_TEAM: &str = "SELECT * FROM sandboxes WHERE team_id = $1 AND state = 'running' \
     AND ended_at IS NULL";
 const STATE: &str = "SELECT state FROM sandboxes WHERE id = $1";
@@ -69,6 +73,29 @@ pub(crate) enum Inserted {
     KeyUsed,
 }
 
+/// How a sandbox ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct End {
+    pub(crate) at: Timestamp,
+    /// A word of [`EndReason::as_str`], or [`End::LOST`].
+    pub(crate) reason: Cow<'static, str>,
+    /// For its team: names nothing of the host.
+    pub(crate) detail: Option<String>,
+    /// Whether the node holds nothing of it any more.
+    pub(crate) released: bool,
+}
+
+impl End {
+    /// The reason in a record whose sandbox was gone when somebody looked, and nobody knows why.
+    pub(crate) const LOST: &'static str = "lost";
+
+    /// It ended now, as somebody asked, and all it held is released.
+    pub(crate) fn as_asked() -> Self {
+        let reason = EndReason::Request.as_str().into();
+        Self { at: now(), reason, detail: None, released: true }
+    }
+}
+
 /// The request an idempotency key was used for.
 #[derive(Debug)]
 pub(crate) struct Used {
@@ -79,11 +106,7 @@ pub(crate) struct Used {
 impl Store {
     pub(crate) async fn insert_sandbox(&self, intent: &Intent<'_>) -> Result<Inserted, StoreError> {
         let row = intent.row;
-        let metadata =
-            serde_json::to_string(&row.metadata).map_err(|source| StoreError::Query {
-                what: "encode metadata for a row",
-                source: sqlx::Error::Encode(Box::new(source)),
-            })?;
+        let metadata = encode_metadata(row)?;
         let result = sqlx::query(INSERT)
             .bind(row.id.as_str())
             .bind(row.team.as_str())
@@ -153,7 +176,8 @@ impl Store {
 
     /// Its end was asked for; no effect on a row that is killing or ended.
     pub(crate) async fn sandbox_killing(&self, id: &SandboxId) -> Result<(), StoreError> {
-        let changed = sqlx::query(KILLING).bind(id.as_str()).execute(&self.writer);
+        let changed =
+            sqlx::query(KILLING).bind(id.as_str()).bind(now().micros()).execute(&self.writer);
         changed.await.map(drop).map_err(StoreError::query("record a kill"))
     }
 
@@ -168,6 +192,7 @@ impl Store {
             .bind(id.as_str())
             .bind(from.micros())
             .bind(to.micros())
+            .bind(now().micros())
             .execute(&self.writer);
         moved.await.map(drop).map_err(StoreError::query("move the end of a sandbox"))
     }
@@ -177,13 +202,15 @@ impl Store {
         &self,
         id: &SandboxId,
         state: RowState,
-        reason: &str,
+        end: &End,
     ) -> Result<bool, StoreError> {
         let closed = sqlx::query(CLOSE)
             .bind(id.as_str())
             .bind(state.as_str())
-            .bind(now().micros())
-            .bind(reason)
+            .bind(end.at.micros())
+            .bind(&*end.reason)
+            .bind(end.detail.as_deref())
+            .bind(end.released.then(|| now().micros()))
             .execute(&self.writer);
         let done = closed.await.map_err(StoreError::query("close a sandbox"))?;
         Ok(done.rows_affected() > 0)
@@ -234,6 +261,15 @@ impl Store {
         let found = sqlx::query_as(GET).bind(id.as_str()).bind(team.as_str());
         let row = found.fetch_optional(&self.reader).await;
         row.map_err(StoreError::query("look up a sandbox"))
+    }
+
+    /// The row of a sandbox that has not ended, whosever it is.
+    pub(crate) async fn live_sandbox(
+        &self,
+        id: &SandboxId,
+    ) -> Result<Option<SandboxRow>, StoreError> {
+        let row = sqlx::query_as(GET_OF_ANY_TEAM).bind(id.as_str()).fetch_optional(&self.reader);
+        row.await.map_err(StoreError::query("look up a sandbox of any team"))
     }
 
     /// The running sandboxes of `team`; at most as many as its limit.
@@ -301,5 +337,12 @@ impl Store {
     }
 }
 
+pub(super) fn encode_metadata(row: &SandboxRow) -> Result<String, StoreError> {
+    serde_json::to_string(&row.metadata).map_err(|source| StoreError::Query {
+        what: "encode metadata for a row",
+        source: sqlx::Error::Encode(Box::new(source)),
+    })
+}
+
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

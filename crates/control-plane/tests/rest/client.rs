@@ -90,6 +90,17 @@ impl Client {
         }
     }
 
+    /// A request to a service that dies before it answers.
+    pub(crate) async fn try_post(&self, path: &str, body: &Value, key: &'static str) {
+        let client = self.with("content-type", "application/json").with("idempotency-key", key);
+        drop(client.try_open("POST", path, body.to_string()).await);
+    }
+
+    /// A request to a service that dies before it answers.
+    pub(crate) async fn try_delete(&self, path: &str) {
+        drop(self.try_open("DELETE", path, "").await);
+    }
+
     /// As [`Client::send`], for an answer that is not read to its end.
     pub(crate) async fn open(
         &self,
@@ -97,6 +108,15 @@ impl Client {
         path: &str,
         body: impl Into<Bytes>,
     ) -> Response<Incoming> {
+        self.try_open(method, path, body).await.unwrap()
+    }
+
+    async fn try_open(
+        &self,
+        method: &str,
+        path: &str,
+        body: impl Into<Bytes>,
+    ) -> hyper::Result<Response<Incoming>> {
         let stream = TcpStream::connect(self.addr).await.unwrap();
         let (mut sender, connection) =
             hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
@@ -106,6 +126,6 @@ impl Client {
             Request::builder().method(method).uri(path).body(Full::new(body.into())).unwrap();
         *request.headers_mut() = self.headers.clone();
         request.headers_mut().insert("host", "sandboxes.test".parse().unwrap());
-        sender.send_request(request).await.unwrap()
+        sender.send_request(request).await
     }
 }

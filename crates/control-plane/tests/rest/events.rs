@@ -1,4 +1,5 @@
 use model::EndReason;
+use observe::metrics::{LOST, LOST_EVENTS};
 use serde_json::json;
 
 use crate::service::{Service, wait_for};
@@ -20,8 +21,10 @@ async fn a_control_plane_that_missed_events_looks_for_itself() {
     let service = Service::start().await;
     let (lost, kept) = (service.create(json!({})).await, service.create(json!({})).await);
     service.node.lose(&lost);
+    let missed = LOST.of(LOST_EVENTS);
     service.node.babble();
     service.gone(&lost).await;
+    assert!(LOST.of(LOST_EVENTS) > missed, "what was missed is counted");
     assert_eq!(service.routes.addr(&lost), None);
     assert_eq!(service.list("").await, [kept.as_str()]);
     service.stop().await;

@@ -1,18 +1,17 @@
+mod api;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, SystemTime};
 
-use async_trait::async_trait;
-use futures::stream::{BoxStream, unfold};
 use model::{
-    BuildId, Change, EndReason, LifecycleId, NodeId, NodePhase, NodeRequest, Resources, SandboxId,
-    SandboxPhase, SandboxSpec, TemplateId,
+    BuildId, EndReason, LifecycleId, NodeId, NodePhase, NodeRequest, Resources, SandboxId,
+    SandboxPhase, SandboxSpec, TeamId, TemplateId,
 };
 use node_wire::{
-    AttemptStatus, Blocker, BuildError, BuildRequest, BuildStatus, Class, ClassCount, CreateError,
-    DrainStatus, Enforcement, LeakItem, Leaks, NodeApi, NodeError, NodeEvent, NodeInfo,
-    NodeMetrics, Processor, Route, Sample, SandboxStatus, Started, StatusError, TemplateInfo,
+    AttemptStatus, Blocker, Class, ClassCount, CreateError, DrainStatus, Ending, Explanation,
+    NodeError, NodeEvent, Route, SandboxStatus, Started, TemplateInfo,
 };
 use parking_lot::Mutex;
 use tokio::sync::{broadcast, watch};
@@ -34,17 +33,25 @@ pub(crate) struct FakeNode {
     state: Mutex<State>,
     /// Changes with everything that a drain shows.
     changes: watch::Sender<u64>,
-    events: broadcast::Sender<NodeEvent>,
+    events: Mutex<broadcast::Sender<NodeEvent>>,
     /// While true, creates wait before they do anything.
     hold: watch::Sender<bool>,
     /// While true, it does not say how it is.
     hold_info: watch::Sender<bool>,
     /// While true, creates wait after they did their work.
     hold_answers: watch::Sender<bool>,
+    /// While true, what it has is known and not told yet.
+    hold_lists: watch::Sender<bool>,
+    /// How often what it has was looked up.
+    pub(crate) listed: watch::Sender<u32>,
+    /// While true, kills wait before they do anything.
+    hold_kills: watch::Sender<bool>,
     /// How many creates have begun.
     pub(crate) begun: watch::Sender<u32>,
     /// How many questions after how it is have begun.
     pub(crate) asked: watch::Sender<u32>,
+    /// How many kills have begun, whatever became of them.
+    pub(crate) kills: watch::Sender<u32>,
 }
 
 #[derive(Debug)]
@@ -57,12 +64,21 @@ struct State {
     stuck: BTreeSet<SandboxId>,
     templates: Vec<TemplateInfo>,
     phase: NodePhase,
+    epoch: u64,
     /// What every call answers instead.
     fault: Option<Fault>,
     instance: String,
     /// What it was asked to be.
     requests: Vec<NodeRequest>,
     runs: u32,
+    /// What it remembers of runs that ended.
+    endings: Vec<Ending>,
+    asked_for: Option<SandboxId>,
+    explanation: Option<Explanation>,
+    /// Kills under way, and whether there were ever two of one sandbox.
+    killing: BTreeSet<SandboxId>,
+    killed_twice_at_a_time: bool,
+    kills: BTreeMap<SandboxId, u32>,
 }
 
 /// Why a node answers no call.
@@ -98,10 +114,17 @@ impl FakeNode {
             stuck: BTreeSet::new(),
             templates: vec![template("basetemplateid00000a", "base")],
             phase: NodePhase::Healthy,
+            epoch: 1,
             fault: None,
             instance: format!("{name}-instance-1"),
             requests: Vec::new(),
             runs: 0,
+            endings: Vec::new(),
+            asked_for: None,
+            explanation: None,
+            killing: BTreeSet::new(),
+            killed_twice_at_a_time: false,
+            kills: BTreeMap::new(),
         };
         Arc::new_cyclic(|me| Self {
             me: Weak::clone(me),
@@ -109,11 +132,15 @@ impl FakeNode {
             changes: watch::channel(0).0,
             hold_info: watch::channel(false).0,
             state: Mutex::new(state),
-            events: broadcast::channel(EVENTS).0,
+            events: Mutex::new(broadcast::channel(EVENTS).0),
             hold: watch::channel(false).0,
             hold_answers: watch::channel(false).0,
+            hold_lists: watch::channel(false).0,
+            listed: watch::channel(0).0,
+            hold_kills: watch::channel(false).0,
             begun: watch::channel(0).0,
             asked: watch::channel(0).0,
+            kills: watch::channel(0).0,
         })
     }
 
@@ -190,6 +217,7 @@ impl FakeNode {
             service_instance: state.instance.clone(),
             phase: state.phase,
             changed_at: CHANGED_AT,
+            epoch: state.epoch,
             accepting: state.phase.is_eligible(),
             draining_since: state.phase.is_draining().then_some(CHANGED_AT),
             force_at: None,
@@ -229,6 +257,32 @@ impl FakeNode {
         self.state.lock().sandboxes.len()
     }
 
+    pub(crate) fn lifecycle(&self, id: &SandboxId) -> LifecycleId {
+        self.state.lock().sandboxes.get(id).unwrap().lifecycle.clone()
+    }
+
+    /// The one it was asked for last, whatever became of that.
+    pub(crate) fn last_asked(&self) -> SandboxId {
+        self.state.lock().asked_for.clone().unwrap()
+    }
+
+    /// The one sandbox it has.
+    pub(crate) fn only(&self) -> SandboxId {
+        let state = self.state.lock();
+        assert_eq!(state.sandboxes.len(), 1);
+        state.sandboxes.keys().next().unwrap().clone()
+    }
+
+    /// How often it was asked to kill this one.
+    pub(crate) fn kills_of(&self, id: &SandboxId) -> u32 {
+        self.state.lock().kills.get(id).copied().unwrap_or(0)
+    }
+
+    /// The callers of the kills under way have died.
+    pub(crate) fn forget_kills(&self) {
+        self.state.lock().killing.clear();
+    }
+
     pub(crate) fn last_spec(&self) -> SandboxSpec {
         self.state.lock().specs.last().unwrap().clone()
     }
@@ -258,6 +312,70 @@ impl FakeNode {
         self.state.lock().sandboxes.insert(id.clone(), status);
     }
 
+    /// Ends it without a word, and remembers.
+    pub(crate) fn end_unheard(&self, id: &SandboxId, reason: EndReason, detail: &str) -> Ending {
+        let status = self.lose(id).unwrap();
+        let ending = Ending {
+            id: id.clone(),
+            lifecycle: status.lifecycle,
+            reason,
+            at: CHANGED_AT + Duration::from_secs(1_700_000_000),
+            detail: detail.to_owned(),
+        };
+        self.remember(ending.clone());
+        ending
+    }
+
+    pub(crate) fn remember(&self, ending: Ending) {
+        self.state.lock().endings.push(ending);
+    }
+
+    pub(crate) fn explain_with(&self, explanation: Explanation) {
+        self.state.lock().explanation = Some(explanation);
+    }
+
+    /// Ends the stream of its events, as a connection that breaks does.
+    pub(crate) fn break_events(&self) {
+        *self.events.lock() = broadcast::channel(EVENTS).0;
+    }
+
+    /// Has a sandbox that nobody asked this test's control plane for.
+    pub(crate) fn plant(&self, change: impl FnOnce(&mut SandboxStatus)) -> SandboxStatus {
+        let mut status = SandboxStatus {
+            id: SandboxId::parse("iplanted").unwrap(),
+            lifecycle: LifecycleId::parse("planted1").unwrap(),
+            team: TeamId::parse("c0ffe7da-0000-4000-8000-000000000001").unwrap(),
+            template: TemplateId::parse("basetemplateid00000a").unwrap(),
+            phase: SandboxPhase::Live,
+            resources: RESOURCES,
+            metadata: BTreeMap::from([("who".to_owned(), "planted".to_owned())]),
+            started_at: SystemTime::now() - Duration::from_secs(60),
+            ends_at: SystemTime::now() + Duration::from_secs(600),
+            addr: Some(ADDR),
+            left: Vec::new(),
+        };
+        change(&mut status);
+        self.state.lock().sandboxes.insert(status.id.clone(), status.clone());
+        status
+    }
+
+    pub(crate) fn hold_lists(&self, hold: bool) {
+        self.hold_lists.send_replace(hold);
+    }
+
+    pub(crate) fn hold_kills(&self, hold: bool) {
+        self.hold_kills.send_replace(hold);
+    }
+
+    pub(crate) fn set_status_phase(&self, id: &SandboxId, phase: SandboxPhase) {
+        self.state.lock().sandboxes.get_mut(id).unwrap().phase = phase;
+    }
+
+    /// Whether it was ever asked to kill a sandbox while it was killing it.
+    pub(crate) fn killed_twice_at_a_time(&self) -> bool {
+        self.state.lock().killed_twice_at_a_time
+    }
+
     /// Ends every sandbox without a word.
     pub(crate) fn lose_all(&self) {
         self.state.lock().sandboxes.clear();
@@ -276,6 +394,7 @@ impl FakeNode {
 
     fn start(&self, spec: SandboxSpec) -> Result<Started, CreateError> {
         let mut state = self.state.lock();
+        state.asked_for = Some(spec.id.clone());
         if let Some(error) = state.fail.take() {
             return Err(error);
         }
@@ -300,6 +419,7 @@ impl FakeNode {
             metadata: spec.metadata.clone(),
             started_at,
             ends_at: started_at + spec.ttl,
+            addr: Some(ADDR),
             left: Vec::new(),
         };
         state.sandboxes.insert(spec.id.clone(), status.clone());
@@ -312,176 +432,6 @@ impl FakeNode {
 
     fn tell(&self, event: NodeEvent) {
         // An error only says that nobody listens.
-        drop(self.events.send(event));
-    }
-}
-
-#[async_trait]
-impl NodeApi for FakeNode {
-    async fn info(&self) -> Result<NodeInfo, NodeError> {
-        self.asked.send_modify(|asked| *asked += 1);
-        self.hold_info.subscribe().wait_for(|hold| !hold).await.unwrap();
-        self.check()?;
-        let state = self.state.lock();
-        Ok(NodeInfo {
-            id: NodeId::parse(self.name).unwrap(),
-            phase: state.phase,
-            version: "1.2.3".to_owned(),
-            driver: "fake".to_owned(),
-            sandboxes: u32::try_from(state.sandboxes.len()).unwrap(),
-            starting: 0,
-            stuck: 0,
-            slots: 100,
-            processor: Processor { model_name: "Fake".to_owned(), ..Processor::default() },
-            metrics: NodeMetrics { cpu_count: 4, cpu_percent: 12.5, ..NodeMetrics::default() },
-            enforcement: vec![Enforcement {
-                what: "swap",
-                enforced: false,
-                detail: "the kernel has no swap accounting".to_owned(),
-            }],
-            templates: state.templates.clone(),
-        })
-    }
-
-    async fn create(&self, spec: SandboxSpec, _limit: Duration) -> Result<Started, CreateError> {
-        self.begun.send_modify(|begun| *begun += 1);
-        self.hold.subscribe().wait_for(|hold| !hold).await.unwrap();
-        if self.state.lock().fault == Some(Fault::Unreachable) {
-            return Err(CreateError::Unreachable("a fault of this test".to_owned()));
-        }
-        let started = self.start(spec);
-        if self.state.lock().fault == Some(Fault::AnswersLost) {
-            return Err(CreateError::Unreachable("the answer was lost".to_owned()));
-        }
-        self.hold_answers.subscribe().wait_for(|hold| !hold).await.unwrap();
-        started
-    }
-
-    async fn kill(&self, id: &SandboxId, reason: EndReason) -> Result<(), NodeError> {
-        self.check()?;
-        let stuck = {
-            let mut state = self.state.lock();
-            let stuck = state.stuck.contains(id);
-            let Some(status) = state.sandboxes.get_mut(id) else {
-                return Err(NodeError::NotFound(id.to_string()));
-            };
-            if stuck {
-                status.phase = SandboxPhase::Stuck;
-            }
-            stuck
-        };
-        if stuck {
-            let left = "/var/lib/secret: busy".to_owned();
-            return Err(NodeError::Stuck { id: id.to_string(), left });
-        }
-        self.end(id, reason);
-        Ok(())
-    }
-
-    async fn set_end(&self, id: &SandboxId, ends_at: SystemTime) -> Result<(), NodeError> {
-        self.check()?;
-        let over = {
-            let mut state = self.state.lock();
-            let Some(status) = state.sandboxes.get_mut(id) else {
-                return Err(NodeError::NotFound(id.to_string()));
-            };
-            status.ends_at = ends_at;
-            ends_at <= SystemTime::now()
-        };
-        if over {
-            self.end(id, EndReason::Timeout);
-        }
-        Ok(())
-    }
-
-    async fn list(&self) -> Result<Vec<SandboxStatus>, NodeError> {
-        self.check()?;
-        Ok(self.state.lock().sandboxes.values().cloned().collect())
-    }
-
-    async fn samples(&self, id: &SandboxId) -> Result<Vec<Sample>, NodeError> {
-        self.check()?;
-        if !self.has(id) {
-            return Err(NodeError::NotFound(id.to_string()));
-        }
-        let sample = |second| Sample {
-            at: SystemTime::UNIX_EPOCH + Duration::from_secs(second),
-            cpu_count: 2,
-            cpu_used_pct: 12.5,
-            mem_total_bytes: 512 << 20,
-            mem_used_bytes: 64 << 20,
-            mem_cache_bytes: 8 << 20,
-            disk_total_bytes: 1 << 30,
-            disk_used_bytes: 1 << 20,
-        };
-        Ok(vec![sample(1_700_000_000), sample(1_700_000_010)])
-    }
-
-    fn events(&self) -> broadcast::Receiver<NodeEvent> {
-        self.events.subscribe()
-    }
-
-    async fn request(&self, request: NodeRequest) -> Result<(), StatusError> {
-        match self.check() {
-            Ok(()) => {}
-            Err(NodeError::Unreachable(reason)) => return Err(StatusError::Unreachable(reason)),
-            Err(error) => return Err(StatusError::Internal(error.to_string())),
-        }
-        {
-            let mut state = self.state.lock();
-            if let Change::To(next) = state.phase.on(request)? {
-                state.phase = next;
-            }
-            state.requests.push(request);
-        }
-        self.changed();
-        Ok(())
-    }
-
-    async fn drain_status(&self) -> Result<DrainStatus, NodeError> {
-        self.check().map(|()| self.drain())
-    }
-
-    async fn drain_updates(&self) -> Result<BoxStream<'static, DrainStatus>, NodeError> {
-        self.check()?;
-        let Some(node) = self.me.upgrade() else { return Err(away()) };
-        let changes = self.changes.subscribe();
-        Ok(Box::pin(unfold((node, changes, true), |(node, mut changes, first)| async move {
-            if !first {
-                changes.changed().await.ok()?;
-            }
-            changes.borrow_and_update();
-            let gone = node.check().is_err();
-            (!gone).then(|| (node.drain(), (Arc::clone(&node), changes, false)))
-        })))
-    }
-
-    async fn leaks(&self) -> Result<Leaks, NodeError> {
-        self.check()?;
-        let item = |kind: &str, name: &str, owner: &str| LeakItem {
-            kind: kind.to_owned(),
-            name: name.to_owned(),
-            owner: owner.to_owned(),
-        };
-        Ok(Leaks {
-            owned: vec![item("cgroup", "cofferdam-0", "node")],
-            leaked: vec![item("link", "cd0-7", "slot 7")],
-        })
-    }
-
-    async fn build(&self, request: BuildRequest) -> Result<(), BuildError> {
-        Err(BuildError::Unsupported(request.alias))
-    }
-
-    async fn build_status(&self, id: &BuildId) -> Result<BuildStatus, BuildError> {
-        Err(BuildError::NotFound(id.clone()))
-    }
-
-    async fn build_delete(&self, id: &BuildId) -> Result<(), BuildError> {
-        Err(BuildError::NotFound(id.clone()))
-    }
-
-    async fn builds(&self) -> Result<Vec<BuildStatus>, NodeError> {
-        Ok(Vec::new())
+        drop(self.events.lock().send(event));
     }
 }

@@ -14,6 +14,11 @@ impl FakeRoutes {
         self.0.lock().get(id).map(|route| route.addr)
     }
 
+    /// As an edge that restarted.
+    pub(crate) fn forget(&self) {
+        self.0.lock().clear();
+    }
+
     pub(crate) fn count(&self) -> usize {
         self.0.lock().len()
     }

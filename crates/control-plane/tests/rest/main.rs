@@ -1,15 +1,25 @@
 //! The API over real HTTP, against a node that behaves and fails as told.
 
 #[cfg(test)]
+mod adoption;
+#[cfg(test)]
 mod auth;
+#[cfg(test)]
+mod away;
 #[cfg(test)]
 mod client;
 #[cfg(test)]
+mod crash;
+#[cfg(test)]
 mod create;
+#[cfg(test)]
+mod endings;
 #[cfg(test)]
 mod ends;
 #[cfg(test)]
 mod events;
+#[cfg(test)]
+mod explain;
 #[cfg(test)]
 mod fake_node;
 #[cfg(test)]
@@ -19,11 +29,17 @@ mod http_rules;
 #[cfg(test)]
 mod idempotency;
 #[cfg(test)]
+mod intents;
+#[cfg(test)]
 mod lists;
+#[cfg(test)]
+mod node_sandboxes;
 #[cfg(test)]
 mod node_status;
 #[cfg(test)]
 mod nodes;
+#[cfg(test)]
+mod over_grpc;
 #[cfg(test)]
 mod placing;
 #[cfg(test)]

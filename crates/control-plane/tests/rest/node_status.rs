@@ -156,6 +156,46 @@ async fn a_request_meant_for_an_earlier_instance_changes_nothing() {
 }
 
 #[tokio::test]
+async fn a_request_made_for_an_earlier_epoch_changes_nothing() {
+    let service = Service::start_nodes(["a"]).await;
+    let admin = service.admin();
+    let read = admin.get("/nodes/a/drain").await.ok(200)["epoch"].clone();
+    let standby = json!({"status": "standby", "epoch": read});
+    assert_eq!(admin.post("/nodes/a", &standby).await.status, 204);
+    // Somebody else has changed it since it was read.
+    let force = json!({"status": "draining", "forceStop": true, "epoch": read});
+    assert!(admin.post("/nodes/a", &force).await.error(409).contains("is standby in epoch 2"));
+    assert_eq!(service.node.phase(), NodePhase::Standby);
+    assert_eq!(service.node.requests(), [NodeRequest::Standby]);
+    // What is no change does not make a new one.
+    let again = json!({"status": "standby", "epoch": 2});
+    for _ in 0..2 {
+        assert_eq!(admin.post("/nodes/a", &again).await.status, 204);
+    }
+    // The epoch of another process says nothing.
+    let elsewhere = json!({"status": "ready", "epoch": 2, "serviceInstanceID": "a-instance-0"});
+    assert!(admin.post("/nodes/a", &elsewhere).await.error(409).contains("a-instance-1"));
+    for wrong in [json!(-1), json!("2"), json!(2.5)] {
+        admin.post("/nodes/a", &json!({"status": "ready", "epoch": wrong})).await.error(400);
+    }
+    service.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_many_requests_made_for_one_epoch_one_changes_the_node() {
+    let service = Service::start_nodes(["a"]).await;
+    let admin = service.admin();
+    let statuses = ["standby", "unhealthy"];
+    let bodies = (0..40).map(|n| json!({"status": statuses[n % 2], "epoch": 1}));
+    let bodies: Vec<Value> = bodies.collect();
+    let answers = join_all(bodies.iter().map(|body| admin.post("/nodes/a", body))).await;
+    let changed = answers.iter().filter(|answer| answer.status == 204).count();
+    assert_eq!((changed, service.node.requests().len()), (1, 1));
+    assert!(answers.iter().all(|answer| matches!(answer.status.as_u16(), 204 | 409)));
+    service.stop().await;
+}
+
+#[tokio::test]
 async fn forcing_goes_on_after_the_answer() {
     let service = Service::start_nodes(["a"]).await;
     let id = service.create(json!({})).await;

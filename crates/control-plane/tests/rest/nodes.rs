@@ -130,7 +130,7 @@ async fn the_drain_and_the_leaks_of_a_node_are_told_as_it_sees_them_now() {
         drain,
         json!({
             "nodeID": "a", "serviceInstanceID": "a-instance-1", "phase": "draining",
-            "changedAt": "1970-01-01T00:00:00Z", "accepting": false,
+            "changedAt": "1970-01-01T00:00:00Z", "epoch": 1, "accepting": false,
             "drainingSince": "1970-01-01T00:00:00Z", "remaining": 1,
             "counts":
                 {"starting": 0, "live": 1, "stopping": 0, "stuck": 0, "build": 0, "upload": 0},

@@ -6,9 +6,11 @@ use control_plane::{Config, ControlPlane, Limits};
 use e2b_wire::{ApiKey, TokenSeed};
 use lifecycle::{Budget, TaskGroup};
 use model::{SandboxId, Secret};
+use node_wire::NodeApi;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::net::TcpListener;
+use tokio::runtime::Runtime;
 
 use crate::client::Client;
 use crate::fake_node::FakeNode;
@@ -51,6 +53,19 @@ impl Service {
         Self::start_on(nodes, dir, ApiKey::generate(), |_| {}).await
     }
 
+    /// On one node, which is asked through `api`.
+    pub(crate) async fn start_through(api: Arc<dyn NodeApi>, node: &Arc<FakeNode>) -> Self {
+        let dir = Arc::new(tempfile::tempdir().unwrap());
+        let nodes = vec![Arc::clone(node)];
+        Self::start_asking(vec![api], nodes, dir, ApiKey::generate(), |_| {}).await
+    }
+
+    /// Ends this control plane and starts another on the same database, which asks through `api`.
+    pub(crate) async fn restart_through(self, api: Arc<dyn NodeApi>) -> Self {
+        self.stop().await;
+        Self::start_asking(vec![api], self.nodes, self.dir, self.key, |_| {}).await
+    }
+
     /// Ends this control plane and starts another on the same database and these nodes.
     pub(crate) async fn restart_on(self, nodes: Vec<Arc<FakeNode>>) -> Self {
         self.stop().await;
@@ -68,6 +83,31 @@ impl Service {
     pub(crate) async fn beside(&self) -> Self {
         let (nodes, dir) = (self.nodes.clone(), Arc::clone(&self.dir));
         Self::start_on(nodes, dir, self.key.clone(), |_| {}).await
+    }
+
+    /// A control plane that ends with [`Service::crash`] instead of a stop.
+    pub(crate) async fn start_doomed() -> (Self, Runtime) {
+        let mut runtime = tokio::runtime::Builder::new_multi_thread();
+        let runtime = runtime.worker_threads(1).enable_all().build().unwrap();
+        let service = runtime.spawn(Self::start()).await.unwrap();
+        (service, runtime)
+    }
+
+    /// Ends this control plane as the death of its process does: wherever its tasks wait, and
+    /// without a word. Starts another on the same database and node.
+    pub(crate) async fn crash(self, runtime: Runtime, between: impl FnOnce(&FakeNode)) -> Self {
+        tokio::task::spawn_blocking(move || runtime.shutdown_timeout(LIMIT)).await.unwrap();
+        between(&self.node);
+        let Self { nodes, dir, key, plane, .. } = self;
+        drop(plane);
+        Self::start_on(nodes, dir, key, |_| {}).await
+    }
+
+    /// Ends this control plane, has another database made, and starts on that and this node.
+    pub(crate) async fn restart_without_records(self, change: impl FnOnce(&mut Config)) -> Self {
+        self.stop().await;
+        let dir = Arc::new(tempfile::tempdir().unwrap());
+        Self::start_on(self.nodes, dir, self.key, change).await
     }
 
     /// As [`Service::restart`], configured with another key.
@@ -92,6 +132,18 @@ impl Service {
         key: ApiKey,
         change: impl FnOnce(&mut Config),
     ) -> Self {
+        let apis = nodes.iter().map(|node| Arc::clone(node) as _).collect();
+        Self::start_asking(apis, nodes, dir, key, change).await
+    }
+
+    /// On `nodes`, which are asked through `apis`.
+    async fn start_asking(
+        apis: Vec<Arc<dyn NodeApi>>,
+        nodes: Vec<Arc<FakeNode>>,
+        dir: Arc<TempDir>,
+        key: ApiKey,
+        change: impl FnOnce(&mut Config),
+    ) -> Self {
         let routes = Arc::new(FakeRoutes::default());
         let mut config = Config::new(
             dir.path().join("store.sqlite"),
@@ -108,7 +160,6 @@ impl Service {
             ..Limits::default()
         };
         change(&mut config);
-        let apis = nodes.iter().map(|node| Arc::clone(node) as _).collect();
         let plane = ControlPlane::start(config, apis, Arc::clone(&routes) as _);
         let plane = Arc::new(plane.await.unwrap());
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
@@ -167,6 +218,21 @@ impl Service {
             .iter()
             .map(|row| row["sandboxID"].as_str().unwrap().to_owned())
             .collect()
+    }
+
+    /// Has the records compared with the node, which happens soon after the answer.
+    pub(crate) fn compare(&self) {
+        self.node.babble();
+    }
+
+    /// What is explained of a sandbox.
+    pub(crate) async fn explain(&self, id: &SandboxId) -> Value {
+        self.client.get(&format!("/sandboxes/{id}/explain")).await.ok(200)
+    }
+
+    /// Waits until the sandbox is in this state, the finest there is.
+    pub(crate) async fn is(&self, id: &SandboxId, state: &str) {
+        wait_for(async || self.explain(id).await["state"] == state).await;
     }
 
     /// Waits until the sandbox is not found any more.

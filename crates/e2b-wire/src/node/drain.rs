@@ -17,6 +17,9 @@ pub struct NodeDrain {
     /// `stopped`: finer than the status of the node.
     pub phase: String,
     pub changed_at: Timestamp,
+    /// Grows with every change of the phase; counted anew by every process of the node.
+    #[serde(default)]
+    pub epoch: u64,
     /// Whether the node admits new work.
     pub accepting: bool,
     #[serde(skip_serializing_if = "Option::is_none", default)]

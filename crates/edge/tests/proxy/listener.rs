@@ -203,3 +203,38 @@ async fn stopping_cuts_what_does_not_end_in_time() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn a_stream_that_is_cut_is_seen_to_be_incomplete() {
+    let config = Config { grace: Duration::from_millis(20), ..config() };
+    in_world(config, async |world| {
+        let open = std::sync::Arc::new(parking_lot::Mutex::new(Vec::new()));
+        let kept = std::sync::Arc::clone(&open);
+        let server = world
+            .sandbox_http(move |_request| {
+                let kept = std::sync::Arc::clone(&kept);
+                async move {
+                    let (frames, body) = channel();
+                    frames.send(Bytes::from_static(b"first")).await.unwrap();
+                    // It does not end by itself.
+                    kept.lock().push(frames);
+                    Response::new(body)
+                }
+            })
+            .await;
+        let mut one = world.send(server.get("/")).await.into_body();
+        let mut client = h2(world).await;
+        let request = h2_request(format!("http://{}-{SANDBOX}.localhost/", server.port), empty());
+        let mut other = client.send_request(request).await.unwrap().into_body();
+        for body in [&mut one, &mut other] {
+            assert_eq!(body.frame().await.unwrap().unwrap().into_data().unwrap(), "first");
+        }
+        world.stop.cancel();
+        for body in [&mut one, &mut other] {
+            body.frame().await.unwrap().unwrap_err();
+        }
+        assert!(client.is_closed(), "and no more is asked on that connection");
+        assert_eq!(open.lock().len(), 2);
+    })
+    .await;
+}

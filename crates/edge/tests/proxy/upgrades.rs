@@ -1,8 +1,14 @@
+use std::time::Duration;
+
+use edge::Config;
 use futures::{SinkExt as _, StreamExt as _};
 use http::Response;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
+use tokio::sync::mpsc;
+use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 
 use crate::kit::{LIFECYCLE, SANDBOX, Server, World, config, full, in_world, read_head};
 
@@ -101,6 +107,115 @@ async fn withdrawing_a_sandbox_closes_its_tunnels_in_order() {
         let mut rest = Vec::new();
         client.read_to_end(&mut rest).await.unwrap();
         assert_eq!(rest, b"");
+    })
+    .await;
+}
+
+/// The longest a test may be held up by what does not end by itself.
+const PATIENT: Duration = Duration::from_secs(30);
+/// As good as none.
+const HURRIED: Duration = Duration::from_millis(20);
+
+/// A WebSocket server that sends back what it gets, then says how its connection ended.
+async fn websocket(world: &World) -> (WebSocketStream<TcpStream>, mpsc::Receiver<Option<Message>>) {
+    let (ends, ended) = mpsc::channel(1);
+    let server = world
+        .sandbox_raw(move |socket| {
+            let ends = ends.clone();
+            async move {
+                let mut socket = tokio_tungstenite::accept_async(socket).await.unwrap();
+                let last = loop {
+                    match socket.next().await {
+                        Some(Ok(message)) if message.is_text() => {
+                            socket.send(message).await.unwrap();
+                        }
+                        Some(Ok(message)) => break Some(message),
+                        Some(Err(_)) | None => break None,
+                    }
+                };
+                ends.send(last).await.unwrap();
+            }
+        })
+        .await;
+    let uri = format!("ws://{}-{SANDBOX}.localhost/", server.port);
+    let (mut client, _) = tokio_tungstenite::client_async(uri, world.socket().await).await.unwrap();
+    client.send(Message::text("before")).await.unwrap();
+    assert_eq!(client.next().await.unwrap().unwrap(), Message::text("before"));
+    (client, ended)
+}
+
+/// Waits until the listener has stopped.
+async fn stopped(world: &World) {
+    world.stop.cancel();
+    while TcpStream::connect(world.addr).await.is_ok() {}
+}
+
+#[tokio::test]
+async fn tunnels_go_on_within_the_budget_of_a_stop_and_end_as_their_ends_wish() {
+    in_world(Config { grace: PATIENT, ..config() }, async |world| {
+        let server = echo(world).await;
+        let mut raw = upgraded(world, &server).await;
+        let (mut client, mut ended) = websocket(world).await;
+        stopped(world).await;
+        raw.write_all(b"ping").await.unwrap();
+        assert_eq!(read(&mut raw, 4).await, b"ping");
+        client.send(Message::text("after")).await.unwrap();
+        assert_eq!(client.next().await.unwrap().unwrap(), Message::text("after"));
+
+        raw.shutdown().await.unwrap();
+        let mut rest = Vec::new();
+        raw.read_to_end(&mut rest).await.unwrap();
+        assert_eq!(rest, b"bye", "the sandbox has the last word");
+        client.close(None).await.unwrap();
+        assert!(ended.recv().await.unwrap().unwrap().is_close());
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn tunnels_are_cut_at_the_end_of_the_budget_and_websockets_are_told() {
+    in_world(Config { grace: HURRIED, ..config() }, async |world| {
+        let server = echo(world).await;
+        let mut raw = upgraded(world, &server).await;
+        let (mut client, mut ended) = websocket(world).await;
+        stopped(world).await;
+        let mut rest = Vec::new();
+        raw.read_to_end(&mut rest).await.unwrap();
+        assert_eq!(rest, b"", "an end, not a reset");
+        let Message::Close(Some(frame)) = client.next().await.unwrap().unwrap() else {
+            panic!("no word of the end");
+        };
+        assert_eq!(frame.code, CloseCode::Away);
+        assert_eq!(ended.recv().await, Some(None), "the sandbox sees the connection end");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_websocket_whose_message_is_half_sent_is_cut_without_a_word() {
+    in_world(Config { grace: HURRIED, ..config() }, async |world| {
+        let server = world
+            .sandbox_raw(|mut socket| async move {
+                read_head(&mut socket).await;
+                let answer = b"HTTP/1.1 101 Over\r\nConnection: Upgrade\r\n\
+                               Upgrade: websocket\r\n\r\n\x82\x05ab";
+                socket.write_all(answer).await.unwrap();
+                drop(socket.read(&mut [0; 1]).await);
+            })
+            .await;
+        let mut client = world.socket().await;
+        let request = format!(
+            "GET / HTTP/1.1\r\nHost: {}-{SANDBOX}.x\r\nConnection: Upgrade\r\n\
+             Upgrade: websocket\r\n\r\n",
+            server.port
+        );
+        client.write_all(request.as_bytes()).await.unwrap();
+        read_head(&mut client).await;
+        assert_eq!(read(&mut client, 4).await, b"\x82\x05ab");
+        stopped(world).await;
+        let mut rest = Vec::new();
+        client.read_to_end(&mut rest).await.unwrap();
+        assert_eq!(rest, b"", "a close here would be taken for the rest of the message");
     })
     .await;
 }

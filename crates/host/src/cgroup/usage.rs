@@ -13,7 +13,30 @@ pub struct Usage {
     pub cache_bytes: u64,
 }
 
+/// The most it had at one time, and what runs in it now; `None` where the kernel does not tell.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Peak {
+    pub memory_bytes: Option<u64>,
+    pub pids: Option<u64>,
+}
+
 impl Cgroup {
+    /// Reads what it had and has, for a record of its end.
+    #[must_use]
+    pub fn peak(&self) -> Peak {
+        let memory_bytes = if self.is_on_v2("memory") {
+            self.read_v2_number("memory.peak")
+        } else {
+            self.read_number("memory", "memory.max_usage_in_bytes")
+        };
+        let pids = if self.is_on_v2("pids") {
+            self.read_v2_number("pids.current")
+        } else {
+            self.read_number("pids", "pids.current")
+        };
+        Peak { memory_bytes, pids }
+    }
+
     /// Reads what it uses. A controller the host lacks reads as zero.
     #[must_use]
     pub fn usage(&self) -> Usage {

@@ -14,12 +14,14 @@ use lifecycle::{Budget, Release};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, listen, socket_with, sockopt};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
+use super::conntrack;
+use super::is_linked;
 use super::netlink::Netlink;
 use crate::error::Tried;
 use crate::identity::UIDS_PER_SLOT;
-use crate::process::{Namespaces, make_namespaces};
+use crate::process::{Namespaces, Process, make_namespaces};
 use crate::thread::in_own_thread;
-use crate::{HostError, Mark};
+use crate::{Faults, HostError, Mark};
 
 /// The sandbox's end of its link.
 const GUEST_LINK: &str = "eth0";
@@ -38,6 +40,17 @@ pub struct SlotNet {
     pub uid_base: u32,
 }
 
+impl SlotNet {
+    fn of(mark: Mark, index: u16) -> Self {
+        Self {
+            index,
+            guest: mark.guest_address(index),
+            host: mark.host_address(index),
+            uid_base: mark.uid_base(index),
+        }
+    }
+}
+
 /// A network identity, used by one sandbox and then thrown away.
 #[derive(Debug)]
 pub struct Slot {
@@ -50,6 +63,11 @@ pub struct Slot {
 }
 
 impl Slot {
+    /// Every fault point of making one, in the order in which they are passed: each after the step
+    /// it is named for.
+    pub const POINTS: [&str; 4] =
+        ["slot.namespaces", "slot.link", "slot.host_end", "slot.guest_end"];
+
     /// Makes slot `index`. Blocks for about a millisecond. On an error nothing of it is left but
     /// what the kernel takes away by itself.
     ///
@@ -63,22 +81,54 @@ impl Slot {
         agent_port: u16,
         holders: BorrowedFd<'_>,
     ) -> Result<Self, HostError> {
+        Self::create_with(mark, index, agent_port, holders, &Faults::default())
+    }
+
+    /// As [`Slot::create`], passing [`Slot::POINTS`].
+    ///
+    /// # Errors
+    /// As [`Slot::create`].
+    pub fn create_with(
+        mark: Mark,
+        index: u16,
+        agent_port: u16,
+        holders: BorrowedFd<'_>,
+        faults: &Faults,
+    ) -> Result<Self, HostError> {
         let name = mark.link(index);
-        let net = SlotNet {
-            index,
-            guest: mark.guest_address(index),
-            host: mark.host_address(index),
-            uid_base: mark.uid_base(index),
-        };
+        let net = SlotNet::of(mark, index);
+        // Here, and not with the release alone: until the link was gone a packet could be on its
+        // way, and bring back what was forgotten.
+        conntrack::forget(net.guest).tried("forget connections of", &name)?;
+        let after = |point| faults.pass(point).tried("make", &name);
         let Namespaces { user: userns, net: netns } =
             make_namespaces(net.uid_base, UIDS_PER_SLOT, holders)
                 .tried("make namespaces of", &name)?;
+        after("slot.namespaces")?;
         let mut netlink = Netlink::open().tried("open", "netlink")?;
         netlink.add_veth(&name, GUEST_LINK, netns.as_fd()).tried("make link", &name)?;
+        after("slot.link")?;
         host_end(&mut netlink, &name, net.host).tried("set up link", &name)?;
+        after("slot.host_end")?;
         let listener = inside(netns.as_fd(), || guest_end(net, agent_port))
             .tried("set up the inside of", &name)?;
+        after("slot.guest_end")?;
         Ok(Self { net, name, userns, netns, listener })
+    }
+
+    /// Slot `index` as an earlier daemon gave it to the sandbox whose first process is `process`.
+    ///
+    /// # Errors
+    /// When the process has ended, or its link is not there.
+    pub fn adopt(mark: Mark, index: u16, process: &Process) -> Result<Self, HostError> {
+        let name = mark.link(index);
+        if !is_linked(mark, index) {
+            let missing = io::Error::from(io::ErrorKind::NotFound);
+            return Err(missing).tried("find link", name);
+        }
+        let open = |kind| process.namespace(kind).tried("open a namespace of", &name);
+        let (userns, netns) = (open("user")?, open("net")?);
+        Ok(Self { net: SlotNet::of(mark, index), name, userns, netns, listener: nowhere()? })
     }
 
     #[must_use]
@@ -118,14 +168,15 @@ impl Slot {
     /// # Errors
     /// When the descriptor table is full.
     pub fn hand_over_listener(&mut self) -> Result<(), HostError> {
-        self.listener = rustix::fs::open(
-            "/dev/null",
-            rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::CLOEXEC,
-            rustix::fs::Mode::empty(),
-        )
-        .tried("let go of the socket of", &self.name)?;
+        self.listener = nowhere()?;
         Ok(())
     }
+}
+
+/// A descriptor in the place of a socket that only the sandbox holds.
+fn nowhere() -> Result<OwnedFd, HostError> {
+    let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::CLOEXEC;
+    rustix::fs::open("/dev/null", flags, rustix::fs::Mode::empty()).tried("open", "/dev/null")
 }
 
 impl Release for Slot {
@@ -136,8 +187,13 @@ impl Release for Slot {
         &self.name
     }
 
-    /// Nothing to do: the descriptors close when the owner is consumed.
+    /// The descriptors close when the owner is consumed. What the host remembers of the sandbox's
+    /// connections would take the room of others until the slot is made again.
     async fn release(&self, _budget: Budget) -> Result<(), HostError> {
+        if let Err(error) = conntrack::forget_if_quick(self.net.guest) {
+            // Making the slot again does it, and does not go on without.
+            tracing::warn!(slot = self.name, %error, "connections of a slot are remembered still");
+        }
         Ok(())
     }
 }
@@ -207,39 +263,4 @@ fn inside<T: Send>(
 }
 
 #[cfg(test)]
-mod tests {
-    use std::fs;
-    use std::net::Ipv4Addr;
-    use std::os::fd::AsFd;
-
-    use rustix::net::{AddressFamily, SocketType, ipproto, socket};
-    use rustix::process::Gid;
-    use rustix::thread::set_thread_res_gid;
-
-    use super::{Slot, inside};
-    use crate::identity::Claim;
-
-    #[test]
-    fn programs_of_a_slot_may_ping_whatever_their_group_and_no_others_may() {
-        let dir = tempfile::tempdir().unwrap();
-        let claim = Claim::take(dir.path(), Ipv4Addr::new(10, 213, 0, 0)).unwrap();
-        let root = crate::cgroup::Layout::detect().unwrap().unified_path().unwrap().to_path_buf();
-        let cgroup = fs::File::open(root).unwrap();
-        let slot = Slot::create(claim.mark(), 3, 49983, cgroup.as_fd()).unwrap();
-        let base = slot.net().uid_base;
-        let ping_as = |group: u32| {
-            inside(slot.netns(), || {
-                let gid = Gid::from_raw(group);
-                set_thread_res_gid(gid, gid, gid)?;
-                Ok(socket(AddressFamily::INET, SocketType::DGRAM, Some(ipproto::ICMP))?)
-            })
-        };
-        for inside in [0, 1000, 65_535] {
-            ping_as(base + inside).unwrap();
-        }
-        let stranger = ping_as(base + 65_536).unwrap_err();
-        assert_eq!(stranger.raw_os_error(), Some(libc::EACCES));
-        drop(slot);
-        claim.give_back().unwrap();
-    }
-}
+mod tests;

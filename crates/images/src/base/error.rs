@@ -38,6 +38,8 @@ pub enum BuildError {
     Clock(#[source] CommandError),
     #[error("the disk of {} is full; free some space and try again", dir.display())]
     DiskFull { dir: PathBuf, source: CommandError },
+    #[error("the build was cancelled")]
+    Cancelled,
     #[error("install the packages")]
     Install(#[source] CommandError),
     #[error("set up {what} in the template")]
@@ -63,6 +65,9 @@ pub(super) fn sort(error: CommandError, dir: &Path) -> BuildError {
         "Connection timed out",
     ];
     let says = |phrases: &[&str]| phrases.iter().any(|phrase| error.tail().contains(phrase));
+    if matches!(error, CommandError::Cancelled { .. }) {
+        return BuildError::Cancelled;
+    }
     if says(&FULL) {
         return BuildError::DiskFull { dir: dir.to_path_buf(), source: error };
     }

@@ -182,3 +182,38 @@ fn ids_have_the_public_form() {
     TemplateId::parse(made.id.as_str()).unwrap();
     BuildId::parse(made.build.as_str()).unwrap();
 }
+
+#[test]
+fn everything_is_removed_but_what_is_in_use_or_not_ours() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("images");
+    let (store, other) = (Store::open(&path).unwrap(), Store::open(&path).unwrap());
+    let used = publish(&store, "one");
+    let lease = other.lease(&used.id).unwrap();
+    publish(&store, "two");
+    drop(store.begin().unwrap());
+    let alive = other.begin().unwrap();
+    // One whose description was lost is ours all the same.
+    let broken = publish(&store, "three");
+    fs::remove_file(path.join(broken.build.as_str()).join("template.json")).unwrap();
+    for stranger in ["notes", "lost+found"] {
+        fs::create_dir(path.join(stranger)).unwrap();
+    }
+
+    let mut expected = vec![
+        alive.path().to_path_buf(),
+        path.join("lost+found"),
+        path.join("notes"),
+        path.join(used.build.as_str()),
+    ];
+    expected.sort();
+    assert_eq!(store.remove_all().unwrap(), expected);
+    assert_eq!(names(&path).len(), 4);
+    drop(lease);
+    alive.discard().unwrap();
+    for stranger in ["notes", "lost+found"] {
+        fs::remove_dir(path.join(stranger)).unwrap();
+    }
+    assert_eq!(store.remove_all().unwrap(), Vec::<std::path::PathBuf>::new());
+    assert!(!path.exists());
+}

@@ -1,6 +1,7 @@
 //! The runtime's command line: create, start, delete, each with a time limit.
 
 use std::fs;
+use std::io::{Read, Seek, SeekFrom};
 use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
 
@@ -31,7 +32,9 @@ pub enum RuntimeError {
     None,
     #[error("{0} is not installed; install it or set runtime = \"auto\"")]
     Missing(&'static str),
-    #[error("unknown runtime {0:?}; use auto, crun or runc")]
+    #[error("there is no program {}", .0.display())]
+    NoProgram(PathBuf),
+    #[error("unknown runtime {0:?}; use auto, crun or runc, or the absolute path of one of them")]
     Unknown(String),
 }
 
@@ -45,14 +48,21 @@ const OPEN_FILES_SOFT: u64 = 1024;
 /// itself (`coredump.c`: "RLIMIT_CORE == 1"). As a limit for files it is less than any dump needs.
 const CORE_BYTES: u64 = 1;
 
+/// The longest line of a runtime's log that is told on, in bytes.
+const MAX_MESSAGE: u64 = 4096;
+
 const SEARCH: [&str; 4] = ["/usr/bin", "/usr/sbin", "/usr/local/bin", "/usr/local/sbin"];
 
 impl Runtime {
-    /// `choice` is `auto` (crun, or runc when there is no crun), `crun` or `runc`.
+    /// `choice` is `auto` (crun, or runc when there is no crun), `crun` or `runc`, or the absolute
+    /// path of a program of one of these two names.
     ///
     /// # Errors
     /// When it is not installed.
     pub fn find(choice: &str) -> Result<Self, RuntimeError> {
+        if Path::new(choice).is_absolute() {
+            return Self::at(choice);
+        }
         let kinds: &[Kind] = match choice {
             "auto" => &[Kind::Crun, Kind::Runc],
             "crun" => &[Kind::Crun],
@@ -69,6 +79,19 @@ impl Runtime {
             [kind] => RuntimeError::Missing(kind.name()),
             _ => RuntimeError::None,
         })
+    }
+
+    fn at(choice: &str) -> Result<Self, RuntimeError> {
+        let program = PathBuf::from(choice);
+        let is_called = |kind: &Kind| program.file_name().is_some_and(|name| name == kind.name());
+        let Some(kind) = [Kind::Crun, Kind::Runc].into_iter().find(is_called) else {
+            return Err(RuntimeError::Unknown(choice.to_owned()));
+        };
+        if program.is_file() {
+            Ok(Self { kind, program })
+        } else {
+            Err(RuntimeError::NoProgram(program))
+        }
     }
 
     #[must_use]
@@ -100,6 +123,21 @@ impl Kind {
             Self::Runc => "runc",
         }
     }
+}
+
+/// The last lines of the runtime's log in `dir`, the first of them perhaps cut; none when there is no
+/// log.
+pub(super) fn last_lines(dir: &Path) -> Vec<String> {
+    let read = || {
+        let mut log = fs::File::open(dir.join(LOG)).ok()?;
+        let before = log.metadata().ok()?.len().saturating_sub(MAX_MESSAGE);
+        log.seek(SeekFrom::Start(before)).ok()?;
+        let mut end = Vec::new();
+        log.take(MAX_MESSAGE).read_to_end(&mut end).ok()?;
+        Some(end)
+    };
+    let end = read().unwrap_or_default();
+    String::from_utf8_lossy(&end).lines().map(str::to_owned).collect()
 }
 
 pub(super) struct Call<'a> {
@@ -162,9 +200,11 @@ impl Call<'_> {
 
     /// The container's first process, proven to be the one in our cgroup.
     pub(super) fn first_process(&self, cgroup: &Cgroup) -> Result<Process, BootError> {
-        let text = fs::read_to_string(self.dir.join(PID))
-            .map_err(|source| BootError::Write { what: "pid file", source })?;
-        let pid = text.trim().parse().map_err(|_not_a_number| BootError::Astray(text.clone()))?;
+        let astray = |what: &str| BootError::Astray(format!("{} {what}", self.runtime.name()));
+        let text = fs::read_to_string(self.dir.join(PID));
+        let text = text.map_err(|_unreadable| astray("has written no pid file"))?;
+        let pid =
+            text.trim().parse().map_err(|_none| astray("has written no number as its pid"))?;
         let process = Process::open(pid)?;
         // Opened first, asked then: a number that was reused in between is not in our cgroup.
         if cgroup.contains(pid) {
@@ -199,10 +239,10 @@ impl Call<'_> {
         }
     }
 
-    /// The last thing the runtime wrote to its log.
+    /// The last thing the runtime wrote to its log, unless it is too long to be a message.
     fn last_message(&self) -> Option<String> {
-        let text = fs::read_to_string(self.dir.join(LOG)).ok()?;
-        let line: serde_json::Value = serde_json::from_str(text.lines().last()?).ok()?;
+        let lines = last_lines(self.dir);
+        let line: serde_json::Value = serde_json::from_str(lines.last()?).ok()?;
         Some(line.get("msg")?.as_str()?.to_owned())
     }
 
@@ -225,7 +265,10 @@ impl Call<'_> {
         if done.status.success() || !self.dir.join(STATE).join(self.id).exists() {
             return Ok(());
         }
-        let message = done.output.trim().to_owned();
+        let message = match done.output.trim() {
+            "" => done.status.to_string(),
+            said => said.to_owned(),
+        };
         Err(ReleaseError::Refused { runtime, call: "delete", message })
     }
 }

@@ -7,14 +7,14 @@ use std::fmt;
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
-use connectrpc::Protocol;
 use connectrpc::client::{ClientConfig, ClientTransport, ServerStream};
+use connectrpc::{ErrorCode, Protocol};
 use futures::StreamExt as _;
 use futures::stream::{BoxStream, iter, unfold};
 use http::header::AUTHORIZATION;
 use http::{HeaderMap, HeaderValue, Uri};
 use lifecycle::{Budget, Expired, TaskGroup};
-use model::{BuildId, EndReason, NodeRequest, SandboxId, SandboxSpec, Secret};
+use model::{BuildId, EndReason, LifecycleId, NodeRequest, SandboxId, SandboxSpec, Secret};
 use tokio::sync::broadcast;
 
 use self::events::Events;
@@ -28,12 +28,15 @@ use super::proto::{
     InfoServiceClient, SandboxDeleteRequest, SandboxServiceClient, SandboxUpdateRequest,
 };
 use crate::{
-    BuildError, BuildRequest, BuildStatus, CreateError, DrainStatus, Leaks, NodeApi, NodeError,
-    NodeEvent, NodeInfo, Sample, SandboxStatus, Started, StatusError,
+    AdoptReport, BuildError, BuildRequest, BuildStatus, CreateError, DrainStatus, Ending,
+    Explanation, Leaks, NodeApi, NodeError, NodeEvent, NodeInfo, Sample, SandboxStatus, Started,
+    StatusError,
 };
 
 /// The longest list that is taken: many times what a node runs.
 const MAX_ITEMS: usize = 65_536;
+/// Sandboxes that are asked after in one message; many times as many fit into one.
+const MAX_ASKED: usize = 4096;
 
 /// A node's calls over one HTTP/2 connection, which is made when it is needed and made anew when
 /// it is lost.
@@ -195,6 +198,49 @@ impl NodeApi for Client {
         self.events.settled().await;
         let call = self.nodes.list_sandboxes(v1::ListSandboxesRequest::default());
         Ok(collect!(call, v1::Sandbox))
+    }
+
+    async fn ended(&self, ids: &[SandboxId]) -> Result<Vec<Ending>, NodeError> {
+        let mut endings = Vec::new();
+        for ids in ids.chunks(MAX_ASKED) {
+            let call = self.nodes.list_endings(v1::ListEndingsRequest {
+                sandboxes: ids.iter().map(ToString::to_string).collect(),
+                ..v1::ListEndingsRequest::default()
+            });
+            let some: Vec<Ending> = collect!(call, v1::Ending);
+            endings.extend(some);
+        }
+        Ok(endings)
+    }
+
+    async fn explain(
+        &self,
+        id: &SandboxId,
+        lifecycle: Option<&LifecycleId>,
+    ) -> Result<Option<Explanation>, NodeError> {
+        let request = v1::ExplainSandboxRequest {
+            sandbox: id.to_string(),
+            lifecycle: lifecycle.map(ToString::to_string),
+            ..v1::ExplainSandboxRequest::default()
+        };
+        let answer = match self.nodes.explain_sandbox(request).await {
+            // A node of an older version remembers nothing.
+            Err(error) if error.code == ErrorCode::Unimplemented => return Ok(None),
+            answer => answer.map_err(|error| sandbox_error(error, id))?.into_owned(),
+        };
+        let known = answer.explanation.into_option().map(TryInto::try_into);
+        known.transpose().map_err(not_understood)
+    }
+
+    async fn adopt_report(&self) -> Result<Option<AdoptReport>, NodeError> {
+        let request = v1::GetAdoptReportRequest::default();
+        let answer = match self.nodes.get_adopt_report(request).await {
+            // A node of an older version takes nothing over.
+            Err(error) if error.code == ErrorCode::Unimplemented => return Ok(None),
+            answer => answer.map_err(node_error)?.into_owned(),
+        };
+        let report = answer.report.into_option().map(TryInto::try_into);
+        report.transpose().map_err(not_understood)
     }
 
     async fn samples(&self, id: &SandboxId) -> Result<Vec<Sample>, NodeError> {

@@ -2,6 +2,7 @@
 
 mod build;
 mod drain;
+mod history;
 mod info;
 mod sandbox;
 
@@ -65,6 +66,14 @@ const MAX_DURATION: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 
 pub(super) fn duration(ms: u64) -> Duration {
     Duration::from_millis(ms).min(MAX_DURATION)
+}
+
+pub(super) fn micros(us: u64) -> Duration {
+    Duration::from_micros(us).min(MAX_DURATION)
+}
+
+pub(super) fn us(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }
 
 pub(super) fn ms(duration: Duration) -> u64 {
@@ -170,13 +179,20 @@ mod tests {
         is_whole(&sandbox::PHASES, &SandboxPhase::ALL);
         is_whole(&drain::CLASSES, &Class::ALL);
         use EndReason as R;
-        let reasons =
-            [R::Request, R::Timeout, R::Crashed, R::StartFailed, R::NodeStop, R::Reclaimed];
+        let reasons = [
+            R::Request,
+            R::Timeout,
+            R::Crashed,
+            R::StartFailed,
+            R::NodeStop,
+            R::Reclaimed,
+            R::HostRestart,
+        ];
         for reason in reasons {
             // Whoever adds one has to add it here.
             match reason {
                 R::Request | R::Timeout | R::Crashed => {}
-                R::StartFailed | R::NodeStop | R::Reclaimed => {}
+                R::StartFailed | R::NodeStop | R::Reclaimed | R::HostRestart => {}
             }
         }
         is_whole(&sandbox::REASONS, &reasons);

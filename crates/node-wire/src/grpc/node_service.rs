@@ -4,7 +4,8 @@ use connectrpc::{
     ConnectError, RequestContext, Response, ServiceRequest, ServiceResult, ServiceStream,
 };
 use futures::{Stream, StreamExt as _, future, stream};
-use model::SandboxSpec;
+use model::{LifecycleId, SandboxId, SandboxSpec};
+use observe::metrics::{LOST, LOST_EVENTS};
 use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::RecvError;
 use tokio_util::sync::CancellationToken;
@@ -59,7 +60,10 @@ fn events(events: Receiver<NodeEvent>) -> impl Stream<Item = Result<v1::Event, F
         match events.recv().await {
             Ok(event) => Some((Ok(event.into()), Some(events))),
             Err(RecvError::Closed) => None,
-            Err(RecvError::Lagged(missed)) => Some((Err(Failure::missed(missed)), None)),
+            Err(RecvError::Lagged(missed)) => {
+                LOST.add(LOST_EVENTS, missed);
+                Some((Err(Failure::missed(missed)), None))
+            }
         }
     })
 }
@@ -93,6 +97,45 @@ impl v1::NodeService for Nodes {
         _request: ServiceRequest<'_, v1::ListSandboxesRequest>,
     ) -> ServiceResult<ServiceStream<v1::Sandbox>> {
         each(self.node.list().await.map_err(Failure::from)?)
+    }
+
+    async fn list_endings(
+        &self,
+        _context: RequestContext,
+        request: ServiceRequest<'_, v1::ListEndingsRequest>,
+    ) -> ServiceResult<ServiceStream<v1::Ending>> {
+        let message = request.to_owned_message();
+        let sandboxes = message.sandboxes.iter().map(|sandbox| id("sandboxes", sandbox));
+        let sandboxes: Vec<SandboxId> = sandboxes.collect::<Result<_, _>>().map_err(refused)?;
+        each(self.node.ended(&sandboxes).await.map_err(Failure::from)?)
+    }
+
+    async fn explain_sandbox(
+        &self,
+        _context: RequestContext,
+        request: ServiceRequest<'_, v1::ExplainSandboxRequest>,
+    ) -> ServiceResult<v1::ExplainSandboxResponse> {
+        let message = request.to_owned_message();
+        let sandbox = id("sandbox", &message.sandbox).map_err(refused)?;
+        let lifecycle = message.lifecycle.map(|lifecycle| id("lifecycle", &lifecycle));
+        let lifecycle: Option<LifecycleId> = lifecycle.transpose().map_err(refused)?;
+        let known = self.node.explain(&sandbox, lifecycle.as_ref()).await.map_err(Failure::from)?;
+        Response::ok(v1::ExplainSandboxResponse {
+            explanation: known.map(v1::Explanation::from).into(),
+            ..v1::ExplainSandboxResponse::default()
+        })
+    }
+
+    async fn get_adopt_report(
+        &self,
+        _context: RequestContext,
+        _request: ServiceRequest<'_, v1::GetAdoptReportRequest>,
+    ) -> ServiceResult<v1::GetAdoptReportResponse> {
+        let report = self.node.adopt_report().await.map_err(Failure::from)?;
+        Response::ok(v1::GetAdoptReportResponse {
+            report: report.map(v1::AdoptReport::from).into(),
+            ..v1::GetAdoptReportResponse::default()
+        })
     }
 
     async fn list_samples(

@@ -12,10 +12,10 @@ use model::{
     SandboxPhase, SandboxSpec,
 };
 use node_wire::{
-    AttemptStatus, Blocker, BuildError, BuildRequest, BuildState, BuildStatus, Class, ClassCount,
-    CreateError, DrainStatus, Enforcement, LeakItem, Leaks, NodeApi, NodeError, NodeEvent,
-    NodeInfo, NodeMetrics, Processor, Route, Sample, SandboxStatus, Started, StatusError,
-    TemplateInfo,
+    AdoptReport, AttemptStatus, Blocker, BuildError, BuildRequest, BuildState, BuildStatus, Class,
+    ClassCount, CreateError, DrainStatus, Ending, Enforcement, ExplainedStep, Explanation,
+    LeakItem, Leaks, NodeApi, NodeError, NodeEvent, NodeInfo, NodeMetrics, Processor, Route,
+    Sample, SandboxStatus, Started, StatusError, TemplateInfo,
 };
 use parking_lot::Mutex;
 use tokio::sync::{broadcast, watch};
@@ -43,6 +43,8 @@ pub(crate) struct FakeNode {
     pub(crate) fail_create: Mutex<Option<CreateError>>,
     /// What every call fails with that has a [`NodeError`].
     pub(crate) fail: Mutex<Option<NodeError>>,
+    /// What an earlier daemon left.
+    pub(crate) adopted: Mutex<Option<AdoptReport>>,
     pub(crate) fail_status: Mutex<Option<StatusError>>,
     pub(crate) fail_build: Mutex<Option<BuildError>>,
 }
@@ -59,6 +61,7 @@ impl Default for FakeNode {
             events: broadcast::Sender::new(4),
             fail_create: Mutex::default(),
             fail: Mutex::default(),
+            adopted: Mutex::default(),
             fail_status: Mutex::default(),
             fail_build: Mutex::default(),
         }
@@ -121,6 +124,7 @@ impl FakeNode {
             service_instance: "instance-1".into(),
             phase,
             changed_at: moment(20),
+            epoch: 7,
             accepting: !draining,
             draining_since: draining.then(|| moment(20)),
             force_at: draining.then(|| moment(80)),
@@ -158,6 +162,43 @@ impl FakeNode {
             owner: "slot 3".into(),
         };
         Leaks { owned: vec![item("a"), item("b")], leaked: vec![item("c")] }
+    }
+
+    /// One of each reason, of two sandboxes.
+    pub(crate) fn endings() -> Vec<Ending> {
+        use EndReason as R;
+        let reasons =
+            [R::Request, R::Timeout, R::Crashed, R::StartFailed, R::NodeStop, R::Reclaimed];
+        let ending = |(at, reason): (u64, EndReason)| Ending {
+            id: format!("i{}", at % 2).parse().unwrap(),
+            lifecycle: format!("l{at}").parse().unwrap(),
+            reason,
+            at: moment(at),
+            detail: if at == 0 { String::new() } else { format!("\u{e9} {at}") },
+        };
+        (0..).zip(reasons).map(ending).collect()
+    }
+
+    pub(crate) fn explanation() -> Explanation {
+        let step = |name: &str, took, error: Option<&str>| ExplainedStep {
+            at: moment(50),
+            name: name.into(),
+            took,
+            error: error.map(Into::into),
+        };
+        Explanation {
+            lifecycle: "l5".parse().unwrap(),
+            steps: vec![
+                step("slot", Some(Duration::from_micros(1234)), None),
+                step("live", None, None),
+                step("mounts", Some(Duration::ZERO), Some("busy")),
+            ],
+            failed_step: Some("mounts".into()),
+            output: vec!["one".into(), "t\u{e9}o".into()],
+            memory_peak_bytes: Some(3 * GIB),
+            cpu_time: Some(Duration::from_micros(77)),
+            reclaimed: vec!["a cgroup".into()],
+        }
     }
 
     pub(crate) fn sample() -> Sample {
@@ -231,6 +272,7 @@ impl NodeApi for FakeNode {
             return Err(CreateError::AlreadyExists(spec.id.to_string()));
         }
         let lifecycle: LifecycleId = format!("l{}", self.orders.lock().len()).parse().unwrap();
+        let addr = IpAddr::V4(Ipv4Addr::new(10, 213, 0, 7));
         let status = SandboxStatus {
             id: spec.id.clone(),
             lifecycle: lifecycle.clone(),
@@ -241,10 +283,10 @@ impl NodeApi for FakeNode {
             metadata: spec.metadata,
             started_at: moment(40),
             ends_at: moment(40) + spec.ttl,
+            addr: Some(addr),
             left: Vec::new(),
         };
         sandboxes.insert(spec.id.clone(), status.clone());
-        let addr = IpAddr::V4(Ipv4Addr::new(10, 213, 0, 7));
         Ok(Started { status, route: Route { sandbox: spec.id, lifecycle, addr } })
     }
 
@@ -268,6 +310,27 @@ impl NodeApi for FakeNode {
     async fn list(&self) -> Result<Vec<SandboxStatus>, NodeError> {
         self.check()?;
         Ok(self.sandboxes.lock().values().cloned().collect())
+    }
+
+    async fn ended(&self, ids: &[SandboxId]) -> Result<Vec<Ending>, NodeError> {
+        self.check()?;
+        Ok(Self::endings().into_iter().filter(|ending| ids.contains(&ending.id)).collect())
+    }
+
+    async fn explain(
+        &self,
+        id: &SandboxId,
+        lifecycle: Option<&LifecycleId>,
+    ) -> Result<Option<Explanation>, NodeError> {
+        self.check()?;
+        let explanation = Self::explanation();
+        let this = lifecycle.is_none_or(|lifecycle| *lifecycle == explanation.lifecycle);
+        Ok((this && id.as_str() == "i1").then_some(explanation))
+    }
+
+    async fn adopt_report(&self) -> Result<Option<AdoptReport>, NodeError> {
+        self.check()?;
+        Ok(self.adopted.lock().clone())
     }
 
     async fn samples(&self, id: &SandboxId) -> Result<Vec<Sample>, NodeError> {

@@ -19,6 +19,8 @@ mod e2b_sandboxes;
 #[cfg(test)]
 mod e2b_wire;
 #[cfg(test)]
+mod other_client;
+#[cfg(test)]
 mod other_server;
 #[cfg(test)]
 mod own_client;

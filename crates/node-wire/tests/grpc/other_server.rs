@@ -133,6 +133,35 @@ async fn its_answers_are_understood() {
 }
 
 #[tokio::test]
+async fn what_it_explains_is_understood_and_one_that_cannot_explains_nothing() {
+    let other = other_server().await;
+    let id = "i1".parse().unwrap();
+    assert_eq!(other.client.explain(&id, None).await.unwrap(), None, "it has no such method");
+    assert_eq!(other.client.adopt_report().await.unwrap(), None, "nor that one");
+    let path = "/cofferdam.node.v1.NodeService/ExplainSandbox";
+    let explanation = json!({
+        "lifecycle": "l7",
+        "steps": [{ "at": "1970-01-01T00:01:00.250Z", "name": "slot", "tookUs": "1500" }],
+        "cpuTimeUs": "9",
+        "output": ["Killed"],
+    });
+    *other.script.answers.lock() = vec![(path, Ok(json!({ "explanation": explanation })))];
+    let run = "l7".parse().unwrap();
+    let told = other.client.explain(&id, Some(&run)).await.unwrap().unwrap();
+    assert_eq!((told.steps[0].at, told.steps[0].name.as_str()), (moment(60), "slot"));
+    assert_eq!(told.steps[0].took, Some(Duration::from_micros(1500)));
+    assert_eq!((told.cpu_time, told.memory_peak_bytes), (Some(Duration::from_micros(9)), None));
+    assert_eq!(told.output, ["Killed"]);
+    let asked = other.script.asked.lock().last().cloned().unwrap();
+    assert_eq!(asked, (path.to_owned(), json!({ "sandbox": "i1", "lifecycle": "l7" })));
+    *other.script.answers.lock() = vec![(path, Ok(json!({ "explanation": {} })))];
+    let NodeError::Internal(why) = other.client.explain(&id, None).await.unwrap_err() else {
+        panic!("an explanation of no run")
+    };
+    assert!(why.contains("explanation.lifecycle is not legal"), "{why}");
+}
+
+#[tokio::test]
 async fn an_answer_that_makes_no_sense_is_an_error_that_names_the_field() {
     let other = other_server().await;
     let path = "/cofferdam.node.v1.NodeService/GetDrainStatus";

@@ -9,7 +9,8 @@ use model::{
 };
 use node_wire::grpc::{BadAddress, Client};
 use node_wire::{
-    BuildError, BuildRequest, BuildState, CreateError, NodeApi, NodeError, NodeEvent, StatusError,
+    AdoptEnd, AdoptReport, BuildError, BuildRequest, BuildState, CreateError, NodeApi, NodeError,
+    NodeEvent, StatusError,
 };
 
 use crate::fake_node::{FakeNode, moment};
@@ -69,6 +70,57 @@ async fn a_sandbox_is_ordered_listed_moved_sampled_and_killed_without_a_loss() {
     assert_eq!(client.set_end(&id, moment(1)).await.unwrap_err(), gone);
     assert_eq!(client.samples(&id).await.unwrap_err(), gone);
     service.stop().await;
+}
+
+#[tokio::test]
+async fn what_a_node_remembers_of_ended_runs_arrives_whole_however_many_are_asked_after() {
+    let service = Service::start().await;
+    let client = service.client();
+    let all = FakeNode::endings();
+    let both: Vec<SandboxId> = ["i0", "i1"].map(|id| id.parse().unwrap()).to_vec();
+    assert_eq!(client.ended(&both).await.unwrap(), all);
+    let some = client.ended(&both[..1]).await.unwrap();
+    assert!(some.len() == 3 && some.iter().all(|ending| ending.id == both[0]));
+    assert_eq!(client.ended(&[]).await.unwrap(), []);
+    // More than one message holds, each of which is answered.
+    let mut many: Vec<SandboxId> = (2..5000).map(|n| format!("i{n}").parse().unwrap()).collect();
+    many.insert(0, both[0].clone());
+    many.push(both[1].clone());
+    let mut told = client.ended(&many).await.unwrap();
+    told.sort_by_key(|ending| ending.at);
+    assert_eq!(told, all);
+}
+
+#[tokio::test]
+async fn what_a_node_took_over_arrives_whole() {
+    let service = Service::start().await;
+    let client = service.client();
+    assert_eq!(client.adopt_report().await.unwrap(), None, "it has not looked yet");
+    let end = |id: &str, reason| AdoptEnd { id: id.parse().unwrap(), reason };
+    let report = AdoptReport {
+        finished: true,
+        adopted: 3,
+        ended: vec![end("i1", EndReason::Crashed), end("i2", EndReason::HostRestart)],
+        rolled_back: 4,
+        stuck: 1,
+        took: Duration::from_millis(1250),
+    };
+    *service.node.adopted.lock() = Some(report.clone());
+    assert_eq!(client.adopt_report().await.unwrap(), Some(report));
+    service.stop().await;
+}
+
+#[tokio::test]
+async fn what_a_node_explains_of_a_run_arrives_whole_and_nothing_stays_nothing() {
+    let service = Service::start().await;
+    let client = service.client();
+    let [id, other] = ["i1", "i2"].map(|id| id.parse::<SandboxId>().unwrap());
+    let known = FakeNode::explanation();
+    assert_eq!(client.explain(&id, None).await.unwrap(), Some(known.clone()));
+    assert_eq!(client.explain(&id, Some(&known.lifecycle)).await.unwrap(), Some(known));
+    let unknown = "l99".parse().unwrap();
+    assert_eq!(client.explain(&id, Some(&unknown)).await.unwrap(), None);
+    assert_eq!(client.explain(&other, None).await.unwrap(), None);
 }
 
 #[tokio::test]
@@ -143,6 +195,9 @@ async fn every_other_failure_of_a_node_arrives_as_it_was_given() {
         assert_eq!(client.drain_updates().await.err().unwrap(), failure);
         assert_eq!(client.leaks().await.unwrap_err(), failure);
         assert_eq!(client.builds().await.unwrap_err(), failure);
+        assert_eq!(client.ended(std::slice::from_ref(&id)).await.unwrap_err(), failure);
+        assert_eq!(client.explain(&id, None).await.unwrap_err(), failure);
+        assert_eq!(client.adopt_report().await.unwrap_err(), failure);
     }
 }
 
@@ -255,11 +310,21 @@ async fn events_reach_every_listener_and_none_is_lost_between_listening_and_list
         lifecycle: "l2".parse().unwrap(),
         ends_at: moment(4),
     };
+    let torn = NodeEvent::TornDown {
+        id: "i3".parse().unwrap(),
+        lifecycle: "l3".parse().unwrap(),
+        reason: EndReason::NodeStop,
+        forced: true,
+        left: vec!["kill: it runs".into(), "slot: waits for Kill".into()],
+        at: moment(5),
+    };
     service.node.announce(ended.clone());
     service.node.announce(moved.clone());
+    service.node.announce(torn.clone());
     for listener in [&mut one, &mut two] {
         same(&within(listener.recv()).await.unwrap(), &ended);
         same(&within(listener.recv()).await.unwrap(), &moved);
+        same(&within(listener.recv()).await.unwrap(), &torn);
     }
     drop((one, two));
     crate::harness::eventually("the stream ends", || service.node.listeners() == 0).await;

@@ -103,6 +103,21 @@ impl<T> Stock<T> {
         Err(Refused::Exhausted)
     }
 
+    /// Keeps an index for whoever has it from an earlier daemon. `false` when it is in use.
+    pub(crate) fn claim(&self, index: u16) -> bool {
+        let mut book = self.book.lock();
+        let free = index < self.size && !book.places.contains_key(&index);
+        if free {
+            book.places.insert(index, Place::Out);
+        }
+        free
+    }
+
+    /// Whether somebody has the slot.
+    pub(crate) fn is_out(&self, index: u16) -> bool {
+        self.book.lock().places.get(&index) == Some(&Place::Out)
+    }
+
     /// The index of a slot that was taken and is closed: free again once its link is gone. May be
     /// repeated.
     pub(crate) fn released(&self, index: u16) {

@@ -1,4 +1,6 @@
-use std::time::{Duration, SystemTime};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant, SystemTime};
 
 use lifecycle::Budget;
 use model::{EndReason, SandboxId, SandboxPhase};
@@ -331,6 +333,69 @@ fn leaks_are_told_apart_from_what_a_running_node_owns() {
         let report = tokio::task::block_in_place(leaks);
         assert_eq!(report.leaked.len(), 1, "{report:#?}");
         host::view::outside(|| std::fs::remove_dir(stray)).unwrap().unwrap();
+        test.stop().await;
+    });
+}
+
+/// Less than it takes to look once; what is there for longer may well be seen twice.
+const ONE_LOOK: Duration = Duration::from_millis(1);
+
+#[test]
+fn what_goes_while_it_is_looked_for_is_no_leak() {
+    in_view(async |view| {
+        let test = TestNode::start(view, |_| {}).await;
+        let (dir, network) = (test.data_dir(), std::net::Ipv4Addr::new(10, 213, 0, 0));
+        let mark = host::identity::mark_of(&dir, network).unwrap();
+        let layout = host::view::outside(host::cgroup::Layout::detect).unwrap().unwrap();
+        let groups = layout.unified_path().unwrap().join(mark.cgroup_root());
+        let done = Arc::new(AtomicBool::new(false));
+        // What the last moment of one sandbox after the other looks like: a group without a
+        // directory, and never the same twice.
+        let ends = Arc::clone(&done);
+        let end = tokio::task::spawn_blocking(move || {
+            let mut stayed = Vec::new();
+            host::view::outside(|| {
+                let mut n = 0_u64;
+                while !ends.load(Ordering::Relaxed) {
+                    n += 1;
+                    let name = format!("l{n}");
+                    let began = Instant::now();
+                    std::fs::create_dir(groups.join(&name)).unwrap();
+                    std::fs::remove_dir(groups.join(&name)).unwrap();
+                    if began.elapsed() > ONE_LOOK {
+                        stayed.push(name);
+                    }
+                }
+            })
+            .unwrap();
+            stayed
+        });
+        // And the real thing.
+        let come_and_go = async || {
+            let mut n = 0;
+            while !done.load(Ordering::Relaxed) {
+                n += 1;
+                let name = format!("i{n}");
+                test.node.create(test.spec(&name), LIMIT).await.unwrap();
+                test.node.kill(&id(&name), EndReason::Request).await.unwrap();
+            }
+        };
+        let look = async {
+            let handle = tokio::runtime::Handle::current();
+            let looks = tokio::task::spawn_blocking(move || {
+                let look = || handle.block_on(node::leaks(&dir, network));
+                host::view::outside(|| (0..40).map(|_| look()).collect::<Vec<_>>()).unwrap()
+            });
+            let reports = looks.await.unwrap();
+            done.store(true, Ordering::Relaxed);
+            reports
+        };
+        let (reports, ()) = tokio::join!(look, come_and_go());
+        let stayed = end.await.unwrap();
+        for mut report in reports.into_iter().map(Result::unwrap) {
+            report.leaked.retain(|item| !stayed.contains(&item.name));
+            assert!(report.daemon_running && report.leaked.is_empty(), "{:#?}", report.leaked);
+        }
         test.stop().await;
     });
 }

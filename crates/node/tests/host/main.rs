@@ -2,10 +2,14 @@
 #![cfg(test)]
 #![expect(clippy::print_stdout, reason = "a test that cannot run says so")]
 
+mod adopt;
 mod create;
 mod drain;
 mod faults;
 mod guest;
+mod holders;
 mod layouts;
 mod network;
 mod requirements;
+mod runtimes;
+mod upstream;

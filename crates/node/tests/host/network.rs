@@ -3,14 +3,19 @@
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpListener, UdpSocket};
+use std::os::fd::AsFd;
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
+use host::net::{Slot, is_linked};
 use node_wire::NodeApi;
+use parking_lot::{Mutex, MutexGuard};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use testkit::{TestNode, in_view, wait_for};
 
 use crate::guest::run;
+use crate::requirements::mark;
 
 const LIMIT: Duration = Duration::from_secs(30);
 const HOST: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 1);
@@ -18,15 +23,19 @@ const INTERNET: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 2);
 /// In a private range, and reachable from the host.
 const PRIVATE: Ipv4Addr = Ipv4Addr::new(10, 98, 7, 2);
 
+/// The addresses of one internet are on the host.
+static ONE: Mutex<()> = Mutex::new(());
+
 /// A namespace beside the host, joined by a link.
 struct Internet {
     name: String,
+    _only: MutexGuard<'static, ()>,
 }
 
 impl Internet {
     fn new() -> Self {
         let name = format!("cdtest{}", std::process::id());
-        let this = Self { name };
+        let this = Self { name, _only: ONE.lock() };
         let (ns, link) = (&this.name, this.link());
         ip(&format!("netns add {ns}"));
         ip(&format!("link add {link} type veth peer name eth0 netns {ns}"));
@@ -70,6 +79,10 @@ impl Internet {
 
 impl Drop for Internet {
     fn drop(&mut self) {
+        // Who serves in the namespace keeps it, and its link, until the process ends.
+        if std::fs::exists(format!("/sys/class/net/{}", self.link())).unwrap() {
+            ip(&format!("link del {}", self.link()));
+        }
         ip(&format!("netns del {}", self.name));
     }
 }
@@ -124,6 +137,58 @@ fn a_sandbox_reaches_the_internet_by_name_from_the_hosts_address_and_no_private_
         let addr = test.node.create(spec, LIMIT).await.unwrap().route.addr;
         let out = get(addr, &INTERNET.to_string()).await;
         assert_ne!(out.code, 0, "{out:?}");
+        test.stop().await;
+    });
+    drop(internet);
+}
+
+/// The lines of what the host remembers of connections that name `address`.
+fn remembered(address: Ipv4Addr) -> Vec<String> {
+    let text = std::fs::read_to_string("/proc/net/nf_conntrack").unwrap();
+    let named = |line: &&str| {
+        let mut words = line.split_whitespace();
+        words.any(|word| word.strip_prefix("src=").is_some_and(|src| src == address.to_string()))
+    };
+    text.lines().filter(named).map(str::to_owned).collect()
+}
+
+#[test]
+fn what_the_host_remembers_of_a_sandboxs_connections_is_no_matter_of_the_next() {
+    if !std::fs::exists("/proc/net/nf_conntrack").unwrap() {
+        println!("skipped, because this host does not show the connections it remembers");
+        return;
+    }
+    let internet = Internet::new();
+    internet.serve();
+    in_view(async move |view| {
+        let test = TestNode::start(view, |config| config.resolvers = vec![INTERNET]).await;
+        let addr = test.node.create(test.spec("i1"), LIMIT).await.unwrap().route.addr;
+        let std::net::IpAddr::V4(guest) = addr else { panic!("{addr}") };
+        // One that is open when its end comes, and a packet that nobody answers.
+        let tcp = format!("exec 3<>/dev/tcp/{INTERNET}/80; exec sleep 1000");
+        let tcp = format!("busybox setsid bash -c '{tcp}' </dev/null >/dev/null 2>&1 &");
+        let udp = format!("bash -c 'echo x > /dev/udp/{INTERNET}/9'");
+        let known = |what: &str| {
+            let masked = format!("dst={HOST} ");
+            remembered(guest).iter().any(|line| line.contains(what) && line.contains(&masked))
+        };
+        wait_for("the link to come up", LIMIT, async || {
+            run(addr, "user", &udp).await.code == 0 && known(" udp ")
+        })
+        .await;
+        assert_eq!(run(addr, "user", &tcp).await.code, 0);
+        wait_for("it to connect", LIMIT, async || known(" tcp ")).await;
+        test.node.kill(&crate::requirements::id("i1"), model::EndReason::Request).await.unwrap();
+        // A host that remembers a great many leaves it to whoever makes the slot again.
+        let (mark, slots) = (mark(&test), 0..host::identity::SLOTS);
+        let slot = slots.into_iter().find(|&slot| mark.guest_address(slot) == guest).unwrap();
+        wait_for("the link to go", LIMIT, async || !is_linked(mark, slot)).await;
+        let helpers = Path::new("/sys/fs/cgroup").join(mark.cgroup_root()).join("_helpers");
+        let helpers = std::fs::File::open(helpers).unwrap();
+        let again = Slot::create(mark, slot, guest_wire::ENVD_PORT, helpers.as_fd()).unwrap();
+        assert_eq!(remembered(guest), [""; 0]);
+        drop(again);
+        wait_for("the link to go", LIMIT, async || !is_linked(mark, slot)).await;
         test.stop().await;
     });
     drop(internet);

@@ -25,28 +25,28 @@ use node::Config;
 use node_wire::{AttemptStatus, Class, DrainStatus, NodeApi};
 use testkit::{TestNode, wait_for};
 
-const LIMIT: Duration = Duration::from_secs(30);
+pub(crate) const LIMIT: Duration = Duration::from_secs(30);
 /// Fails until it is disarmed.
-const EVERY: u32 = u32::MAX;
+pub(crate) const EVERY: u32 = u32::MAX;
 
-fn id(text: &str) -> SandboxId {
+pub(crate) fn id(text: &str) -> SandboxId {
     SandboxId::parse(text).unwrap()
 }
 
-async fn status(test: &TestNode) -> DrainStatus {
+pub(crate) async fn status(test: &TestNode) -> DrainStatus {
     test.node.drain_status().await.unwrap()
 }
 
-async fn census(test: &TestNode) -> Vec<Item> {
+pub(crate) async fn census(test: &TestNode) -> Vec<Item> {
     test.node.census(Budget::within(LIMIT)).await.unwrap()
 }
 
-fn count(status: &DrainStatus, class: Class) -> u32 {
+pub(crate) fn count(status: &DrainStatus, class: Class) -> u32 {
     status.counts.iter().find(|c| c.class == class).unwrap().count
 }
 
 /// The lifecycles that anything on the host is for.
-fn lifecycles(items: &[Item]) -> BTreeSet<String> {
+pub(crate) fn lifecycles(items: &[Item]) -> BTreeSet<String> {
     let of = |item: &Item| match &item.owner {
         Owner::Lifecycle(id) => Some(id.clone()),
         Owner::Slot(_) | Owner::Node => None,
@@ -70,7 +70,7 @@ fn with_limits(config: &mut Config, faults: &Faults, teardown_ms: u64, force_ms:
     config.force_limit = Duration::from_millis(force_ms);
 }
 
-fn mark(test: &TestNode) -> Mark {
+pub(crate) fn mark(test: &TestNode) -> Mark {
     host::identity::mark_of(&test.data_dir(), Config::new(PathBuf::new(), PathBuf::new()).network)
         .unwrap()
 }

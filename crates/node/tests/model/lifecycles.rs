@@ -226,6 +226,30 @@ fn a_full_node_refuses() {
     assert_eq!(registry.len(), 0);
 }
 
+/// Of those that are entered under one id, as those that an earlier daemon left, one is; however many
+/// there may be.
+fn one_of_an_id_is_entered() {
+    let registry = Arc::new(Registry::new(0, Pulse::default()));
+    let entered: Vec<_> = ["l1", "l2"]
+        .into_iter()
+        .map(|lifecycle| {
+            let registry = Arc::clone(&registry);
+            thread::spawn(move || {
+                let entry = Entry::new(identity("i1", lifecycle), Duration::ZERO, Pulse::default());
+                registry.enter(entry).is_some()
+            })
+        })
+        .collect();
+    let entered = entered.into_iter().map(|thread| thread.join().expect("one"));
+    assert_eq!(entered.filter(|entered| *entered).count(), 1);
+    assert_eq!(registry.len(), 1);
+}
+
+#[test]
+fn of_lifecycles_that_were_left_under_one_id_one_is_entered() {
+    holds(one_of_an_id_is_entered);
+}
+
 #[test]
 fn of_creates_with_one_id_one_wins_and_the_others_acquire_nothing() {
     holds(|| one_lifecycle_of_an_id_at_a_time(registry()));

@@ -216,6 +216,43 @@ fn no_index_is_given_twice<G: Give>() {
     }
 }
 
+/// What an earlier daemon's sandbox has, is given to nobody who comes at the same time.
+fn an_index_that_is_claimed_is_nobody_elses() {
+    let (stock, kernel): (Slots, _) = (Arc::new(Stock::new(2)), Arc::new(Kernel::default()));
+    let takers: Vec<_> = [true, true, false]
+        .into_iter()
+        .map(|claims| {
+            let (stock, kernel) = (Arc::clone(&stock), Arc::clone(&kernel));
+            thread::spawn(move || {
+                let index = if claims { stock.claim(0).then_some(0) } else { stock.give() };
+                index.map(|index| std::mem::ManuallyDrop::new(kernel.create(index)).index)
+            })
+        })
+        .collect();
+    let taken: Vec<_> =
+        takers.into_iter().filter_map(|taker| taker.join().expect("a taker")).collect();
+    assert!(taken.contains(&0), "nobody has it: {taken:?}");
+    assert!(!stock.claim(0), "claimed twice");
+    assert!(!stock.claim(2), "there is no such slot");
+}
+
+#[test]
+fn an_index_of_an_earlier_daemon_is_claimed_by_one() {
+    holds(an_index_that_is_claimed_is_nobody_elses);
+    // And given back like any other.
+    shuttle::check_random(
+        || {
+            let stock: Slots = Arc::new(Stock::new(1));
+            assert!(stock.claim(0) && stock.is_out(0));
+            assert!(matches!(stock.begin(|_| false), Err(Refused::Exhausted)));
+            stock.released(0);
+            assert!(!stock.is_out(0));
+            drop(stock.begin(|_| false).expect("free again"));
+        },
+        1,
+    );
+}
+
 #[test]
 fn no_slot_is_in_two_hands_and_none_is_lost_whenever_the_stock_is_closed() {
     holds(|| slots_are_used_by_one_and_all_closed(true));

@@ -48,7 +48,20 @@ impl<const LABELS: usize> Counts<LABELS> {
 
     /// One more.
     pub fn count(&self, values: [&'static str; LABELS]) {
-        *self.series.lock().entry(values).or_default() += 1;
+        self.add(values, 1);
+    }
+
+    /// So many more.
+    pub fn add(&self, values: [&'static str; LABELS], more: u64) {
+        let mut series = self.series.lock();
+        let count = series.entry(values).or_default();
+        *count = count.saturating_add(more);
+    }
+
+    /// How often it has happened with these labels.
+    #[must_use]
+    pub fn of(&self, values: [&'static str; LABELS]) -> u64 {
+        self.series.lock().get(&values).copied().unwrap_or_default()
     }
 
     /// Adds the family to `text`.
@@ -126,7 +139,8 @@ mod tests {
         static TRIES: Counts<1> = Counts::new("tries_total", "Tries.", ["result"]);
         TRIES.count(["ok"]);
         TRIES.count(["ok"]);
-        TRIES.count(["failed"]);
+        TRIES.add(["failed"], 1);
+        assert_eq!((TRIES.of(["ok"]), TRIES.of(["never"])), (2, 0));
         let mut text = Exposition::default();
         TRIES.expose(&mut text);
         assert_eq!(

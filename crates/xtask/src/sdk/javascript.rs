@@ -49,7 +49,26 @@ pub(super) fn install(release: &Release) -> Result<()> {
 /// # Errors
 /// The runner itself did not work; failed tests are in the tally.
 pub(super) fn test(release: &Release, service: &Service, tally: &mut Tally) -> Result<()> {
-    let suite = copy_suite(release)?;
+    let suite = copy_suite(release, &["js"], |name| name.ends_with(".test.mjs"))?;
+    run(release, service, &suite, tally)
+}
+
+/// Runs the one test that ends the node of `service`.
+///
+/// # Errors
+/// As [`test`].
+pub(super) fn test_end(
+    release: &Release,
+    service: &Service,
+    end: &str,
+    tally: &mut Tally,
+) -> Result<()> {
+    let wanted = format!("{end}.test.mjs");
+    let suite = copy_suite(release, &["js", "drain"], |name| name == wanted)?;
+    run(release, service, &suite, tally)
+}
+
+fn run(release: &Release, service: &Service, suite: &[PathBuf], tally: &mut Tally) -> Result<()> {
     let results = release.folder().join("results.tap");
     let mut to_file = OsString::from("--test-reporter-destination=");
     to_file.push(&results);
@@ -74,28 +93,38 @@ pub(super) fn test(release: &Release, service: &Service, tally: &mut Tally) -> R
     Err(Failure::new("node ended without success and named no failed test"))
 }
 
-/// Copies the test files next to the packages they import: a module is looked for upwards from
-/// the file that names it, and the source tree holds no packages. Answers the test files.
-fn copy_suite(release: &Release) -> Result<Vec<PathBuf>> {
-    let (from, to) = (paths::sdk_tests().join("js"), release.folder().join("suite"));
+/// Copies the modules of `folders` next to the packages they import: a module is looked for
+/// upwards from the file that names it, and the source tree holds no packages. Answers the files
+/// whose names are `wanted`.
+fn copy_suite(
+    release: &Release,
+    folders: &[&str],
+    wanted: impl Fn(&str) -> bool,
+) -> Result<Vec<PathBuf>> {
+    let to = release.folder().join("suite");
     let copy = || -> std::io::Result<Vec<PathBuf>> {
         if to.exists() {
             fs::remove_dir_all(&to)?;
         }
         fs::create_dir_all(&to)?;
         let mut tests = Vec::new();
-        for entry in fs::read_dir(&from)? {
-            let entry = entry?;
-            let copied = to.join(entry.file_name());
-            fs::copy(entry.path(), &copied)?;
-            if entry.file_name().to_string_lossy().ends_with(".test.mjs") {
-                tests.push(copied);
+        for folder in folders {
+            for entry in fs::read_dir(paths::sdk_tests().join(folder))? {
+                let entry = entry?;
+                let name = entry.file_name().to_string_lossy().into_owned();
+                let copied = to.join(&name);
+                if name.ends_with(".mjs") {
+                    fs::copy(entry.path(), &copied)?;
+                }
+                if wanted(&name) {
+                    tests.push(copied);
+                }
             }
         }
         tests.sort();
         Ok(tests)
     };
-    copy().map_err(Failure::because(format!("copy {} to {}", from.display(), to.display())))
+    copy().map_err(Failure::because(format!("copy the suite to {}", to.display())))
 }
 
 /// The host's Node.js, or the fetched one.

@@ -33,11 +33,35 @@ pub(super) fn install(release: &Release) -> Result<()> {
 /// # Errors
 /// The runner itself did not work; failed tests are in the tally.
 pub(super) fn test(release: &Release, service: &Service, tally: &mut Tally) -> Result<()> {
+    run(release, service, &[], "python", tally)
+}
+
+/// Runs the one test that ends the node of `service`.
+///
+/// # Errors
+/// As [`test`].
+pub(super) fn test_end(
+    release: &Release,
+    service: &Service,
+    end: &str,
+    tally: &mut Tally,
+) -> Result<()> {
+    run(release, service, &[format!("test_{end}.py")], "drain", tally)
+}
+
+fn run(
+    release: &Release,
+    service: &Service,
+    files: &[String],
+    folder: &str,
+    tally: &mut Tally,
+) -> Result<()> {
     let mut pytest = Command::new(release.folder().join("bin/python"));
     // The source tree stays as it is: no compiled files and no cache in it.
     pytest
         .args(["-B", "-m", "pytest", "-p", "no:cacheprovider", "-rfEs", "--color=no"])
-        .current_dir(paths::sdk_tests().join("python"));
+        .args(files)
+        .current_dir(paths::sdk_tests().join(folder));
     suite_environment(&mut pytest, service);
     let failed_before = tally.failed();
     let name = release.name();

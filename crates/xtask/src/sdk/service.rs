@@ -75,11 +75,29 @@ impl Service {
         self.credentials.iter().map(|(name, value)| (name.as_str(), value.as_str()))
     }
 
+    /// What it says to standard error.
+    pub(super) fn log(&self) -> &Path {
+        &self.log
+    }
+
     /// Asks it to stop as a service manager would, and sees that it did, cleanly.
     ///
     /// # Errors
     /// It was already gone, does not stop in time, ends with a failure, or leaves something.
-    pub(super) fn stop(mut self, keep: bool) -> Result<()> {
+    pub(super) fn stop(self, keep: bool) -> Result<()> {
+        // 3: something was still running, as it is when a test leaves a sandbox behind.
+        self.stop_with(&[0, 3], keep)
+    }
+
+    /// The same for one on which nothing runs any more.
+    ///
+    /// # Errors
+    /// As [`Service::stop`], and that something did.
+    pub(super) fn stop_drained(self, keep: bool) -> Result<()> {
+        self.stop_with(&[0], keep)
+    }
+
+    fn stop_with(mut self, codes: &[i32], keep: bool) -> Result<()> {
         let gone = self.child.try_wait().map_err(Failure::because("look for the service"))?;
         if let Some(status) = gone {
             let log = self.end_of_log();
@@ -103,8 +121,7 @@ impl Service {
             let log = self.end_of_log();
             return Err(Failure::new(format!("the service did not stop when asked\n{log}")));
         };
-        // 3: something was still running, as it is when a test leaves a sandbox behind.
-        if !matches!(status.code(), Some(0 | 3)) {
+        if !status.code().is_some_and(|code| codes.contains(&code)) {
             let log = self.end_of_log();
             return Err(Failure::new(format!("the service stopped with {status}\n{log}")));
         }
@@ -123,7 +140,9 @@ impl Service {
         let text = fs::read_to_string(&file)
             .map_err(Failure::because(format!("read {}", file.display())))?;
         self.credentials = assignments(&text);
-        for name in ["E2B_API_KEY", "E2B_API_URL", "E2B_SANDBOX_URL", "E2B_DOMAIN"] {
+        for name in
+            ["E2B_API_KEY", "E2B_API_URL", "E2B_SANDBOX_URL", "E2B_DOMAIN", "COFFERDAM_ADMIN_TOKEN"]
+        {
             if !self.credentials.iter().any(|(known, _)| known == name) {
                 return Err(Failure::new(format!("{} has no {name}", file.display())));
             }

@@ -98,6 +98,8 @@ impl Order<'_> {
             cluster_id: None,
             force_stop: force.then_some(true),
             service_instance_id: Some(self.instance.clone()),
+            // It changes with what this command has asked for already.
+            epoch: None,
         };
         known(node, self.api.post(&format!("/nodes/{node}"), &change).await)
     }
@@ -169,6 +171,7 @@ mod tests {
             service_instance_id: "one".into(),
             phase: "draining".into(),
             changed_at: SystemTime::UNIX_EPOCH.into(),
+            epoch: 1,
             accepting: false,
             draining_since: None,
             force_at: None,

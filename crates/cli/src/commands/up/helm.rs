@@ -4,6 +4,7 @@ use std::pin::Pin;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
 
 use crate::signals::Signals;
+use crate::sockets::Sockets;
 use crate::supervisor::{Stage, Supervisor};
 
 /// What goes on whatever the service does: signals are heard, and the supervisor is told. It is
@@ -31,6 +32,10 @@ impl Helm {
     /// it gone when they say so.
     pub(super) fn is_managed(&self) -> bool {
         self.supervisor.is_there()
+    }
+
+    pub(super) fn keep(&self, sockets: &Sockets) {
+        self.supervisor.keep(sockets);
     }
 
     pub(super) fn ready(&mut self, status: &str) {

@@ -3,6 +3,8 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
+use observe::metrics::{LOST, LOST_EVENTS, LOST_LOG_LINES};
+
 use crate::say;
 
 /// Something went wrong; nothing is left.
@@ -14,6 +16,23 @@ pub(super) const FORCED: u8 = 3;
 /// Another service has the data directory or the host, or what an earlier one left does not go.
 pub(super) const REFUSED: u8 = 4;
 
+/// In the place of a node's phase when its sandboxes run on.
+pub(super) const LEFT: &str = "left";
+
+/// What somebody should have been told while the service ran, and was not.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Lost {
+    /// Of the node, with the control plane or another listener too slow for them.
+    events: u64,
+    log_lines: u64,
+}
+
+impl Lost {
+    fn so_far() -> Self {
+        Self { events: LOST.of(LOST_EVENTS), log_lines: LOST.of(LOST_LOG_LINES) }
+    }
+}
+
 /// What there is to tell of a stop.
 #[derive(Debug, Default)]
 pub(super) struct Outcome {
@@ -22,6 +41,8 @@ pub(super) struct Outcome {
     pub(super) phase: &'static str,
     /// Sandboxes that were there when the stop began, without those that are still there.
     pub(super) ended: usize,
+    /// Sandboxes that run on for the next service.
+    pub(super) running: usize,
     /// Sandboxes, builds and shared parts that did not go.
     pub(super) failed: Vec<String>,
     /// Objects of ours on the host.
@@ -64,17 +85,22 @@ impl Outcome {
         for what in &self.left {
             say::remark(&format!("cofferdam: left: {what}"));
         }
+        let lost = Lost::so_far();
         tracing::info!(
             took_ms = self.took.as_millis(),
             phase = self.phase,
             stopped = self.ended,
+            running = self.running,
             failed = self.failed.len(),
             leaked = self.left.len(),
+            lost_events = lost.events,
+            lost_log_lines = lost.log_lines,
             gave_up = self.gave_up,
             exit_code = code,
             "service stopped"
         );
-        let line = self.line();
+        // The line of the log may have been lost itself.
+        let line = self.line(Lost::so_far());
         if let Err(error) = say::answer(&line) {
             tracing::info!(error = %observe::chain(&error), "nobody reads standard output");
             say::remark(&line);
@@ -82,18 +108,23 @@ impl Outcome {
         ExitCode::from(code)
     }
 
-    fn line(&self) -> String {
+    fn line(&self, lost: Lost) -> String {
         let left = if self.gave_up {
             "what is left is removed by the next start".to_owned()
+        } else if self.phase == LEFT {
+            format!("{} run on for the next service", self.running)
         } else {
             format!("{} objects left", self.left.len())
         };
         format!(
-            "cofferdam: stopped in {:.1} s ({}), {} sandboxes ended, {} failed, {left}, exit code {}",
+            "cofferdam: stopped in {:.1} s ({}), {} sandboxes ended, {} failed, {left}, \
+             {} events and {} log lines lost, exit code {}",
             self.took.as_secs_f64(),
             self.phase,
             self.ended,
             self.failed.len(),
+            lost.events,
+            lost.log_lines,
             self.code()
         )
     }
@@ -101,7 +132,7 @@ impl Outcome {
 
 #[cfg(test)]
 mod tests {
-    use super::{FAILED, FORCED, LEFT_OVER, Outcome};
+    use super::{FAILED, FORCED, LEFT_OVER, Lost, Outcome};
 
     #[test]
     fn the_exit_code_tells_the_worst_first() {
@@ -119,7 +150,17 @@ mod tests {
         ];
         for (outcome, code) in rows {
             assert_eq!(outcome.code(), code, "{outcome:?}");
-            assert!(outcome.line().ends_with(&format!("exit code {code}")));
+            assert!(outcome.line(Lost::default()).ends_with(&format!("exit code {code}")));
         }
+    }
+
+    #[test]
+    fn the_last_line_says_what_ended_what_is_left_and_what_nobody_was_told() {
+        let outcome = Outcome { phase: "stopped", ended: 12, ..Outcome::default() };
+        assert_eq!(
+            outcome.line(Lost { events: 3, log_lines: 40 }),
+            "cofferdam: stopped in 0.0 s (stopped), 12 sandboxes ended, 0 failed, 0 objects left, \
+             3 events and 40 log lines lost, exit code 0"
+        );
     }
 }

@@ -10,24 +10,11 @@ use node_wire::grpc::{self, Auth};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use crate::config::Config;
 use crate::credentials::Credentials;
 
 /// The listener outlives the node's work, so that its end can be watched: all that is under way
 /// when it stops are answers on their way out, and streams.
 const GRACE: Duration = Duration::from_secs(1);
-
-/// The listener that is asked for, if one is. To be called before anything is changed on the host.
-///
-/// # Errors
-/// The address cannot be listened on.
-pub(super) async fn bind(config: &Config) -> anyhow::Result<Option<TcpListener>> {
-    let Some(address) = config.node_listen else { return Ok(None) };
-    let listener = TcpListener::bind(address).await;
-    listener.map(Some).with_context(|| {
-        format!("listen on {address} for the node; `--node-listen ADDR:PORT` chooses another")
-    })
-}
 
 /// The node's calls, being served until [`Rpc::close`].
 #[derive(Debug)]

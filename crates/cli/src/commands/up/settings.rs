@@ -17,7 +17,7 @@ use crate::credentials::{Addresses, Credentials};
 const REQUEST_MARGIN: Duration = Duration::from_secs(10);
 
 /// The guest agent's binary, which has to be there.
-pub(super) fn agent(config: &Config) -> anyhow::Result<PathBuf> {
+pub(in crate::commands) fn agent(config: &Config) -> anyhow::Result<PathBuf> {
     let path = match &config.envd {
         Choice::Given(path) => path.clone(),
         Choice::Auto => {
@@ -35,7 +35,7 @@ pub(super) fn agent(config: &Config) -> anyhow::Result<PathBuf> {
 
 /// Every sandbox and every connection holds descriptors; the soft limit is for programs that
 /// cannot count past a thousand.
-pub(super) fn raise_open_files() {
+pub(in crate::commands) fn raise_open_files() {
     let now = getrlimit(Resource::Nofile);
     let raised = Rlimit { current: now.maximum, maximum: now.maximum };
     if let Err(error) = setrlimit(Resource::Nofile, raised) {
@@ -43,7 +43,7 @@ pub(super) fn raise_open_files() {
     }
 }
 
-pub(super) fn node(config: &Config, agent: PathBuf) -> node::Config {
+pub(in crate::commands) fn node(config: &Config, agent: PathBuf) -> node::Config {
     let defaults = node::Config::new(config.data_dir.clone(), agent);
     node::Config {
         runtime: match config.runtime {
@@ -85,6 +85,7 @@ pub(super) fn control_plane(
     let defaults = control_plane::Config::new(database, api_key, admin, seed);
     Ok(control_plane::Config {
         domain: Some(addresses.domain.clone()),
+        unknown_sandboxes: config.unknown_sandboxes,
         limits: ControlPlaneLimits {
             team_sandboxes: config.team_max_sandboxes,
             sandbox_length: config.team_max_lifetime,

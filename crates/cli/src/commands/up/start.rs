@@ -50,10 +50,7 @@ pub(super) async fn run(
     match started {
         Ok(node) if wanted => Ok(Start::Up(node)),
         Ok(node) => Ok(Start::Unwanted(node)),
-        Err(
-            error @ (StartError::Claim(ClaimError::InUse { .. } | ClaimError::NoBlock { .. })
-            | StartError::Reclaim(_)),
-        ) => {
+        Err(error @ StartError::Claim(ClaimError::InUse { .. } | ClaimError::NoBlock { .. })) => {
             say::remark(&format!("cofferdam: {}", observe::chain(&error)));
             Ok(Start::Refused(REFUSED))
         }

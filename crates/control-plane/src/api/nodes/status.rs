@@ -6,7 +6,7 @@ use e2b_wire::{NodeStatus, NodeStatusChange};
 use http::StatusCode;
 use lifecycle::Budget;
 use model::{NodeId, NodeRequest};
-use node_wire::StatusError;
+use node_wire::{DrainStatus, StatusError};
 use tracing::info_span;
 
 use super::{CALL_LIMIT, ask, find, is_local, not_found};
@@ -23,7 +23,8 @@ pub(crate) async fn change_status(
     Segment(id): Segment,
     body: JsonBody<NodeStatusChange>,
 ) -> Result<Response, ApiError> {
-    let NodeStatusChange { status, cluster_id, force_stop, service_instance_id } = body.value;
+    let NodeStatusChange { status, cluster_id, force_stop, service_instance_id, epoch } =
+        body.value;
     let local = is_local(cluster_id.as_deref())?;
     let forced = force_stop.unwrap_or(false);
     if forced && status != NodeStatus::Draining {
@@ -45,9 +46,33 @@ pub(crate) async fn change_status(
     };
     let span = info_span!("node status", node.id = %id);
     let (changer, session) = (Arc::clone(&app), Arc::clone(session));
-    let work = async move { changer.change(&id, &session, request, service_instance_id).await };
+    let expected = Expected { instance: service_instance_id, epoch };
+    let work = async move { changer.change(&id, &session, request, expected).await };
     app.owned(span, work).await?;
     Ok(StatusCode::NO_CONTENT.into_response())
+}
+
+/// The node as whoever asks has read it.
+#[derive(Debug, Default)]
+struct Expected {
+    instance: Option<String>,
+    epoch: Option<u64>,
+}
+
+impl Expected {
+    fn is_anything(&self) -> bool {
+        self.instance.is_some() || self.epoch.is_some()
+    }
+
+    /// Why the request is not meant for the node as it is.
+    fn differs_from(&self, drain: &DrainStatus) -> Option<String> {
+        let (instance, epoch) = (&drain.service_instance, drain.epoch);
+        if let Some(expected) = self.instance.as_ref().filter(|expected| *expected != instance) {
+            return Some(format!("is instance {instance} now, not {expected}"));
+        }
+        let expected = self.epoch.filter(|expected| *expected != epoch)?;
+        Some(format!("is {} in epoch {epoch} now, not {expected}", drain.phase.as_str()))
+    }
 }
 
 impl App {
@@ -56,15 +81,15 @@ impl App {
         id: &NodeId,
         session: &Session,
         request: NodeRequest,
-        expected_instance: Option<String>,
+        expected: Expected,
     ) -> Result<(), ApiError> {
-        if let Some(expected) = expected_instance {
+        // No other request comes between the look and the change. The node may go on by itself
+        // meanwhile, but only further into a drain, out of which nothing leads.
+        let _alone = session.changing.lock().await;
+        if expected.is_anything() {
             let drain = ask(id, session, CALL_LIMIT, session.api().drain_status()).await?;
-            if drain.service_instance != expected {
-                let message = format!(
-                    "node {id} is instance {} now, not {expected}; read it again",
-                    drain.service_instance
-                );
+            if let Some(difference) = expected.differs_from(&drain) {
+                let message = format!("node {id} {difference}; read it again");
                 return Err(ApiError::new(StatusCode::CONFLICT, message));
             }
         }

@@ -8,7 +8,7 @@ use model::{
 use node_wire::SandboxStatus;
 use tempfile::TempDir;
 
-use super::{Inserted, Intent};
+use super::{End, Inserted, Intent};
 use crate::Team;
 use crate::app::now;
 use crate::store::{RowState, SandboxRow, Store};
@@ -53,11 +53,12 @@ fn running(id: &str) -> SandboxStatus {
         metadata: row.metadata,
         started_at: row.started_at.to_system_time(),
         ends_at: row.ends_at.to_system_time(),
+        addr: None,
         left: Vec::new(),
     }
 }
 
-async fn insert(store: &Store, id: &str) -> SandboxId {
+pub(in crate::store) async fn insert(store: &Store, id: &str) -> SandboxId {
     let row = starting(id);
     let intent = Intent { row: &row, idempotency: None, team_limit: 1000 };
     assert_eq!(store.insert_sandbox(&intent).await.unwrap(), Inserted::Yes);
@@ -108,8 +109,8 @@ async fn the_end_told_by_the_node_closes_a_row_of_that_run_and_leaves_a_kill_alo
     store.sandbox_killing(&id).await.unwrap();
     store.sandbox_ended(&id, &this, None, EndReason::Request, now()).await.unwrap();
     assert_eq!(state(&store, &id).await, Some(RowState::Killing));
-    assert!(!store.close_sandbox(&id, RowState::Running, "lost").await.unwrap());
-    assert!(store.close_sandbox(&id, RowState::Killing, "request").await.unwrap());
+    assert!(!store.close_sandbox(&id, RowState::Running, &End::as_asked()).await.unwrap());
+    assert!(store.close_sandbox(&id, RowState::Killing, &End::as_asked()).await.unwrap());
     assert_eq!(state(&store, &id).await, None);
     assert!(!store.sandbox_runs(&running("ia")).await.unwrap(), "an ended row stays ended");
 }
@@ -162,4 +163,62 @@ async fn old_rows_and_too_many_rows_are_removed_and_live_ones_never() {
     assert_eq!(store.purge_ended(at(0), 2).await.unwrap(), 1, "more than two");
     assert_eq!(store.purge_ended(at(9), 10).await.unwrap(), 2);
     assert_eq!(state(&store, &live).await, Some(RowState::Running));
+}
+
+#[tokio::test]
+async fn a_sandbox_without_a_record_gets_one_and_a_record_is_never_replaced() {
+    let (_dir, store) = store().await;
+    let at = now();
+    let row = SandboxRow {
+        state: RowState::Running,
+        lifecycle: Some(LifecycleId::parse("run1").unwrap()),
+        node: Some(NodeId::parse("n1").unwrap()),
+        ..starting("ia")
+    };
+    assert!(store.adopt_sandbox(&row, at).await.unwrap());
+    let team = Team::default().id;
+    let adopted = store.history(&team, &row.id).await.unwrap().unwrap();
+    assert_eq!(format!("{:?}", adopted.row), format!("{row:?}"));
+    assert_eq!((adopted.adopted_at, adopted.end, adopted.released_at), (Some(at), None, None));
+    let id = insert(&store, "ib").await;
+    let row = SandboxRow { id: id.clone(), ..row };
+    assert!(!store.adopt_sandbox(&row, at).await.unwrap());
+    assert_eq!(state(&store, &id).await, Some(RowState::Starting));
+}
+
+#[tokio::test]
+async fn released_is_what_has_ended_on_a_node_that_holds_nothing_of_it() {
+    let (_dir, store) = store().await;
+    let team = Team::default().id;
+    let [mine, other] = ["n1", "n2"].map(|id| NodeId::parse(id).unwrap());
+    let mut ids = Vec::new();
+    for (name, node) in [("ilive", &mine), ("igone", &mine), ("iheld", &mine), ("ielse", &other)] {
+        let id = insert(&store, name).await;
+        assert!(store.move_to_node(&id, node).await.unwrap());
+        ids.push(id);
+    }
+    for id in &ids[1..] {
+        let end = End { released: false, ..End::as_asked() };
+        assert!(store.close_sandbox(id, RowState::Starting, &end).await.unwrap());
+    }
+    let released = async || {
+        let mut released = Vec::new();
+        for id in &ids {
+            let history = store.history(&team, id).await.unwrap().unwrap();
+            if history.released_at.is_some() {
+                released.push(id.as_str());
+            }
+        }
+        released
+    };
+    let held = [ids[2].clone()].into();
+    // Asked before they were made: it may have got them since.
+    let early = now().before(Duration::from_secs(3600));
+    store.released_but(&mine, &held, early).await.unwrap();
+    assert_eq!(released().await, [""; 0]);
+    let later = now().after(Duration::from_secs(1));
+    store.released_but(&mine, &held, later).await.unwrap();
+    assert_eq!(released().await, ["igone"]);
+    store.released_but(&mine, &[].into(), later).await.unwrap();
+    assert_eq!(released().await, ["igone", "iheld"]);
 }

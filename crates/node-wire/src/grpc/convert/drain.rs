@@ -25,6 +25,7 @@ impl From<DrainStatus> for v1::DrainStatus {
             service_instance: drain.service_instance,
             phase: to_wire(&PHASES, &drain.phase).into(),
             changed_at: Some(drain.changed_at.into()).into(),
+            epoch: drain.epoch,
             accepting: drain.accepting,
             draining_since: drain.draining_since.map(Into::into).into(),
             force_at: drain.force_at.map(Into::into).into(),
@@ -52,6 +53,7 @@ impl TryFrom<v1::DrainStatus> for DrainStatus {
             service_instance: message.service_instance,
             phase: from_wire(&PHASES, "drain.phase", message.phase)?,
             changed_at: time("drain.changed_at", message.changed_at.into_option())?,
+            epoch: message.epoch,
             accepting: message.accepting,
             draining_since: optional_time(
                 "drain.draining_since",

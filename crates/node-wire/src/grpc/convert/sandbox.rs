@@ -20,13 +20,14 @@ pub(super) const PHASES: [(SandboxPhase, v1::SandboxPhase); 9] = [
     (SandboxPhase::Stopped, v1::SandboxPhase::Stopped),
 ];
 
-pub(super) const REASONS: [(EndReason, v1::EndReason); 6] = [
+pub(super) const REASONS: [(EndReason, v1::EndReason); 7] = [
     (EndReason::Request, v1::EndReason::Request),
     (EndReason::Timeout, v1::EndReason::Timeout),
     (EndReason::Crashed, v1::EndReason::Crashed),
     (EndReason::StartFailed, v1::EndReason::StartFailed),
     (EndReason::NodeStop, v1::EndReason::NodeStop),
     (EndReason::Reclaimed, v1::EndReason::Reclaimed),
+    (EndReason::HostRestart, v1::EndReason::HostRestart),
 ];
 
 const ON_TIMEOUT: [(OnTimeout, v1::OnTimeout); 1] = [(OnTimeout::Kill, v1::OnTimeout::Kill)];
@@ -86,6 +87,7 @@ impl From<SandboxStatus> for v1::Sandbox {
             started_at: Some(status.started_at.into()).into(),
             ends_at: Some(status.ends_at.into()).into(),
             left: status.left,
+            address: status.addr.map(|addr| addr.to_string()),
             ..Self::default()
         }
     }
@@ -108,6 +110,7 @@ impl TryFrom<v1::Sandbox> for SandboxStatus {
             started_at: time("sandbox.started_at", message.started_at.into_option())?,
             ends_at: time("sandbox.ends_at", message.ends_at.into_option())?,
             left: message.left,
+            addr: message.address.map(|text| addr("sandbox.address", &text)).transpose()?,
         })
     }
 }
@@ -127,14 +130,16 @@ impl TryFrom<v1::Route> for Route {
     type Error = Malformed;
 
     fn try_from(message: v1::Route) -> Result<Self, Malformed> {
-        let address: Result<IpAddr, _> = message.address.parse();
         Ok(Self {
             sandbox: id("route.sandbox", &message.sandbox)?,
             lifecycle: id("route.lifecycle", &message.lifecycle)?,
-            addr: address
-                .map_err(|error| Malformed::new("route.address", format!("is none: {error}")))?,
+            addr: addr("route.address", &message.address)?,
         })
     }
+}
+
+fn addr(field: &'static str, text: &str) -> Result<IpAddr, Malformed> {
+    text.parse().map_err(|error| Malformed::new(field, format!("is none: {error}")))
 }
 
 impl From<Started> for v1::CreateSandboxResponse {
@@ -204,6 +209,16 @@ impl From<NodeEvent> for v1::Event {
                 ..v1::Ended::default()
             }
             .into(),
+            NodeEvent::TornDown { id, lifecycle, reason, forced, left, at } => v1::TornDown {
+                sandbox: id.to_string(),
+                lifecycle: lifecycle.to_string(),
+                reason: to_wire(&REASONS, &reason).into(),
+                forced,
+                left,
+                at: Some(at.into()).into(),
+                ..v1::TornDown::default()
+            }
+            .into(),
             NodeEvent::EndMoved { id, lifecycle, ends_at } => v1::EndMoved {
                 sandbox: id.to_string(),
                 lifecycle: lifecycle.to_string(),
@@ -226,6 +241,14 @@ pub(in crate::grpc) fn event(message: v1::Event) -> Result<Option<NodeEvent>, Ma
             lifecycle: id("ended.lifecycle", &ended.lifecycle)?,
             reason: from_wire(&REASONS, "ended.reason", ended.reason)?,
             at: time("ended.at", ended.at.into_option())?,
+        }),
+        Some(v1::event::Event::TornDown(torn)) => Some(NodeEvent::TornDown {
+            id: id("torn_down.sandbox", &torn.sandbox)?,
+            lifecycle: id("torn_down.lifecycle", &torn.lifecycle)?,
+            reason: from_wire(&REASONS, "torn_down.reason", torn.reason)?,
+            forced: torn.forced,
+            left: torn.left,
+            at: time("torn_down.at", torn.at.into_option())?,
         }),
         Some(v1::event::Event::EndMoved(moved)) => Some(NodeEvent::EndMoved {
             id: id("end_moved.sandbox", &moved.sandbox)?,

@@ -77,3 +77,28 @@ fn who_leaves_the_session_and_ignores_every_signal_dies_all_the_same() {
         test.stop().await;
     });
 }
+
+#[test]
+fn who_forks_without_end_out_of_its_session_is_gone_with_its_children() {
+    in_view(async |view| {
+        let test = TestNode::start(view, |config| config.max_pids = 256).await;
+        let addr = test.node.create(test.spec("i1"), LIMIT).await.unwrap().route.addr;
+        // Each starts two that leave for a session of their own and do the same, for as long as
+        // there are numbers; whoever finds none tries again.
+        let bomb = "trap '' TERM HUP INT QUIT\n\
+            while :; do busybox setsid sh /tmp/bomb & busybox setsid sh /tmp/bomb & wait; done";
+        let start = format!(
+            "echo \"{bomb}\" > /tmp/bomb; busybox setsid sh /tmp/bomb </dev/null >/dev/null 2>&1 &"
+        );
+        assert_eq!(run(addr, "user", &start).await.code, 0);
+        let processes = async || {
+            let items = census(&test).await;
+            items.iter().filter(|item| item.kind == Kind::Process).count()
+        };
+        wait_for("its limit to be reached", LIMIT, async || processes().await >= 200).await;
+        test.node.kill(&id("i1"), EndReason::Request).await.unwrap();
+        let left = census(&test).await;
+        assert!(lifecycles(&left).is_empty(), "{left:#?}");
+        test.stop().await;
+    });
+}

@@ -1,0 +1,194 @@
+//! The summary.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use super::course::Course;
+use super::daemon::Counts;
+use super::footprint::{Footprint, Host};
+use super::model::Violation;
+use crate::numbers::{Series, line, told};
+
+/// How much slower the service may be after the run.
+const SLOWER: f64 = 1.2;
+
+#[derive(Debug, Default)]
+pub(super) struct Times {
+    pub create: Series,
+    pub kill: Series,
+    /// A program started and ended, by turns with both.
+    pub machine: Series,
+}
+
+#[derive(Debug)]
+pub(super) struct Report {
+    seed: u64,
+    journal: PathBuf,
+    log: PathBuf,
+    host: Host,
+    pub took: Duration,
+    pub violation: Option<Violation>,
+    pub before: Times,
+    pub after: Times,
+    pub baseline: Option<Footprint>,
+    pub end: Option<Footprint>,
+    /// Sandboxes that lived from the first minute to the end.
+    pub kept: usize,
+    counts: BTreeMap<&'static str, u64>,
+    daemon: Counts,
+    churned: u64,
+    checks: u64,
+    resident_mib: Vec<f64>,
+    newest: Vec<String>,
+}
+
+impl Report {
+    pub(super) fn new(seed: u64, journal: PathBuf, log: PathBuf, host: Host) -> Self {
+        Self {
+            seed,
+            journal,
+            log,
+            host,
+            took: Duration::ZERO,
+            violation: None,
+            before: Times::default(),
+            after: Times::default(),
+            baseline: None,
+            end: None,
+            kept: 0,
+            counts: BTreeMap::new(),
+            daemon: Counts::default(),
+            churned: 0,
+            checks: 0,
+            resident_mib: Vec::new(),
+            newest: Vec::new(),
+        }
+    }
+
+    /// Takes over what was counted on the way.
+    pub(super) fn fill(&mut self, course: &Course) {
+        self.counts = course.counts();
+        self.daemon = course.daemon.counts();
+        self.churned = course.churned();
+        self.checks = course.checks.load(Ordering::Relaxed);
+        self.resident_mib = course.resident_mib.lock().clone();
+        self.newest = course.journal.newest();
+    }
+
+    pub(super) fn print(&self) {
+        if let Some(violation) = &self.violation {
+            println!("FAILED with seed {}: {violation}", self.seed);
+            println!("the last operations (all: {}):", self.journal.display());
+            for line in &self.newest {
+                println!("  {line}");
+            }
+            println!("what the daemons said: {}", self.log.display());
+        }
+        self.work();
+        self.sizes();
+        self.times();
+        if self.violation.is_none() {
+            let (seed, churned) = (self.seed, self.churned);
+            let kills = self.daemon.kills + self.daemon.own_kills;
+            println!(
+                "passed with seed {seed}: {churned} sandboxes, {kills} kills of the daemon, \
+                 lost 0, leaked 0"
+            );
+        }
+    }
+
+    fn work(&self) {
+        let operations: u64 = self.counts.values().sum();
+        let counts: Vec<String> =
+            self.counts.iter().map(|(kind, count)| format!("{kind} {count}")).collect();
+        println!(
+            "{operations} operations in {:.0} s: {}",
+            self.took.as_secs_f64(),
+            counts.join(", ")
+        );
+        println!(
+            "{} sandboxes made, {} of them kept through the whole run; everything compared {} times",
+            self.churned, self.kept, self.checks
+        );
+        println!(
+            "daemon killed {} times, by faults {}, handed over {}, left its sandboxes {}; journal {}",
+            self.daemon.kills,
+            self.daemon.own_kills,
+            self.daemon.handovers,
+            self.daemon.leaves,
+            self.journal.display()
+        );
+        let mut restarts = Series::default();
+        self.daemon.restarts.iter().for_each(|took| restarts.push(*took));
+        if !self.daemon.restarts.is_empty() {
+            println!("start after a kill to health 200: {}", restarts.summary());
+        }
+    }
+
+    fn sizes(&self) {
+        let fold = |with: fn(f64, f64) -> f64| self.resident_mib.iter().copied().reduce(with);
+        if let (Some(least), Some(most)) = (fold(f64::min), fold(f64::max)) {
+            println!("daemon's resident memory during the run: {least:.1} to {most:.1} MiB");
+        }
+        let (Some(before), Some(end)) = (&self.baseline, &self.end) else { return };
+        println!("without sandboxes, before -> after:");
+        println!("  resident memory     {:.1} -> {:.1} MiB", before.resident_mib, end.resident_mib);
+        let pairs = [
+            ("threads", before.threads, end.threads),
+            ("descriptors", before.descriptors, end.descriptors),
+            ("  namespaces of them", before.namespaces, end.namespaces),
+            ("mounts", before.mounts, end.mounts),
+            ("cgroups", before.cgroups, end.cgroups),
+            ("links", before.links, end.links),
+            ("firewall tables", before.tables, end.tables),
+            ("data, KiB", before.data_kib, end.data_kib),
+        ];
+        for (what, before, end) in pairs {
+            println!("  {what:<20}{before} -> {end}");
+        }
+        let (first, now) = (&self.host, Host::take());
+        println!(
+            "the whole host, others included: open files {} -> {}, links {} -> {}, mounts {} -> \
+             {}, memory cgroups, dying ones \
+             included {} -> {}, connections tracked {} -> {}",
+            first.open_files,
+            now.open_files,
+            first.links,
+            now.links,
+            first.mounts,
+            now.mounts,
+            first.memory_cgroups,
+            now.memory_cgroups,
+            first.connections,
+            now.connections
+        );
+    }
+
+    fn times(&self) {
+        if self.end.is_none() {
+            return;
+        }
+        let slower = |before: &Series, after: &Series| after.p50() / before.p50();
+        let machine = slower(&self.before.machine, &self.after.machine);
+        println!("the machine before: {}", self.before.machine.summary());
+        println!("the machine after:  {}", self.after.machine.summary());
+        let pairs = [
+            ("create", &self.before.create, &self.after.create),
+            ("kill", &self.before.kill, &self.after.kill),
+        ];
+        for (what, before, after) in pairs {
+            println!("{what} before: {}", before.summary());
+            println!("{what} after:  {}", after.summary());
+            let ours = slower(before, after);
+            let measured = format!("{ours:.2}x, the machine {machine:.2}x: {:.2}x", ours / machine);
+            let what = format!("{what} after against before");
+            line(&format!("{what}, p50"), &measured, "<= 1.2x", ours / machine <= SLOWER);
+            // Of two hundred it is the second slowest: told, not judged.
+            let (before, after) = (before.percentile(99), after.percentile(99));
+            let measured = format!("{after:.1} / {before:.1} ms = {:.2}x", after / before);
+            told(&format!("{what}, p99"), &measured);
+        }
+    }
+}

@@ -1,0 +1,234 @@
+//! Going, and leaving every sandbox to the next service of the same data directory.
+
+use std::path::Path;
+use std::pin::{Pin, pin};
+use std::time::Duration;
+
+use anyhow::Context;
+use edge::ServeError;
+use futures::future::FusedFuture;
+use host::identity::is_held;
+use host::process;
+use lifecycle::Budget;
+use node::Node;
+
+use super::helm::Helm;
+use super::outcome::{LEFT, Outcome};
+use super::stop::{Cause, listener_ended};
+use crate::config::{Config, Leave};
+use crate::sockets::Sockets;
+use crate::sockets::handover::{Asked, Offer};
+use crate::supervisor::Stage;
+
+/// How a service that serves comes to its end.
+#[derive(Debug)]
+pub(super) enum Way {
+    Stop(Cause),
+    /// The sandboxes run on for the next service, which has the sockets, or will have them.
+    Leave,
+}
+
+/// How long what was begun may take before it is left to the next service: starts, ends of
+/// sandboxes, and the answers to both.
+const UNDER_WAY: Duration = Duration::from_secs(15);
+/// How long the next service waits for all that, and for the records to be put away.
+const HANDOVER: Duration = Duration::from_secs(60);
+/// A lock cannot be waited for and given up.
+const LOOK_AGAIN: Duration = Duration::from_millis(10);
+/// How long systemd may take to say what it is doing.
+const JOBS: Duration = Duration::from_secs(2);
+
+/// What a service that serves waits for.
+pub(super) struct Ends<'a, S, O> {
+    pub(super) sockets: &'a Sockets,
+    pub(super) serving: Pin<&'a mut S>,
+    /// Is over when new sandboxes are taken.
+    pub(super) opened: Pin<&'a mut O>,
+}
+
+enum Turn {
+    Opened,
+    Ended(Result<(), ServeError>),
+    Asked(Asked),
+}
+
+impl<S, O> Ends<'_, S, O>
+where
+    S: FusedFuture<Output = Result<(), ServeError>>,
+    O: Future<Output = ()>,
+{
+    /// Serves until there is a reason to end, and says which way.
+    pub(super) async fn way_out(
+        mut self,
+        config: &Config,
+        status: impl Fn() -> String,
+        helm: &mut Helm,
+    ) -> Way {
+        let offer = Offer::open(&config.data_dir)
+            .inspect_err(|error| tracing::warn!("nobody can take this service over: {error:#}"))
+            .ok();
+        let mut stage = Stage::Starting;
+        loop {
+            let opening = stage == Stage::Starting;
+            let turn = async {
+                tokio::select! {
+                    ended = self.serving.as_mut() => Turn::Ended(ended),
+                    asked = asked(offer.as_ref()) => Turn::Asked(asked),
+                    () = self.opened.as_mut(), if opening => Turn::Opened,
+                }
+            };
+            match helm.unless_signalled(stage, &status, pin!(turn)).await {
+                None if is_wanted(config.shutdown_leave).await => return Way::Leave,
+                None => return Way::Stop(Cause::Asked),
+                Some(Turn::Opened) => {
+                    stage = Stage::Serving;
+                    helm.ready(&status());
+                }
+                Some(Turn::Ended(ended)) => {
+                    return Way::Stop(Cause::Broken(listener_ended(ended)));
+                }
+                Some(Turn::Asked(successor)) => match successor.give(self.sockets) {
+                    Ok(()) => return Way::Leave,
+                    Err(error) => {
+                        tracing::warn!(%error, "who asked for this service has gone; serving on");
+                    }
+                },
+            }
+        }
+    }
+}
+
+async fn asked(offer: Option<&Offer>) -> Asked {
+    match offer {
+        Some(offer) => offer.asked().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Waits until the service before this one has let go of its sandboxes.
+///
+/// # Errors
+/// It does not, or a signal says not to wait.
+pub(super) async fn wait_until_left(data_dir: &Path, helm: &mut Helm) -> anyhow::Result<()> {
+    let left = async {
+        while is_held(data_dir).context("ask whether the old service is there")? {
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
+        anyhow::Ok(())
+    };
+    let left = Budget::within(HANDOVER).run("the old service's leaving", left);
+    let status = || "waiting for the service before this one".to_owned();
+    let left = helm.unless_signalled(Stage::Starting, status, pin!(left)).await;
+    left.context("a signal ended the wait for the service before this one")??
+}
+
+/// Whether a signal means that the service goes and its sandboxes stay.
+async fn is_wanted(leave: Leave) -> bool {
+    match leave {
+        Leave::Auto => is_being_restarted().await,
+        Leave::Always => true,
+        Leave::Never => false,
+    }
+}
+
+/// Whether systemd is about to start this service again. A service that is not systemd's, or whose
+/// systemd does not answer, is being stopped for good.
+async fn is_being_restarted() -> bool {
+    let cgroups = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    let Some(unit) = unit(&cgroups) else { return false };
+    let systemctl = ["/usr/bin/systemctl", "/bin/systemctl"].map(Path::new);
+    let Some(systemctl) = systemctl.into_iter().find(|path| path.exists()) else { return false };
+    let args = ["list-jobs", "--no-legend", "--plain", &unit];
+    match process::run(systemctl, &args, None, Budget::within(JOBS)).await {
+        Ok(done) if done.status.success() => is_restart(&done.output, &unit),
+        Ok(done) => {
+            tracing::warn!(said = done.output, "systemd does not say why it stops this service");
+            false
+        }
+        Err(error) => {
+            let error = observe::chain(&error).to_string();
+            tracing::warn!(error, "systemd cannot be asked why it stops this service");
+            false
+        }
+    }
+}
+
+/// The service this process is of, by the name of its cgroup (`/proc/self/cgroup`, cgroups(7)).
+fn unit(cgroups: &str) -> Option<String> {
+    let paths = cgroups.lines().filter_map(|line| {
+        let (_, rest) = line.split_once(':')?;
+        let (controllers, path) = rest.split_once(':')?;
+        matches!(controllers, "" | "name=systemd").then_some(path)
+    });
+    let mut units =
+        paths.filter_map(|path| path.rsplit('/').find(|name| name.ends_with(".service")));
+    units.next().map(str::to_owned)
+}
+
+/// Whether `unit` is in the list with a job that ends in a start (`systemctl list-jobs`: number,
+/// unit, type, state).
+fn is_restart(jobs: &str, unit: &str) -> bool {
+    jobs.lines().any(|line| {
+        let mut fields = line.split_ascii_whitespace().skip(1);
+        fields.next() == Some(unit) && matches!(fields.next(), Some("restart" | "try-restart"))
+    })
+}
+
+/// Lets what is under way end, and lets go of the node. Its sandboxes run on.
+pub(super) async fn leave<S>(node: &Node, helm: &mut Helm, mut serving: Pin<&mut S>) -> Outcome
+where
+    S: FusedFuture<Output = Result<(), ServeError>>,
+{
+    let began = std::time::Instant::now();
+    let status = || "leaving the sandboxes to the next service".to_owned();
+    helm.stopping(&status());
+    tracing::info!(sandboxes = node.sandboxes(), "leaving");
+    let mut leaving = pin!(node.leave(Budget::within(UNDER_WAY)));
+    let report = loop {
+        tokio::select! {
+            biased;
+            report = &mut leaving => break report,
+            // Answers of starts that are under way need it; that it has ended is no harm.
+            _ended = serving.as_mut(), if !serving.is_terminated() => {}
+            () = helm.signal(Stage::Stopping, &status) => {
+                tracing::info!("a signal; what is under way is left as it is when its time is over");
+            }
+        }
+    };
+    Outcome {
+        took: began.elapsed(),
+        phase: LEFT,
+        running: report.left,
+        failed: report.errors,
+        ..Outcome::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{is_restart, unit};
+
+    #[test]
+    fn a_service_knows_its_unit_by_its_cgroup() {
+        let rows = [
+            ("0::/system.slice/cofferdam.service\n", Some("cofferdam.service")),
+            ("4:memory:/x.service\n1:name=systemd:/system.slice/a.service\n", Some("a.service")),
+            ("0::/user.slice/user-0.slice/session-1.scope\n", None),
+            ("0::/\n", None),
+            ("0::/system.slice/cofferdam.service/child\n", Some("cofferdam.service")),
+            ("", None),
+        ];
+        for (text, expected) in rows {
+            assert_eq!(unit(text).as_deref(), expected, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn only_a_job_that_starts_it_again_is_a_restart() {
+        let jobs = "5 cofferdam.service restart running\n6 other.service stop waiting\n";
+        assert!(is_restart(jobs, "cofferdam.service"));
+        assert!(!is_restart(jobs, "other.service"));
+        assert!(!is_restart("5 cofferdam.service stop running\n", "cofferdam.service"));
+        assert!(!is_restart("No jobs running.\n", "cofferdam.service"));
+    }
+}

@@ -1,0 +1,40 @@
+//! The next service takes the place of the one that runs.
+
+use serde_json::json;
+
+use crate::guest;
+use crate::kit::{Service, data_dir, leaked, turn};
+
+#[test]
+fn the_next_service_takes_over_sockets_and_sandboxes() {
+    let Some(_turn) = turn() else { return };
+    let data = data_dir();
+    let mut first = Service::start(data.path(), &[]);
+    let id = first.create();
+    let pid = guest::start(first.address, &id, "while :; do sleep 1; done");
+
+    let next = Service::start(data.path(), &["--handover"]);
+    let (code, said) = first.end();
+    assert_eq!(code, 0, "{said} {}", first.complaint());
+    assert!(said.contains("1 run on for the next service"), "{said}");
+    assert_eq!(next.address, first.address);
+    assert!(next.reaches(&id));
+    let said = guest::run(next.address, &id, &format!("kill -0 {pid} && echo it is there"));
+    // "it is there\n"
+    assert!(said.contains("aXQgaXMgdGhlcmUK"), "{said}");
+    next.kill(&id);
+    next.finish();
+    assert_eq!(leaked(data.path()), json!([]));
+}
+
+#[test]
+fn without_a_service_to_take_over_it_starts_as_usual() {
+    let Some(_turn) = turn() else { return };
+    let data = data_dir();
+    let service = Service::start(data.path(), &["--handover"]);
+    let id = service.create();
+    assert!(service.reaches(&id));
+    service.kill(&id);
+    service.finish();
+    assert_eq!(leaked(data.path()), json!([]));
+}

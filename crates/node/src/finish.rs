@@ -1,0 +1,253 @@
+//! Taking a lifecycle down, round after round, until nothing of it is left.
+
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use futures::FutureExt;
+use lifecycle::{Budget, Plan, StepName};
+use model::{EndReason, SandboxEvent};
+use node_wire::NodeEvent;
+use observe::metrics::{END, RELEASE_STEP, result_of};
+use rand::Rng;
+
+use crate::backend::Holdings;
+use crate::entry::Entry;
+use crate::ledger::{End, Failure, micros};
+use crate::start::Inner;
+use crate::teardown::{Step, StepError, plan};
+
+/// First and longest pause between rounds of a teardown that does not get done.
+const RETRY_FIRST: Duration = Duration::from_millis(500);
+const RETRY_MAX: Duration = Duration::from_secs(60);
+
+/// Why a lifecycle is taken down.
+#[derive(Debug)]
+pub(crate) struct Why {
+    /// Unless somebody has given another before.
+    pub reason: EndReason,
+    /// Of a start that failed.
+    pub failure: Option<Failure>,
+    /// What an earlier daemon had left.
+    pub reclaimed: Vec<String>,
+}
+
+impl From<EndReason> for Why {
+    fn from(reason: EndReason) -> Self {
+        Self { reason, failure: None, reclaimed: Vec::new() }
+    }
+}
+
+/// Takes the lifecycle down, however often it has to be tried, and leaves the registry last.
+///
+/// A start that failed answers its caller after the first round: what is stuck then is visible.
+/// To be called within the lifecycle's span, which all of its records have.
+pub(crate) async fn finish(
+    inner: &Arc<Inner>,
+    entry: &Arc<Entry>,
+    held: Box<dyn Holdings>,
+    why: Why,
+) {
+    entry.end(why.reason);
+    let reason = entry.end_reason().unwrap_or(why.reason);
+    let mut teardown =
+        Teardown { inner: Arc::clone(inner), entry: Arc::clone(entry), held, plan: plan(), reason };
+    entry.on(SandboxEvent::End, |_| {});
+    // Before anything is killed: what a daemon finds dead that comes after this one, it finds ended.
+    teardown.write_end(why);
+    teardown.first().await;
+}
+
+struct Teardown {
+    inner: Arc<Inner>,
+    entry: Arc<Entry>,
+    held: Box<dyn Holdings>,
+    plan: Plan<Step>,
+    reason: EndReason,
+}
+
+impl Teardown {
+    async fn first(mut self) {
+        let (entry, reason) = (Arc::clone(&self.entry), self.reason);
+        self.inner.announce(NodeEvent::Ended {
+            id: entry.id.clone(),
+            lifecycle: entry.lifecycle.clone(),
+            reason,
+            at: SystemTime::now(),
+        });
+        entry.on(SandboxEvent::Release, |_| {});
+        let began = Instant::now();
+        let gone = self.round().await;
+        END.record([reason.as_str(), result_of(gone)], began.elapsed());
+        self.tell(gone);
+        if gone {
+            tracing::info!(reason = reason.as_str(), "sandbox ended");
+            return self.done();
+        }
+        let tasks = self.inner.tasks.clone();
+        tasks.spawn(tracing::Span::current(), self.retry());
+    }
+
+    /// Writes down why it ends, and what it has used. It goes without, too: a full disk keeps
+    /// nothing from being released.
+    fn write_end(&mut self, Why { failure, reclaimed, .. }: Why) {
+        let (inner, id) = (&self.inner, &self.entry.lifecycle);
+        let (usage, peak) = (inner.backend.usage(id), inner.backend.peak(id));
+        let end = End {
+            reason: self.reason,
+            at_us: micros(self.entry.state().ended_at.unwrap_or_else(SystemTime::now)),
+            cpu_us: u64::try_from(usage.cpu.as_micros()).unwrap_or(u64::MAX),
+            memory_peak_bytes: peak.memory_bytes,
+            pids: peak.pids,
+            reclaimed,
+        };
+        let written = self.held.write(&mut |record| {
+            // An earlier daemon had begun with it, and knew better.
+            record.ending.get_or_insert_with(|| end.clone());
+            record.access_token = None;
+            record.failure = record.failure.take().or_else(|| failure.clone());
+        });
+        if let Err(error) = written {
+            let error = observe::chain(&error).to_string();
+            tracing::warn!(error, "the end of a sandbox could not be written down yet");
+        }
+    }
+
+    /// Says once that a teardown did not go as it should: at its first round, if that left
+    /// something, or when it is gone, if it was forced.
+    fn tell(&self, gone: bool) {
+        let forced = self.reason == EndReason::NodeStop;
+        if gone && !forced {
+            return;
+        }
+        self.inner.announce(NodeEvent::TornDown {
+            id: self.entry.id.clone(),
+            lifecycle: self.entry.lifecycle.clone(),
+            reason: self.reason,
+            forced,
+            left: self.left(),
+            at: SystemTime::now(),
+        });
+    }
+
+    async fn retry(mut self) {
+        let mut pause = RETRY_FIRST;
+        loop {
+            let jitter = rand::rng().random_range(0.8..1.2);
+            tokio::select! {
+                biased;
+                () = self.inner.handing.over.cancelled() => return self.held.leave(),
+                () = self.entry.retry_asked() => {}
+                () = tokio::time::sleep(pause.mul_f64(jitter)) => {}
+            }
+            pause = (pause * 2).min(RETRY_MAX);
+            if self.round().await {
+                tracing::info!(rounds = self.plan.rounds(), "a stuck sandbox is gone");
+                return self.done();
+            }
+        }
+    }
+
+    /// One round of the teardown, when it may run. Whether it was the last.
+    async fn round(&mut self) -> bool {
+        let inner = Arc::clone(&self.inner);
+        let running = tokio::select! {
+            biased;
+            running = inner.rounds.begin() => Some(running),
+            () = inner.handing.over.cancelled() => None,
+        };
+        let Some(_running) = running else {
+            // One that was stuck stays so; one that was to be torn down is now.
+            return self.plan.rounds() == 0 && self.round_ended();
+        };
+        if self.plan.rounds() > 0 {
+            self.entry.on(SandboxEvent::Release, |_| {});
+        }
+        self.plan.begin();
+        tokio::select! {
+            biased;
+            () = inner.rounds.cut() => tracing::warn!("a round was cut off: the node is closing"),
+            () = self.steps() => {}
+        }
+        self.round_ended()
+    }
+
+    /// Whether nothing is left; else it is stuck.
+    fn round_ended(&mut self) -> bool {
+        let done = self.plan.is_done();
+        if !done {
+            let left = self.left();
+            tracing::error!(?left, rounds = self.plan.rounds(), "sandbox is stuck");
+            self.entry.on(SandboxEvent::Fail, |state| {
+                state.rounds += 1;
+                state.left = left;
+                state.pending = self.plan.pending().to_vec();
+                state.step = None;
+            });
+        }
+        done
+    }
+
+    async fn steps(&mut self) {
+        let budget = Budget::within(self.inner.config.teardown_limit);
+        while let Some(step) = self.plan.next_step() {
+            self.entry.begin_step(step);
+            let began = Instant::now();
+            let released = self.step(step, budget).await;
+            let (took, result) = (began.elapsed(), result_of(released.is_ok()));
+            RELEASE_STEP.record([step.name(), result], took);
+            tracing::debug!(step = step.name(), result, ms = took.as_millis(), "release step");
+            self.plan.settle(
+                step,
+                released.map_err(|error| {
+                    let error = observe::chain(&error).to_string();
+                    tracing::warn!(step = step.name(), error, "a release step failed");
+                    error
+                }),
+            );
+        }
+    }
+
+    /// One step within its own time, which begins when it may run.
+    async fn step(&mut self, step: Step, budget: Budget) -> Result<(), StepError> {
+        // One that will not die keeps nobody else waiting: killing needs no permit. Large layers
+        // wait for each other only.
+        let queue = match step {
+            Step::Kill => None,
+            Step::Files => Some(&self.inner.removing),
+            _ => Some(&self.inner.releasing),
+        };
+        let _permit = match queue {
+            Some(queue) => budget.run("queue", queue.acquire()).await?.ok(),
+            None => None,
+        };
+        let slice = budget.slice(step.limit());
+        let released = async {
+            self.inner.config.faults.hit(step.point(), slice).await?;
+            self.held.release(step, slice).await
+        };
+        let released = AssertUnwindSafe(released).catch_unwind().await;
+        released.unwrap_or_else(|panic| Err(StepError::panicked(&*panic)))
+    }
+
+    /// What is not confirmed, each with why.
+    fn left(&self) -> Vec<String> {
+        let failure = |step: &Step| {
+            let failed = self.plan.failures().iter().find(|failed| failed.step == *step);
+            let error = failed.map_or("was not over", |failed| failed.error.as_str());
+            format!("{}: {error}", step.name())
+        };
+        self.plan.pending().iter().map(failure).collect()
+    }
+
+    fn done(self) {
+        self.inner.registry.remove(&self.entry, |entry| {
+            entry.on(SandboxEvent::Confirm, |state| {
+                state.rounds += 1;
+                state.left.clear();
+                state.pending.clear();
+                state.step = None;
+            });
+        });
+    }
+}
