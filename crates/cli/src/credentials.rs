@@ -83,6 +83,9 @@ impl Credentials {
 
     /// Reads what is in `dir` and writes `addresses` into it if they changed, or makes new
     /// secrets when there is nothing yet. To be called by the owner of `dir` only.
+    ///
+    /// On a full disk the addresses stay those of an earlier start: clients that know the way are
+    /// served.
     pub(crate) fn ensure(dir: &Path, addresses: &Addresses) -> Result<Self, CredentialsError> {
         let Some((text, credentials)) = Text::read(dir)? else {
             let text = Text(HEADER.to_owned())
@@ -99,7 +102,15 @@ impl Credentials {
             current = current.with(NODE_TOKEN, &random_hex::<32>()?);
         }
         if current != text {
-            current.write(dir, true)?;
+            match current.write(dir, true) {
+                Err(CredentialsError::Write { path, source })
+                    if credentials.node_token.is_some() && is_full(&source) =>
+                {
+                    let path = path.display();
+                    tracing::error!(%path, %source, "the addresses in it are of an earlier start");
+                }
+                written => written?,
+            }
         }
         Self::read_back(dir)
     }
@@ -111,6 +122,10 @@ impl Credentials {
             source: io::ErrorKind::NotFound.into(),
         })
     }
+}
+
+fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
 /// The file's content. Lines of others (comments, more variables) are kept as they are.

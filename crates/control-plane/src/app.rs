@@ -118,8 +118,7 @@ impl App {
             envd_version: row.envd_version.clone(),
             alias: row.alias.clone(),
             envd_access_token: self.envd_token(row),
-            // Every sandbox has public traffic in this version.
-            traffic_access_token: None,
+            traffic_access_token: self.traffic_token(row),
             domain: self.config.domain.clone(),
         }
     }

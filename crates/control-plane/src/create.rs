@@ -118,7 +118,7 @@ impl App {
         // Before the row says that it runs: an end that comes between the two finds the row
         // starting, closes it, and the check below takes the route away.
         let lifecycle = status.lifecycle.clone();
-        self.routes.publish(route);
+        self.routes.publish(route, self.ingress(&row));
         match self.store.sandbox_runs(&status).await {
             Ok(true) => {
                 let node = session.id().map(tracing::field::display);
@@ -195,6 +195,7 @@ impl App {
             ttl: request.ttl,
             on_timeout: OnTimeout::Kill,
             internet: request.internet.unwrap_or(true),
+            egress: request.egress,
         }
     }
 }
@@ -218,6 +219,7 @@ fn new_row(
         metadata: request.metadata.clone(),
         secure: request.secure,
         internet: request.internet,
+        network: request.network.clone(),
         resources: template.resources,
         created_at: asked_at,
         started_at: asked_at,

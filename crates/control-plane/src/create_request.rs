@@ -2,13 +2,12 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use e2b_wire::{NetworkConfig, NewSandbox, TemplateRef};
+use model::Egress;
 use serde_json::Value;
 
 use crate::config::Limits;
 use crate::http::ApiError;
-
-/// The literal both SDKs use for every address.
-const ALL_TRAFFIC: &str = "0.0.0.0/0";
+use crate::network::{self, is_filled, refused};
 
 /// Which of the two create endpoints was called; they differ in their defaults.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,6 +24,9 @@ pub(crate) struct CreateRequest {
     pub(crate) secure: bool,
     /// What the request said of the internet; allowed when it said nothing.
     pub(crate) internet: Option<bool>,
+    pub(crate) network: Option<NetworkConfig>,
+    /// The rules of `network` for connections to the outside.
+    pub(crate) egress: Egress,
     pub(crate) metadata: BTreeMap<String, String>,
     pub(crate) env: BTreeMap<String, String>,
     /// Names of the MCP servers the SDK is going to start.
@@ -55,8 +57,7 @@ impl CreateRequest {
             .parse()
             .map_err(|problem| ApiError::bad_request(format!("templateID: {problem}")))?;
         let ttl = ttl(body.timeout.unwrap_or_else(|| version.default_timeout()), limits)?;
-        let denied = body.network.map(no_internet).transpose()?.unwrap_or(false);
-        let internet = if denied { Some(false) } else { body.allow_internet_access };
+        let egress = body.network.as_ref().map(network::egress).transpose()?.unwrap_or_default();
         let metadata = body.metadata.unwrap_or_default();
         let sizes = metadata.iter().map(|(key, value)| key.len() + value.len());
         check_size("metadata", sizes, limits.metadata_bytes, limits.map_entries)?;
@@ -68,10 +69,14 @@ impl CreateRequest {
             ApiVersion::V1 => body.secure.unwrap_or(false),
             ApiVersion::V2 => true,
         };
+        if let Some(network) = &body.network {
+            network::check_ingress(network, secure)?;
+        }
         let mcp: Vec<String> = body.mcp.unwrap_or_default().into_keys().collect();
         // The names end up in a line of the log.
         check_size("mcp", mcp.iter().map(String::len), limits.metadata_bytes, limits.map_entries)?;
-        Ok(Self { template, ttl, secure, internet, metadata, env, mcp })
+        let (internet, network) = (body.allow_internet_access, body.network);
+        Ok(Self { template, ttl, secure, internet, network, egress, metadata, env, mcp })
     }
 }
 
@@ -110,57 +115,15 @@ fn refuse_pausing(body: &NewSandbox) -> Result<(), ApiError> {
 
 /// What E2B refuses with 400 where it is switched off.
 fn refuse_extras(body: &NewSandbox) -> Result<(), ApiError> {
-    let refuse = |field: &str, instead: &str| {
-        let message = format!("{field} is not supported by this version of Cofferdam; {instead}");
-        Err(ApiError::bad_request(message))
-    };
     if body.volume_mounts.as_ref().is_some_and(|mounts| !mounts.is_empty()) {
-        return refuse("volumeMounts", "write the files into the sandbox after it started");
+        let instead = "write the files into the sandbox after it started";
+        return Err(refused("volumeMounts", instead));
     }
     let has_tokens = |iam: &BTreeMap<String, Value>| iam.get("tokens").is_some_and(is_filled);
     if body.iam.as_ref().is_some_and(has_tokens) {
-        return refuse("iam.tokens", "pass credentials in envVars");
-    }
-    let rules = body.network.as_ref().and_then(|network| network.rules.as_ref());
-    if rules.is_some_and(is_filled) {
-        return refuse("network.rules", "set headers in the program that sends the requests");
+        return Err(refused("iam.tokens", "pass credentials in envVars"));
     }
     Ok(())
-}
-
-/// Whether there is anything in a value: null, `{}` and `[]` ask for nothing.
-fn is_filled(value: &Value) -> bool {
-    match value {
-        Value::Null => false,
-        Value::Object(entries) => !entries.is_empty(),
-        Value::Array(items) => !items.is_empty(),
-        Value::Bool(_) | Value::Number(_) | Value::String(_) => true,
-    }
-}
-
-/// Whether the network part forbids the internet altogether, the one rule that can be kept.
-fn no_internet(network: NetworkConfig) -> Result<bool, ApiError> {
-    let instead = "use allow_internet_access to switch the internet on or off as a whole";
-    if network.allow_public_traffic == Some(false) {
-        let instead = "leave it out, and check a token of your own in the program that listens";
-        return Err(ApiError::unsupported("network.allowPublicTraffic: false", instead));
-    }
-    if network.mask_request_host.is_some_and(|host| !host.is_empty()) {
-        let instead = "leave it out: programs see the host name the client asked for";
-        return Err(ApiError::unsupported("network.maskRequestHost", instead));
-    }
-    if network.egress_proxy.as_ref().is_some_and(is_filled) {
-        let instead = "set ALL_PROXY in envVars for programs that honour it";
-        return Err(ApiError::unsupported("network.egressProxy", instead));
-    }
-    if network.allow_out.is_some_and(|allowed| !allowed.is_empty()) {
-        return Err(ApiError::unsupported("network.allowOut", instead));
-    }
-    match network.deny_out.unwrap_or_default().as_slice() {
-        [] => Ok(false),
-        [all] if all == ALL_TRAFFIC => Ok(true),
-        _ => Err(ApiError::unsupported("network.denyOut other than 0.0.0.0/0", instead)),
-    }
 }
 
 fn check_size(

@@ -36,13 +36,13 @@ impl App {
         let Some(row) = self.store.sandbox(&team.id, &id).await? else {
             return Err(ApiError::no_sandbox(&id));
         };
-        self.close_to_clients(&row).await?;
+        let state = self.close_to_clients(&row).await;
         let node = self.node_of(&row).inspect_err(|_away| self.pursue(&id))?;
         match self.end(node, &row).await {
-            Ok(()) => Ok(self.killed(&id, End::as_asked()).await?),
+            Ok(()) => Ok(self.killed(&id, state, End::as_asked()).await?),
             // Not there any more: it ended by itself a moment ago, or its start is being undone.
             Err(NodeError::NotFound(_)) => {
-                Ok(self.killed(&id, self.end_of(node, &row).await).await?)
+                Ok(self.killed(&id, state, self.end_of(node, &row).await).await?)
             }
             Err(error) => Err(node_answers::call_failed(&error, &id)),
         }
@@ -63,23 +63,29 @@ impl App {
             let ended = self.join_kill(&session, &id, EndReason::Request).await;
             return ended.map_err(|error| node_answers::kill_failed(&error, &node, &id));
         };
-        self.close_to_clients(&row).await?;
+        let state = self.close_to_clients(&row).await;
         match self.end(&session, &row).await {
-            Ok(()) => Ok(self.killed(&id, End::as_asked()).await?),
+            Ok(()) => Ok(self.killed(&id, state, End::as_asked()).await?),
             Err(NodeError::NotFound(_)) => {
-                Ok(self.killed(&id, self.end_of(&session, &row).await).await?)
+                Ok(self.killed(&id, state, self.end_of(&session, &row).await).await?)
             }
             Err(error) => Err(node_answers::kill_failed(&error, &node, &id)),
         }
     }
 
-    /// From now on clients do not find it.
-    async fn close_to_clients(&self, row: &SandboxRow) -> Result<(), StoreError> {
-        self.store.sandbox_killing(&row.id).await?;
+    /// From now on clients do not reach it. The state its record has then.
+    async fn close_to_clients(&self, row: &SandboxRow) -> RowState {
+        let written = self.store.sandbox_killing(&row.id).await;
+        if let Err(error) = &written {
+            // Whoever has no room left must be able to end something. Only that it will be asked
+            // for again is lost, should the node not do it: the client is told then.
+            let error = observe::chain(error).to_string();
+            tracing::error!(error, "an order to end a sandbox is given, and not written down");
+        }
         if let Some(lifecycle) = &row.lifecycle {
             self.routes.withdraw(&row.id, lifecycle);
         }
-        Ok(())
+        if written.is_ok() { RowState::Killing } else { row.state }
     }
 
     /// Has the node end it. An order that the node may not have got is pursued from then on.
@@ -123,8 +129,8 @@ impl App {
         ending.map_or_else(End::as_asked, |ending| End { released: true, ..ending.into() })
     }
 
-    async fn killed(&self, id: &SandboxId, end: End) -> Result<(), StoreError> {
-        self.store.close_sandbox(id, RowState::Killing, &end).await?;
+    async fn killed(&self, id: &SandboxId, from: RowState, end: End) -> Result<(), StoreError> {
+        self.store.close_sandbox(id, from, &end).await?;
         tracing::info!("sandbox killed");
         Ok(())
     }

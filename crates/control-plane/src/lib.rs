@@ -19,6 +19,7 @@ mod create_request;
 mod idempotency;
 mod kill;
 mod listing;
+mod network;
 mod node_answers;
 mod nodes;
 mod placement;

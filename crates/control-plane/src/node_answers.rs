@@ -138,6 +138,9 @@ pub(crate) fn status_failed(error: &StatusError, id: &NodeId) -> ApiError {
         StatusError::DrainIsFinal(reason) => {
             ApiError::new(StatusCode::CONFLICT, format!("{reason}; restart node {id} to use it"))
         }
+        StatusError::Stale(difference) => {
+            ApiError::new(StatusCode::CONFLICT, format!("node {id} {difference}; read it again"))
+        }
         StatusError::Unreachable(reason) => unreachable(id, reason),
         StatusError::Internal(_) => {
             ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, format!("node {id}: {error}"))

@@ -97,13 +97,38 @@ impl ControlPlane {
     }
 }
 
-async fn prepare(app: &Arc<App>) -> Result<(), StartError> {
+/// On a full disk the team stays as it is, if it is one that can be served.
+async fn configure_team(app: &App) -> Result<(), StoreError> {
     let (team, key) = (&app.config.team, app.config.api_key.hash());
-    app.store.configure_team(team, &key, now()).await.map_err(StartError::Team)?;
-    app.sync_templates().await.map_err(StartError::Templates)?;
+    match app.store.configure_team(team, &key, now()).await {
+        Err(error) if error.is_disk_full() => match app.store.team_of_key(&key).await? {
+            Some(known) if known.id == team.id => {
+                tell_full(&error);
+                Ok(())
+            }
+            _ => Err(error),
+        },
+        configured => configured,
+    }
+}
+
+/// Whoever runs can be reached and ended without a word of it written down.
+fn tell_full(error: &StoreError) {
+    let error = observe::chain(error).to_string();
+    tracing::error!(error, "the disk is full; serving goes on with the records as they are");
+}
+
+async fn prepare(app: &Arc<App>) -> Result<(), StartError> {
+    configure_team(app).await.map_err(StartError::Team)?;
+    match app.sync_templates().await {
+        Err(error) if error.is_disk_full() => tell_full(&error),
+        synced => synced.map_err(StartError::Templates)?,
+    }
     for session in app.nodes.all().iter().filter(|session| session.came_back()) {
         match app.reconcile(session).await {
             Ok(()) => {}
+            // Compared again and again from now on.
+            Err(ReconcileError::Store(error)) if error.is_disk_full() => tell_full(&error),
             Err(ReconcileError::Store(error)) => return Err(StartError::Reconcile(error)),
             Err(error @ ReconcileError::Node(_)) => {
                 let error = observe::chain(&error).to_string();

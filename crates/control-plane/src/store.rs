@@ -2,8 +2,11 @@
 
 mod history;
 mod migrate;
+mod network;
+mod overdue;
 mod row;
 mod sandboxes;
+mod spare;
 mod teams;
 mod templates;
 
@@ -20,6 +23,9 @@ use std::time::Duration;
 use sqlx::SqlitePool;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 
+use self::overdue::Overdue;
+use self::spare::Spare;
+
 const READERS: u32 = 4;
 /// How long a statement waits for a connection, and a connection for another process's lock.
 const BUSY_LIMIT: Duration = Duration::from_secs(5);
@@ -30,6 +36,8 @@ const BUSY_LIMIT: Duration = Duration::from_secs(5);
 pub(crate) struct Store {
     reader: SqlitePool,
     writer: SqlitePool,
+    overdue: Overdue,
+    spare: Spare,
 }
 
 /// The database did not do what it was asked.
@@ -58,12 +66,27 @@ impl StoreError {
     fn query(what: &'static str) -> impl FnOnce(sqlx::Error) -> Self {
         move |source| Self::Query { what, source }
     }
+
+    /// Whether there was no room on the disk.
+    pub(crate) fn is_disk_full(&self) -> bool {
+        // <https://sqlite.org/rescode.html>: no room in the database or its log, and none for the
+        // log's index.
+        const FULL: [i32; 2] = [13, 4874];
+        let (Self::Open { source, .. } | Self::Migrate { source, .. } | Self::Query { source, .. }) =
+            self
+        else {
+            return false;
+        };
+        code_of(source).is_some_and(|code| FULL.contains(&code))
+    }
 }
 
 impl Store {
     /// Opens or makes the database and brings it to this program's version.
     pub(crate) async fn open(path: &Path) -> Result<Self, StoreError> {
         let failed = |source| opening_failed(path, source);
+        let spare = Spare::beside(path);
+        spare.balance();
         make_private(path)?;
         // A commit is in SQLite's log, and with the kernel, before it is answered, and on the disk
         // after the next checkpoint. What is torn at the end of the log was never committed, and
@@ -95,7 +118,7 @@ impl Store {
         check(&writer, path).await?;
         migrate::run(&writer).await?;
         let reader = pool(READERS).connect_with(options.read_only(true)).await.map_err(failed)?;
-        Ok(Self { reader, writer })
+        Ok(Self { reader, writer, overdue: Overdue::default(), spare })
     }
 
     /// Waits for statements under way and closes every connection.
@@ -121,13 +144,17 @@ fn opening_failed(path: &Path, source: sqlx::Error) -> StoreError {
     // <https://sqlite.org/rescode.html>: the page or the file is not SQLite's, or is cut short.
     const DAMAGE: [i32; 3] = [11, 26, 522];
     let path = path.to_owned();
-    let code = source.as_database_error().and_then(|error| error.code()?.parse::<i32>().ok());
-    match code {
+    match code_of(&source) {
         Some(code) if DAMAGE.contains(&code) || DAMAGE.contains(&(code & 0xff)) => {
             StoreError::Damaged { path, what: observe::chain(&source).to_string() }
         }
         _ => StoreError::Open { path, source },
     }
+}
+
+/// SQLite's own number for what is wrong.
+fn code_of(error: &sqlx::Error) -> Option<i32> {
+    error.as_database_error().and_then(|error| error.code()?.parse().ok())
 }
 
 /// What teams say of their sandboxes is nobody else's to read. SQLite gives the two files it
@@ -139,7 +166,7 @@ fn make_private(path: &Path) -> Result<(), StoreError> {
     // Never truncated: it may be there, with everything in it.
     let database = OpenOptions::new().append(true).create(true).mode(OWNER_ONLY).open(path);
     drop(database.map_err(|source| failed(path, source))?);
-    for suffix in ["", "-wal", "-shm"] {
+    for suffix in ["", "-wal", "-shm", "-spare"] {
         let mut name = path.as_os_str().to_owned();
         name.push(suffix);
         match std::fs::set_permissions(&name, Permissions::from_mode(OWNER_ONLY)) {

@@ -18,6 +18,9 @@ const ASK_PAUSE: Duration = Duration::from_millis(100);
 /// Between two tries to hear the events of a node that answers and does not tell them.
 const LISTEN_PAUSE: Duration = Duration::from_secs(1);
 
+/// Between two tries to write down what could not be.
+const CATCH_UP_PAUSE: Duration = Duration::from_secs(1);
+
 /// Records what happens on the node until the control plane closes. Every comparison with the node
 /// is made here, one after the other.
 pub(crate) async fn follow(app: Arc<App>, session: Arc<Session>, mut events: Receiver<NodeEvent>) {
@@ -103,13 +106,21 @@ pub(crate) async fn attend(app: Arc<App>, session: Arc<Session>) {
     }
 }
 
-/// Removes old records now and then until the control plane closes.
+/// Removes old records now and then, and writes down what could not be, until the control plane
+/// closes.
 pub(crate) async fn tidy(app: Arc<App>) {
     loop {
+        let every = app.config.limits.reconcile_every;
+        let pause = if app.store.is_behind() { every.min(CATCH_UP_PAUSE) } else { every };
         tokio::select! {
             biased;
             () = app.tasks.stop_token().cancelled() => return,
-            () = sleep(app.config.limits.reconcile_every) => {}
+            () = sleep(pause) => {}
+        }
+        if let Err(error) = app.store.catch_up().await {
+            let error = observe::chain(&error).to_string();
+            tracing::warn!(error, "ends of sandboxes are still not written down; will try again");
+            continue;
         }
         if let Err(error) = app.purge().await {
             let error = observe::chain(&error).to_string();

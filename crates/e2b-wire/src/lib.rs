@@ -26,7 +26,7 @@ pub use error_body::{ErrorBody, error_code};
 pub use key::{ApiKey, ApiKeyError, KeyHash};
 pub use metadata_query::{MetadataQueryError, parse_metadata_query};
 pub use metrics::{SandboxMetric, SandboxesWithMetrics};
-pub use network::NetworkConfig;
+pub use network::{NetworkConfig, NetworkUpdate};
 pub use node::{
     DiskMetrics, Enforcement, MachineInfo, Node, NodeDetail, NodeDrain, NodeDrainAttempt,
     NodeDrainBlocker, NodeDrainCounts, NodeLeaks, NodeMetrics, NodeObject, NodeSandbox, NodeStatus,

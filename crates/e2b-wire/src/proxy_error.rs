@@ -29,6 +29,10 @@ pub enum ProxyError<'a> {
     TooManyConnections { sandbox: &'a SandboxId, limit: usize },
     /// The proxy has no room for one more connection to any sandbox.
     ProxyBusy { sandbox: &'a SandboxId },
+    /// The sandbox is private, and the request shows no token, or another one.
+    TrafficToken { sandbox: &'a SandboxId, shown: bool },
+    /// The address of a file names no sandbox, and no running one has signed it.
+    NobodySigned,
     /// The path is for the node alone. Says nothing about the sandbox, not even that it exists.
     EndpointNotAvailable { path: &'a str },
 }
@@ -85,6 +89,8 @@ impl ProxyError<'_> {
             }
             Self::TooManyConnections { .. } => StatusCode::TOO_MANY_REQUESTS,
             Self::ProxyBusy { .. } => StatusCode::SERVICE_UNAVAILABLE,
+            Self::TrafficToken { .. } => StatusCode::FORBIDDEN,
+            Self::NobodySigned => StatusCode::UNAUTHORIZED,
             Self::EndpointNotAvailable { .. } => StatusCode::NOT_FOUND,
         }
     }
@@ -99,6 +105,8 @@ impl ProxyError<'_> {
             Self::SandboxNotFound { .. }
             | Self::PortClosed { .. }
             | Self::NoAnswer { .. }
+            | Self::TrafficToken { .. }
+            | Self::NobodySigned
             | Self::EndpointNotAvailable { .. } => None,
         }
     }
@@ -122,7 +130,9 @@ impl ProxyError<'_> {
             connection_limit: None,
         };
         match *self {
-            Self::SandboxNotFound { sandbox } | Self::ProxyBusy { sandbox } => {
+            Self::SandboxNotFound { sandbox }
+            | Self::ProxyBusy { sandbox }
+            | Self::TrafficToken { sandbox, .. } => {
                 body.sandbox_id = Some(sandbox.as_str());
             }
             Self::PortClosed { sandbox, port } | Self::NoAnswer { sandbox, port } => {
@@ -133,6 +143,7 @@ impl ProxyError<'_> {
                 body.sandbox_id = Some(sandbox.as_str());
                 body.connection_limit = Some(limit);
             }
+            Self::NobodySigned => {}
             Self::EndpointNotAvailable { path } => body.path = Some(path),
         }
         // Strings and numbers always become JSON; the fallback keeps the shape all the same.
@@ -158,11 +169,13 @@ impl ProxyError<'_> {
         match self {
             Self::SandboxNotFound { sandbox }
             | Self::TooManyConnections { sandbox, .. }
+            | Self::TrafficToken { sandbox, .. }
             | Self::ProxyBusy { sandbox } => row("Sandbox", sandbox),
             Self::PortClosed { sandbox, port } | Self::NoAnswer { sandbox, port } => {
                 row("Sandbox", sandbox);
                 row("Port", port);
             }
+            Self::NobodySigned => {}
             Self::EndpointNotAvailable { path } => row("Path", path),
         }
         row("Status", &status.as_u16());
@@ -177,6 +190,9 @@ impl ProxyError<'_> {
             Self::NoAnswer { .. } => "No Answer From Sandbox",
             Self::TooManyConnections { .. } => "Too Many Connections",
             Self::ProxyBusy { .. } => "Proxy Busy",
+            Self::TrafficToken { shown: false, .. } => "Missing Traffic Access Token",
+            Self::TrafficToken { shown: true, .. } => "Invalid Traffic Access Token",
+            Self::NobodySigned => "Invalid Signature",
             Self::EndpointNotAvailable { .. } => "Endpoint Not Available",
         }
     }
@@ -195,6 +211,21 @@ impl ProxyError<'_> {
             }
             Self::ProxyBusy { .. } => {
                 "The proxy has as many connections as it can have; try again".to_owned()
+            }
+            Self::TrafficToken { shown: false, .. } => {
+                "The sandbox is private: show its traffic access token in the header \
+                 e2b-traffic-access-token"
+                    .to_owned()
+            }
+            Self::TrafficToken { shown: true, .. } => {
+                "The header e2b-traffic-access-token does not have the sandbox's traffic access \
+                 token"
+                    .to_owned()
+            }
+            Self::NobodySigned => {
+                "no running sandbox has signed this address: the signature is not valid, or the \
+                 sandbox has ended"
+                    .to_owned()
             }
             Self::EndpointNotAvailable { .. } => {
                 "This path serves the node that runs the sandbox and cannot be reached from outside"
@@ -291,6 +322,14 @@ mod tests {
         assert_eq!(
             ProxyError::TooManyConnections { sandbox, limit: 3 }.body(Json),
             r#"{"sandboxId":"iabc","message":"This sandbox has 3 connections, which is its limit; close some or try again","code":429,"connectionLimit":3}"#
+        );
+        assert_eq!(
+            ProxyError::TrafficToken { sandbox, shown: false }.body(Json),
+            r#"{"sandboxId":"iabc","message":"The sandbox is private: show its traffic access token in the header e2b-traffic-access-token","code":403}"#
+        );
+        assert_eq!(
+            ProxyError::NobodySigned.body(Json),
+            r#"{"message":"no running sandbox has signed this address: the signature is not valid, or the sandbox has ended","code":401}"#
         );
         assert_eq!(
             ProxyError::EndpointNotAvailable { path: "/init" }.body(Json),

@@ -9,7 +9,7 @@ use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use lifecycle::{Budget, Expired, TaskGroup};
 use model::{LifecycleId, SandboxId};
-use node_wire::{Route, Routes};
+use node_wire::{Ingress, Route, Routes};
 use parking_lot::RwLock;
 use tokio::sync::Semaphore;
 use tracing::{debug, warn};
@@ -18,9 +18,10 @@ use crate::control_path::is_control_path;
 use crate::exchange::{Failure, exchange};
 use crate::request_body::RequestBody;
 use crate::serve::ClientPass;
+use crate::signed::SignedRequest;
 use crate::tunnel::Tunnel;
 use crate::upstream::{DialError, Full, Lease, Upstream, semaphore};
-use crate::{Body, Config, answer, headers};
+use crate::{Body, Config, answer, headers, private};
 
 /// The proxy: a table of running sandboxes and what is under way to them.
 #[derive(Debug)]
@@ -73,6 +74,24 @@ impl Edge {
         host.to_str().map_or(Ok(None), Target::from_host)
     }
 
+    /// Which sandbox has signed the address of `request`; `None` when that is not a signed one.
+    ///
+    /// # Errors
+    /// [`ProxyError::NobodySigned`].
+    pub(crate) fn signer<B>(
+        &self,
+        request: &Request<B>,
+    ) -> Result<Option<Target>, ProxyError<'static>> {
+        let Some(signed) = SignedRequest::of(request) else { return Ok(None) };
+        let table = self.table.read();
+        let signer = table.iter().find(|(_sandbox, upstream)| {
+            let token = upstream.ingress().agent_token.as_ref();
+            token.is_some_and(|token| signed.is_signed_by(token.expose()))
+        });
+        let (sandbox, _upstream) = signer.ok_or(ProxyError::NobodySigned)?;
+        Ok(Some(Target { sandbox: sandbox.clone(), port: ENVD_PORT }))
+    }
+
     /// Sends `request` to the sandbox and answers what it answers, or why it could not.
     ///
     /// Cancel safety: yes; dropping the call, or the body of its answer, closes the connection to
@@ -101,6 +120,7 @@ impl Edge {
         let Target { sandbox, port } = target;
         let upstream = self.table.read().get(sandbox).map(Arc::clone);
         let upstream = upstream.ok_or(ProxyError::SandboxNotFound { sandbox })?;
+        private::admit(target, upstream.ingress(), request.headers())?;
         let passes = upstream.enter(&self.exchanges).map_err(|full| match full {
             Full::Edge => ProxyError::ProxyBusy { sandbox },
             Full::Sandbox => {
@@ -116,6 +136,9 @@ impl Edge {
         });
         let (mut head, body) = request.into_parts();
         headers::for_sandbox(&mut head, upgrade.as_ref().map(|upgrade| upgrade.protocol.clone()));
+        if let Some(mask) = upstream.ingress().mask_host.as_ref().filter(|_| *port != ENVD_PORT) {
+            headers::mask_host(&mut head.headers, mask, *port);
+        }
         let request = Request::from_parts(head, RequestBody::new(body));
 
         let (response, sender) = match exchange(&upstream, *port, request).await {
@@ -216,14 +239,15 @@ fn explain<'a>(failure: &Failure, target: &'a Target) -> ProxyError<'a> {
 }
 
 impl Routes for Edge {
-    fn publish(&self, route: Route) {
+    fn publish(&self, route: Route, ingress: Ingress) {
         let mut table = self.table.write();
-        if table.get(&route.sandbox).is_some_and(|known| *known.route() == route) {
+        let known = table.get(&route.sandbox);
+        if known.is_some_and(|known| *known.route() == route && *known.ingress() == ingress) {
             return;
         }
         let sandbox = route.sandbox.clone();
         let (idle, tasks) = (Arc::clone(&self.idle), self.sandboxes.clone());
-        let upstream = Arc::new(Upstream::new(route, &self.config, idle, tasks));
+        let upstream = Arc::new(Upstream::new(route, ingress, &self.config, idle, tasks));
         let replaced = table.insert(sandbox, upstream);
         drop(table);
         if let Some(replaced) = replaced {

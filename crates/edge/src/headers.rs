@@ -1,6 +1,8 @@
 //! What must change in a message's head between client and sandbox. Everything else is passed on
 //! as it came: the edge adds nothing.
 
+use std::num::NonZero;
+
 use http::header::{
     CONNECTION, CONTENT_LENGTH, COOKIE, FORWARDED, HOST, HeaderName, HeaderValue,
     PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRANSFER_ENCODING, UPGRADE,
@@ -20,6 +22,8 @@ const HOP_BY_HOP: [HeaderName; 9] = [
     HeaderName::from_static("proxy-connection"),
     HeaderName::from_static("http2-settings"),
 ];
+
+const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 
 /// The protocol a request wants to change to. HTTP/2 is not one: the requests inside would pass
 /// the edge unseen.
@@ -55,6 +59,18 @@ pub(crate) fn for_sandbox(head: &mut request::Parts, upgrade: Option<HeaderValue
     head.version = Version::HTTP_11;
     // What the listener noted for itself; it would live as long as the connection to the sandbox.
     head.extensions.clear();
+}
+
+/// Has the sandbox see the host name `mask`, with `${PORT}` in it for the port. The name the client
+/// asked for goes along beside it.
+pub(crate) fn mask_host(headers: &mut HeaderMap, mask: &str, port: NonZero<u16>) {
+    // The control plane takes no mask that is not a host name.
+    let Ok(masked) = HeaderValue::from_str(&mask.replace("${PORT}", &port.to_string())) else {
+        return;
+    };
+    if let Some(asked) = headers.insert(HOST, masked) {
+        headers.insert(X_FORWARDED_HOST, asked);
+    }
 }
 
 /// Turns a sandbox's head into the one for the client.

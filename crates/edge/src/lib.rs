@@ -1,9 +1,9 @@
 //! The one port in front of everything: sends sandbox traffic to its sandbox, hands every other
 //! request to the API.
 //!
-//! Knows where running sandboxes are ([`node_wire::Routes`]) and nothing else of them: no phases,
-//! no owners, no store. Does not end TLS, does not check who may reach a sandbox (the guest agent
-//! asks for its own token), and does not look into the traffic.
+//! Knows where running sandboxes are and under which terms ([`node_wire::Routes`]), and nothing else
+//! of them: no phases, no owners, no store. Does not end TLS and does not look into the traffic. Of
+//! private sandboxes it asks clients for the token; the guest agent asks for its own.
 #![warn(clippy::indexing_slicing)]
 
 mod answer;
@@ -13,8 +13,10 @@ mod control_path;
 mod edge;
 mod exchange;
 mod headers;
+mod private;
 mod request_body;
 mod serve;
+mod signed;
 mod tunnel;
 mod upstream;
 

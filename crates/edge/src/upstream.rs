@@ -11,7 +11,7 @@ use std::time::Duration;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use lifecycle::{Budget, TaskGroup};
-use node_wire::Route;
+use node_wire::{Ingress, Route};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, debug_span};
@@ -32,6 +32,7 @@ pub(crate) const BUFFER_BYTES: usize = 64 * 1024;
 #[derive(Debug)]
 pub(crate) struct Upstream {
     route: Route,
+    ingress: Ingress,
     exchanges: Arc<Semaphore>,
     pool: Pool,
     fresh: Duration,
@@ -68,12 +69,14 @@ impl Upstream {
     /// `idle` has one permit for every unused connection the edge may keep.
     pub(crate) fn new(
         route: Route,
+        ingress: Ingress,
         config: &Config,
         idle: Arc<Semaphore>,
         tasks: TaskGroup,
     ) -> Self {
         Self {
             route,
+            ingress,
             exchanges: semaphore(config.max_exchanges_per_sandbox),
             pool: Pool::new(config.max_idle_per_port, idle),
             fresh: config.fresh,
@@ -85,6 +88,10 @@ impl Upstream {
 
     pub(crate) fn route(&self) -> &Route {
         &self.route
+    }
+
+    pub(crate) fn ingress(&self) -> &Ingress {
+        &self.ingress
     }
 
     /// Ends every connection; later ones are refused.

@@ -16,7 +16,7 @@ mod tests {
     use hyper::service::service_fn;
     use hyper_util::rt::TokioIo;
     use lifecycle::{Budget, TaskGroup};
-    use node_wire::{Route, Routes as _};
+    use node_wire::{Ingress, Route, Routes as _};
     use tokio::net::{TcpListener, TcpStream};
     use tokio_util::sync::CancellationToken;
     use tracing::Span;
@@ -73,11 +73,12 @@ mod tests {
         let outside = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let addr = outside.local_addr().unwrap();
         let edge = Edge::new(Config { grace: Duration::ZERO, ..Config::default() });
-        edge.publish(Route {
+        let route = Route {
             sandbox: "isandbox".parse().unwrap(),
             lifecycle: "one".parse().unwrap(),
             addr: Ipv4Addr::LOCALHOST.into(),
-        });
+        };
+        edge.publish(route, Ingress::default());
         let end = tasks.stop_token().clone();
         tasks.spawn(Span::none(), async move {
             tokio::select! {

@@ -5,10 +5,12 @@ mod firewall;
 mod netlink;
 mod resolvers;
 mod slot;
+mod way;
 
 pub use firewall::{Firewall, FirewallError};
 pub use resolvers::resolvers;
 pub use slot::{Slot, SlotNet, remove_link};
+pub use way::Subnet;
 
 use std::fs;
 

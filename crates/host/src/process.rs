@@ -77,6 +77,10 @@ impl Process {
         // The descriptor first, the question then: the answer is about the process of the
         // descriptor, or there is no process of that number any more.
         let process = Self::from_pidfd(pidfd, identity.pid);
+        if process.identity.start_time == 0 && process.is_running()? {
+            // It runs, and its times cannot be read now: nobody may take it for another.
+            return Err(io::Error::from(rustix::io::Errno::AGAIN)).tried("look at process", name);
+        }
         if process.identity != identity || !process.is_running()? {
             return Ok(None);
         }

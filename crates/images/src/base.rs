@@ -33,7 +33,7 @@ pub use sources::SourcesError;
 pub const ALIAS: &str = "base";
 
 /// Beyond the essential packages. Recommended packages are not followed.
-const PACKAGES: [&str; 12] = [
+const PACKAGES: [&str; 13] = [
     "bash",
     "ca-certificates",
     "curl",
@@ -41,6 +41,7 @@ const PACKAGES: [&str; 12] = [
     "iproute2",
     "netcat-openbsd",
     "procps",
+    "python-is-python3",
     "python3",
     "python3-pip",
     "python3-venv",

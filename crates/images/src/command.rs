@@ -86,19 +86,15 @@ impl Command<'_> {
             () = cancel.cancelled() => None,
             ended = budget.run(program, work) => Some(ended),
         };
-        if let Some(Ok(Ok(status))) = ended {
-            return match status.success() {
-                true => Ok(()),
-                false => Err(CommandError::Failed { program, status, tail: tail.text() }),
-            };
-        }
-        kept.end().await;
-        Err(match ended {
-            None => CommandError::Cancelled { program },
-            Some(Err(source)) => CommandError::TooSlow { program, tail: tail.text(), source },
+        let error = match ended {
+            Some(Ok(Ok(status))) if status.success() => return Ok(()),
+            Some(Ok(Ok(status))) => CommandError::Failed { program, status, tail: tail.text() },
             Some(Ok(Err(source))) => CommandError::Output { program, source },
-            Some(Ok(Ok(_))) => unreachable!("it has returned"),
-        })
+            Some(Err(source)) => CommandError::TooSlow { program, tail: tail.text(), source },
+            None => CommandError::Cancelled { program },
+        };
+        kept.end().await;
+        Err(error)
     }
 
     fn start(&self) -> io::Result<(Kept, Option<tokio::process::ChildStderr>)> {

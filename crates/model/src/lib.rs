@@ -3,12 +3,14 @@
 //! Pure: no clock, no I/O, no Linux, no wire format. Other crates convert at their edges.
 
 pub mod admission;
+mod egress;
 mod id;
 mod node_phase;
 mod sandbox_phase;
 mod secret;
 mod spec;
 
+pub use egress::{Egress, Ipv4Range, RangeError};
 pub use id::{BuildId, IdError, LifecycleId, NodeId, SandboxId, TeamId, TemplateId};
 pub use node_phase::{Change, DrainIsFinal, NodePhase, NodeRequest};
 pub use sandbox_phase::{Operation, SandboxEvent, SandboxPhase, Verdict};

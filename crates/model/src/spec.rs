@@ -1,7 +1,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::{SandboxId, Secret, TeamId, TemplateId};
+use crate::{Egress, Ipv4Range, SandboxId, Secret, TeamId, TemplateId};
 
 /// What a sandbox may use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,6 +37,20 @@ pub struct SandboxSpec {
     pub on_timeout: OnTimeout,
     /// Whether it may open connections to the internet.
     pub internet: bool,
+    /// Which ones, if any.
+    pub egress: Egress,
+}
+
+impl SandboxSpec {
+    /// The rules it starts with; without internet everything is denied that is not allowed.
+    #[must_use]
+    pub fn rules(&self) -> Egress {
+        let mut rules = self.egress.clone();
+        if !self.internet {
+            rules.deny.push(Ipv4Range::ALL);
+        }
+        rules
+    }
 }
 
 /// Why a sandbox ended.

@@ -3,11 +3,11 @@ use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use futures::stream::BoxStream;
-use model::{BuildId, EndReason, LifecycleId, NodeRequest, SandboxId, SandboxSpec};
+use model::{BuildId, Egress, EndReason, LifecycleId, NodeRequest, SandboxId, SandboxSpec};
 use tokio::sync::broadcast;
 
 use crate::{
-    AdoptReport, BuildError, BuildRequest, BuildStatus, CreateError, DrainStatus, Ending,
+    AdoptReport, BuildError, BuildRequest, BuildStatus, CreateError, DrainStatus, Ending, Expected,
     Explanation, Leaks, NodeError, NodeEvent, NodeInfo, Route, Sample, SandboxStatus, StatusError,
 };
 
@@ -51,6 +51,13 @@ pub trait NodeApi: fmt::Debug + Send + Sync {
     /// [`NodeError::NotFound`].
     async fn set_end(&self, id: &SandboxId, ends_at: SystemTime) -> Result<(), NodeError>;
 
+    /// Replaces the rules of a live sandbox for connections to the outside. In force with the answer,
+    /// for connections that are open, too.
+    ///
+    /// # Errors
+    /// [`NodeError::NotFound`].
+    async fn set_egress(&self, id: &SandboxId, egress: Egress) -> Result<(), NodeError>;
+
     /// Every sandbox that may still hold something.
     async fn list(&self) -> Result<Vec<SandboxStatus>, NodeError>;
 
@@ -89,13 +96,23 @@ pub trait NodeApi: fmt::Debug + Send + Sync {
     /// list again; one that is closed has lost the node's events, and must ask for new ones first.
     fn events(&self) -> broadcast::Receiver<NodeEvent>;
 
+    /// As [`NodeApi::request_if`], whatever the node is.
+    ///
+    /// # Errors
+    /// [`StatusError::DrainIsFinal`] for a way back from a drain.
+    async fn request(&self, request: NodeRequest) -> Result<(), StatusError> {
+        self.request_if(request, Expected::default()).await
+    }
+
     /// Asks for another status. Answers when the change is in force: admission is closed before a
     /// drain is visible to anybody. Forcing goes on after the answer; see
     /// [`NodeApi::drain_status`].
     ///
     /// # Errors
-    /// [`StatusError::DrainIsFinal`] for a way back from a drain.
-    async fn request(&self, request: NodeRequest) -> Result<(), StatusError>;
+    /// [`StatusError::DrainIsFinal`] for a way back from a drain, [`StatusError::Stale`] when the
+    /// node is not what is expected; nothing has changed then.
+    async fn request_if(&self, request: NodeRequest, expected: Expected)
+    -> Result<(), StatusError>;
 
     /// The node's drain as it is now. Answered in every phase.
     async fn drain_status(&self) -> Result<DrainStatus, NodeError>;

@@ -111,11 +111,46 @@ impl DrainStatus {
     }
 }
 
+/// The node as whoever asks it for a change has read it. What is `None` may be anything.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Expected {
+    /// [`DrainStatus::service_instance`].
+    pub instance: Option<String>,
+    /// [`DrainStatus::epoch`].
+    pub epoch: Option<u64>,
+}
+
+impl Expected {
+    /// Whether every node is what is expected.
+    #[must_use]
+    pub fn is_any(&self) -> bool {
+        self.instance.is_none() && self.epoch.is_none()
+    }
+
+    /// Whether a node is what is expected; to be called under the lock under which it changes.
+    ///
+    /// # Errors
+    /// [`StatusError::Stale`] says how it is.
+    pub fn check(&self, instance: &str, phase: NodePhase, epoch: u64) -> Result<(), StatusError> {
+        if let Some(expected) = self.instance.as_ref().filter(|expected| *expected != instance) {
+            return Err(StatusError::Stale(format!("is instance {instance} now, not {expected}")));
+        }
+        let Some(expected) = self.epoch.filter(|expected| *expected != epoch) else {
+            return Ok(());
+        };
+        let phase = phase.as_str();
+        Err(StatusError::Stale(format!("is {phase} in epoch {epoch} now, not {expected}")))
+    }
+}
+
 /// Why a change of status was not made.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum StatusError {
     #[error(transparent)]
     DrainIsFinal(#[from] DrainIsFinal),
+    /// It is not as expected; how it is.
+    #[error("the node {0}")]
+    Stale(String),
     #[error("the node cannot be reached: {0}")]
     Unreachable(String),
     #[error("the node could not change its status: {0}")]

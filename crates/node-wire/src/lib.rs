@@ -15,11 +15,11 @@ mod status;
 pub use api::{NodeApi, Started};
 pub use build::{BuildError, BuildId, BuildRequest, BuildState, BuildStatus};
 pub use drain::{
-    AttemptStatus, Blocker, Class, ClassCount, DrainStatus, LeakItem, Leaks, StatusError,
+    AttemptStatus, Blocker, Class, ClassCount, DrainStatus, Expected, LeakItem, Leaks, StatusError,
 };
 pub use error::{CreateError, NodeError};
 pub use history::{AdoptEnd, AdoptReport, Ending, ExplainedStep, Explanation};
-pub use route::{Route, Routes};
+pub use route::{Ingress, Route, Routes};
 pub use status::{
     Enforcement, NodeEvent, NodeInfo, NodeMetrics, Processor, Sample, SandboxStatus, TemplateInfo,
 };

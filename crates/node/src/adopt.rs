@@ -74,8 +74,8 @@ pub const ADOPT_POINTS: [&str; POINTS] = {
 pub enum AdoptError {
     #[error(transparent)]
     Host(#[from] HostError),
-    #[error("sandbox {id} runs, and cannot be taken over now")]
-    Unclear { id: String, source: HostError },
+    #[error("sandbox {id} cannot be looked at now: {why}; it is left as it is")]
+    Unclear { id: String, why: String },
     #[error(transparent)]
     Injected(#[from] Injected),
 }
@@ -196,8 +196,8 @@ async fn try_adopt(inner: &Arc<Inner>, known: &Known) -> Result<Option<EndReason
             );
             return Ok(Some(EndReason::Reclaimed));
         }
-        Err(NotAdopted::Unclear(source)) => {
-            return Err(AdoptError::Unclear { id: record.sandbox.clone(), source });
+        Err(NotAdopted::Unclear(why)) => {
+            return Err(AdoptError::Unclear { id: record.sandbox.clone(), why });
         }
     };
     let entering = async {

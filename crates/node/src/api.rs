@@ -7,11 +7,12 @@ use lifecycle::Budget;
 use machine::Stop;
 use model::admission::{self, Work};
 use model::{
-    BuildId, EndReason, LifecycleId, NodePhase, NodeRequest, SandboxId, SandboxPhase, SandboxSpec,
+    BuildId, Egress, EndReason, LifecycleId, NodePhase, NodeRequest, SandboxId, SandboxPhase,
+    SandboxSpec,
 };
 use node_wire::{
     AdoptReport, BuildError, BuildRequest, BuildStatus, CreateError, DrainStatus, Ending,
-    Enforcement, Explanation, Leaks, NodeApi, NodeError, NodeEvent, NodeInfo, Sample,
+    Enforcement, Expected, Explanation, Leaks, NodeApi, NodeError, NodeEvent, NodeInfo, Sample,
     SandboxStatus, Started, StatusError, TemplateInfo,
 };
 use rand::Rng;
@@ -32,7 +33,11 @@ impl Inner {
         let full = self.backend.disk().is_some_and(|disk| {
             disk.free_bytes / MIB < self.config.disk_reserve_mib || !disk.has_inodes
         });
-        if full { Err(self.disk_full()) } else { Ok(()) }
+        if !full {
+            return Ok(());
+        }
+        self.room_wanted.notify_one();
+        Err(self.disk_full())
     }
 
     pub(crate) fn disk_full(&self) -> CreateError {
@@ -216,6 +221,22 @@ impl NodeApi for Node {
         Ok(())
     }
 
+    async fn set_egress(&self, id: &SandboxId, egress: Egress) -> Result<(), NodeError> {
+        let not_found = || NodeError::NotFound(id.to_string());
+        let entry = self.inner.registry.get(id).filter(|e| e.phase() == SandboxPhase::Live);
+        let entry = entry.ok_or_else(not_found)?;
+        let failed = |error: String| {
+            tracing::warn!(sandbox.id = %id, error, "rules for connections could not be set");
+            NodeError::Internal(error)
+        };
+        let backend = Arc::clone(&self.inner.backend);
+        let set = move || backend.restrict(&entry.lifecycle, &egress);
+        let set = tokio::task::spawn_blocking(set).await;
+        let set = set.map_err(|died| failed(died.to_string()))?;
+        let runs = set.map_err(|error| failed(observe::chain(&error).to_string()))?;
+        runs.then_some(()).ok_or_else(not_found)
+    }
+
     async fn list(&self) -> Result<Vec<SandboxStatus>, NodeError> {
         Ok(self.inner.registry.all().iter().map(|entry| entry.status()).collect())
     }
@@ -250,9 +271,13 @@ impl NodeApi for Node {
         self.inner.events.subscribe()
     }
 
-    async fn request(&self, request: NodeRequest) -> Result<(), StatusError> {
+    async fn request_if(
+        &self,
+        request: NodeRequest,
+        expected: Expected,
+    ) -> Result<(), StatusError> {
         // The attempt goes on without its asker, who can watch the drain.
-        self.inner.apply(request).map(drop)
+        self.inner.apply(request, &expected).map(drop)
     }
 
     async fn drain_status(&self) -> Result<DrainStatus, NodeError> {

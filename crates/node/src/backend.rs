@@ -16,10 +16,11 @@ use async_trait::async_trait;
 use futures::future::BoxFuture;
 use images::base;
 use lifecycle::{Budget, Expired};
-use model::LifecycleId;
+use model::{Egress, LifecycleId};
 use node_wire::NodeMetrics;
 use tokio_util::sync::CancellationToken;
 
+use crate::adopt::AdoptError;
 use crate::ledger::{LedgerError, Record};
 use crate::pool::stock::Counts;
 use crate::provision::{Cause, Order};
@@ -52,8 +53,8 @@ pub(crate) trait Backend: fmt::Debug + Send + Sync {
     /// What an earlier daemon left.
     ///
     /// # Errors
-    /// When it cannot be listed.
-    fn leftovers(&self) -> Result<Vec<Leftover>, HostError>;
+    /// When it cannot be listed, or read for want of something that may be there in a moment.
+    fn leftovers(&self) -> Result<Vec<Leftover>, AdoptError>;
 
     /// What `lifecycle`, which an earlier daemon left live, holds, with its machine still running.
     /// Changes nothing on the machine.
@@ -147,6 +148,13 @@ pub(crate) trait Backend: fmt::Debug + Send + Sync {
     /// What `lifecycle` uses. Cheap.
     fn usage(&self, lifecycle: &LifecycleId) -> Usage;
 
+    /// Replaces the rules of `lifecycle` for connections to the outside. False when its machine has
+    /// ended. Blocks for about a millisecond.
+    ///
+    /// # Errors
+    /// When they could not be set; some of them may be in force.
+    fn restrict(&self, lifecycle: &LifecycleId, rules: &Egress) -> Result<bool, HostError>;
+
     /// The most that `lifecycle` has had. Cheap.
     fn peak(&self, lifecycle: &LifecycleId) -> Peak;
 
@@ -239,8 +247,8 @@ pub(crate) enum NotAdopted {
     #[error("{0}")]
     Refused(String),
     /// Nobody can say now. Nothing may be done to it.
-    #[error("look at what an earlier daemon left")]
-    Unclear(#[source] HostError),
+    #[error("{0}")]
+    Unclear(String),
 }
 
 /// Something an earlier daemon left under a lifecycle's name.

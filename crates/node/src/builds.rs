@@ -25,6 +25,8 @@ const MAX_RUNNING: u32 = 2;
 const MAX_ENDED: usize = 100;
 /// The longest a build may take.
 const BUILD_LIMIT: Duration = Duration::from_secs(30 * 60);
+/// The first step of every build.
+const WAITING: &str = "waiting to begin";
 /// The reason a user sees for a build that was cancelled.
 const CANCELLED: &str = "build was cancelled";
 
@@ -49,6 +51,8 @@ struct Progress {
     state: BuildState,
     ended_at: Option<SystemTime>,
     step: &'static str,
+    /// Whether somebody has been told how it ended.
+    told: bool,
 }
 
 impl Build {
@@ -83,7 +87,7 @@ impl Builds {
             return Err(BuildError::TooMany { limit: MAX_RUNNING });
         }
         let progress =
-            Progress { state: BuildState::Building, ended_at: None, step: "waiting to begin" };
+            Progress { state: BuildState::Building, ended_at: None, step: WAITING, told: false };
         let build = Arc::new(Build {
             request,
             began: Instant::now(),
@@ -122,6 +126,14 @@ impl Builds {
 
     pub(crate) fn running(&self) -> usize {
         self.builds.lock().values().filter(|build| build.is_running()).count()
+    }
+
+    /// Whether nobody has been told yet how a build ended that ended after `since`.
+    pub(crate) fn is_untold(&self, since: SystemTime) -> bool {
+        self.builds.lock().values().any(|build| {
+            let progress = build.state.borrow();
+            !progress.told && progress.ended_at.is_some_and(|at| at >= since)
+        })
     }
 
     pub(crate) fn running_ids(&self) -> Vec<BuildId> {
@@ -187,7 +199,13 @@ impl Inner {
     }
 
     pub(crate) fn build_status(&self, id: &BuildId) -> Result<BuildStatus, BuildError> {
-        Ok(self.builds.get(id)?.status())
+        let build = self.builds.get(id)?;
+        let status = build.status();
+        if status.state != BuildState::Building {
+            build.state.send_modify(|progress| progress.told = true);
+            self.pulse.beat();
+        }
+        Ok(status)
     }
 
     /// Cancels a build, waits until its task is over, and forgets it with what it made.

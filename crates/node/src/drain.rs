@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use lifecycle::{Budget, Ended, Joined};
 use model::{BuildId, Change, EndReason, LifecycleId, NodePhase, NodeRequest};
-use node_wire::StatusError;
+use node_wire::{Expected, StatusError};
 use observe::metrics::{FORCE_ATTEMPTS, result_of};
 use tokio::time::Instant;
 
@@ -29,12 +29,14 @@ impl Inner {
     pub(crate) fn apply(
         self: &Arc<Self>,
         request: NodeRequest,
+        expected: &Expected,
     ) -> Result<Option<Joined<Outcome>>, StatusError> {
         if request == NodeRequest::DrainForced && self.is_all_ended() {
+            self.check(expected)?;
             // Nothing is left to end, so nothing changes, the time of the last change included.
             return Ok(Some(self.join_force()));
         }
-        let change = self.change(request)?;
+        let change = self.change(request, expected)?;
         if matches!(change, Change::To(phase) if phase.is_draining()) {
             self.report_progress();
         }

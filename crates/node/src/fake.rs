@@ -5,6 +5,7 @@
 use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -14,12 +15,13 @@ use host::fault::Injected;
 use host::{Faults, HostError};
 use images::base;
 use lifecycle::Budget;
-use model::LifecycleId;
+use model::{Egress, LifecycleId};
 use node_wire::NodeMetrics;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use crate::adopt::AdoptError;
 use crate::backend::{Backend, CloseError, Closer, Disk, Holdings, Leftover, NotAdopted, Upkeep};
 use crate::fake::holdings::FakeHoldings;
 use crate::fake::table::{SLOTS, Table};
@@ -40,6 +42,8 @@ pub(crate) struct Fake {
     obeying: watch::Sender<bool>,
     /// Beats when a process has gone.
     deaths: watch::Sender<()>,
+    /// Whether its disk has no room.
+    pub is_full: AtomicBool,
     /// Cancelled to make the first of its upkeep tasks panic, and the second end.
     pub upkeep_panics: CancellationToken,
     pub upkeep_ends: CancellationToken,
@@ -61,6 +65,7 @@ impl Fake {
             table: Mutex::new(Table { boot_id: "this boot", ..Table::default() }),
             obeying: watch::Sender::new(false),
             deaths: watch::Sender::new(()),
+            is_full: AtomicBool::new(false),
             upkeep_panics: CancellationToken::new(),
             upkeep_ends: CancellationToken::new(),
             builds_end: CancellationToken::new(),
@@ -184,7 +189,7 @@ impl Backend for Fake {
         self.table.lock().boot_id
     }
 
-    fn leftovers(&self) -> Result<Vec<Leftover>, HostError> {
+    fn leftovers(&self) -> Result<Vec<Leftover>, AdoptError> {
         let names: BTreeSet<String> = self.held().into_iter().map(|(name, _)| name).collect();
         let table = self.table.lock();
         let record = |name: &String| table.records.get(name).cloned();
@@ -315,7 +320,8 @@ impl Backend for Fake {
     }
 
     fn disk(&self) -> Option<Disk> {
-        Some(Disk { total_bytes: u64::MAX, free_bytes: u64::MAX, has_inodes: true })
+        let free_bytes = if self.is_full.load(Ordering::SeqCst) { 0 } else { u64::MAX };
+        Some(Disk { total_bytes: u64::MAX, free_bytes, has_inodes: true })
     }
 
     fn load(&self) -> NodeMetrics {
@@ -326,8 +332,13 @@ impl Backend for Fake {
         Usage::default()
     }
 
-    fn peak(&self, _lifecycle: &LifecycleId) -> Peak {
-        Peak::default()
+    fn restrict(&self, lifecycle: &LifecycleId, _rules: &Egress) -> Result<bool, HostError> {
+        Ok(self.table.lock().has(lifecycle.as_str(), Class::Process))
+    }
+
+    fn peak(&self, lifecycle: &LifecycleId) -> Peak {
+        let runs = self.table.lock().has(lifecycle.as_str(), Class::Process);
+        Peak { memory_bytes: None, pids: Some(u64::from(runs)) }
     }
 
     fn past(&self) -> Vec<Record> {

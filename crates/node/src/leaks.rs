@@ -87,7 +87,7 @@ async fn look(data_dir: &Path, network: Ipv4Addr) -> Result<LeakReport, LeaksErr
             Owner::Slot(_) | Owner::Node => None,
         })
         // One without a readable record is owned by nobody who could say what is in it.
-        .filter(|id| LifecycleDir::named(&lifecycles, id).read().is_some())
+        .filter(|id| matches!(LifecycleDir::named(&lifecycles, id).read(), Ok(Some(_))))
         .collect();
     report.lifecycles = known.len();
     for item in items {

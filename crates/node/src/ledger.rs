@@ -102,8 +102,19 @@ impl LifecycleDir {
     }
 
     /// The record, or `None` when it was never written or cannot be understood.
-    pub(crate) fn read(&self) -> Option<Record> {
-        Record::parse(&fs::read(self.writings().ok()?.pop()?.1).ok()?)
+    ///
+    /// # Errors
+    /// When there may be one, and it cannot be read.
+    pub(crate) fn read(&self) -> io::Result<Option<Record>> {
+        let text = self.writings().and_then(|mut writings| match writings.pop() {
+            Some((_, path)) => fs::read(path),
+            None => Err(io::ErrorKind::NotFound.into()),
+        });
+        match text {
+            Ok(text) => Ok(Record::parse(&text)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     /// Every writing of the record that is there, the newest last. There are two only for the
@@ -219,11 +230,13 @@ mod tests {
         let dir = LifecycleDir::create(&lifecycles, "l1", &record()).unwrap();
         let last = Record { slot: Some(7), ..record() };
         dir.write(&last).unwrap();
-        assert_eq!(LifecycleDir::named(&lifecycles, "l1").read(), Some(last.clone()));
+        let again = LifecycleDir::named(&lifecycles, "l1").read().unwrap();
+        assert_eq!(again, Some(last.clone()));
         fs::write(dir.path().join("stranger"), "x").unwrap();
         let (dir, _error) = dir.close(soon()).await.unwrap_err();
         assert!(dir.path().join("stranger").exists());
-        assert_eq!(dir.read(), Some(last.clone()), "whose it is is known as long as it is there");
+        let known = dir.read().unwrap();
+        assert_eq!(known, Some(last.clone()), "whose it is is known as long as it is there");
         assert_eq!(read_all(&ended_dir(&lifecycles)), []);
         fs::remove_file(dir.path().join("stranger")).unwrap();
         let _closed = dir.close(soon()).await.unwrap();
@@ -248,7 +261,11 @@ mod tests {
             if let Some(text) = text {
                 fs::write(lifecycles.join(id).join("lifecycle.json.1"), text).unwrap();
             }
-            assert!(LifecycleDir::named(&lifecycles, id).read().is_none(), "{id}");
+            assert_eq!(LifecycleDir::named(&lifecycles, id).read().unwrap(), None, "{id}");
         }
+        assert_eq!(LifecycleDir::named(&lifecycles, "l4").read().unwrap(), None, "no directory");
+        // What is there and cannot be read is not nothing.
+        fs::create_dir_all(lifecycles.join("l5/lifecycle.json.1")).unwrap();
+        LifecycleDir::named(&lifecycles, "l5").read().unwrap_err();
     }
 }

@@ -18,6 +18,7 @@ mod fake;
 mod finish;
 mod gauges;
 mod history;
+mod janitor;
 mod leaks;
 mod leave;
 mod ledger;

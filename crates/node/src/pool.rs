@@ -10,8 +10,9 @@ use std::time::Duration;
 
 use host::identity::SLOTS;
 use host::net::{Slot, is_linked, linked_slots};
-use host::{HostError, Mark};
+use host::{Faults, HostError, Mark};
 use lifecycle::{Budget, Expired, Owned};
+use observe::metrics::{SLOTS as SLOTS_MADE, result_of};
 use tokio_util::sync::CancellationToken;
 
 use crate::pool::stock::{Closed, Counts, Refused, Stock};
@@ -25,6 +26,7 @@ pub(crate) struct Pool {
     warm: usize,
     /// Helpers that hold namespaces while a slot is made are born in this cgroup.
     helpers: OwnedFd,
+    faults: Faults,
     stock: Arc<Stock<Owned<Slot>>>,
 }
 
@@ -54,9 +56,15 @@ impl From<Refused> for SlotError {
 const PAUSE_AFTER_FAILURE: Duration = Duration::from_secs(1);
 
 impl Pool {
-    pub(crate) fn new(mark: Mark, agent_port: u16, warm: u16, helpers: OwnedFd) -> Self {
+    pub(crate) fn new(
+        mark: Mark,
+        agent_port: u16,
+        warm: u16,
+        helpers: OwnedFd,
+        faults: Faults,
+    ) -> Self {
         let stock = Arc::new(Stock::new(SLOTS));
-        Self { mark, agent_port, warm: usize::from(warm), helpers, stock }
+        Self { mark, agent_port, warm: usize::from(warm), helpers, faults, stock }
     }
 
     /// A slot from the pool, or one made now when it is empty.
@@ -129,12 +137,14 @@ impl Pool {
         let making = self.stock.begin(|index| is_linked(self.mark, index))?;
         let pool = Arc::clone(self);
         let made = tokio::task::spawn_blocking(move || {
-            let index = making.index();
-            let slot = Slot::create(pool.mark, index, pool.agent_port, pool.helpers.as_fd())?;
+            let (index, holders) = (making.index(), pool.helpers.as_fd());
+            let slot = Slot::create_with(pool.mark, index, pool.agent_port, holders, &pool.faults)?;
             making.finish(Owned::adopt(slot));
             Ok(())
         });
-        made.await?
+        let made = made.await.unwrap_or_else(|ended| Err(ended.into()));
+        SLOTS_MADE.count([result_of(made.is_ok())]);
+        made
     }
 
     /// Hands out no slot and makes none any more, and lets go of those that are ready. What is

@@ -1,12 +1,13 @@
 //! Stopping a node: drain, force, and the closers; and a census at the end to prove it.
 
 use std::collections::BTreeSet;
+use std::pin::pin;
 use std::time::Duration;
 
 use host::census::{Item, Kind, Owner};
 use lifecycle::Budget;
 use model::{LifecycleId, NodePhase, NodeRequest};
-use node_wire::{LeakItem, Leaks};
+use node_wire::{Expected, LeakItem, Leaks};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -67,6 +68,9 @@ impl ShutdownReport {
 pub(crate) const RESERVE: Duration = Duration::from_secs(20);
 /// The same when somebody has given up.
 const HURRIED: Duration = Duration::from_millis(800);
+/// How long a build that has ended can still be asked after before the node is closed: E2B's
+/// clients poll every few seconds.
+const POLLS: Duration = Duration::from_secs(15);
 /// The pause between attempts to force.
 const ATTEMPT_PAUSE: Duration = Duration::from_secs(1);
 
@@ -87,7 +91,7 @@ impl Node {
         let inner = &self.inner;
         let ended = inner.registry.len();
         let mut errors = Vec::new();
-        if let Err(error) = inner.apply(NodeRequest::Drain) {
+        if let Err(error) = inner.apply(NodeRequest::Drain, &Expected::default()) {
             errors.push(format!("drain: {error}"));
         }
         let forced = !inner.drained(plan, escalation).await;
@@ -150,13 +154,36 @@ impl Inner {
                 None => std::future::pending().await,
             }
         };
+        let hurry = async {
+            tokio::select! {
+                () = escalation.force.cancelled() => {}
+                () = escalation.give_up.cancelled() => {}
+                () = limit => {}
+            }
+        };
+        let mut hurry = pin!(hurry);
         let mut beats = self.pulse.listen();
         tokio::select! {
             biased;
-            () = beats.until(|| self.is_empty()) => true,
-            () = escalation.force.cancelled() => false,
-            () = escalation.give_up.cancelled() => false,
-            () = limit => false,
+            () = beats.until(|| self.is_empty()) => {}
+            () = hurry.as_mut() => return false,
+        }
+        tokio::select! {
+            biased;
+            () = hurry => {}
+            () = self.builds_told() => {}
+        }
+        true
+    }
+
+    /// Lets whoever polls a build that ended in this drain hear of it, for a while.
+    async fn builds_told(&self) {
+        let since = self.standing.lock().draining_since.map(|(_, at)| at);
+        let Some(since) = since else { return };
+        let mut beats = self.pulse.listen();
+        let told = beats.until(|| !self.builds.is_untold(since));
+        if Budget::within(POLLS).run("a poll of a build", told).await.is_err() {
+            tracing::info!("nobody has asked how a build ended; it is forgotten");
         }
     }
 
@@ -168,7 +195,7 @@ impl Inner {
     ) {
         let attempts = async {
             loop {
-                let joined = self.apply(NodeRequest::DrainForced);
+                let joined = self.apply(NodeRequest::DrainForced, &Expected::default());
                 let ended = match joined {
                     Ok(Some(joined)) => joined.ended().await,
                     Ok(None) | Err(_) => None,

@@ -1,7 +1,6 @@
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::time::SystemTime;
 
 use host::HostError;
@@ -14,7 +13,7 @@ use machine::RuntimeError;
 use model::NodeId;
 use node_wire::{AdoptReport, NodeEvent};
 use parking_lot::Mutex;
-use tokio::sync::{Semaphore, broadcast};
+use tokio::sync::{Notify, Semaphore, broadcast, watch};
 use tokio::time::Instant;
 
 use crate::adopt::{AdoptError, adopt};
@@ -49,8 +48,8 @@ pub(crate) struct Inner {
     pub tasks: TaskGroup,
     /// Pool and sampler: stopped apart from the sandboxes' own tasks.
     pub upkeep: TaskGroup,
-    /// Whether one of them has ended before it was told to.
-    pub failing: AtomicBool,
+    /// Which of them has ended before it was told to, and why.
+    pub failing: watch::Sender<Option<String>>,
     pub events: broadcast::Sender<NodeEvent>,
     /// New with every process.
     pub instance: String,
@@ -70,6 +69,8 @@ pub(crate) struct Inner {
     pub removing: Semaphore,
     /// How many that an earlier daemon left are taken down at a time.
     pub reclaiming: Semaphore,
+    /// Work was refused because the disk is short of room.
+    pub room_wanted: Notify,
     /// What an earlier daemon left.
     pub adopted: Mutex<Option<AdoptReport>>,
     pub handing: Handing,
@@ -198,13 +199,14 @@ impl Inner {
             releasing: Semaphore::new(MAX_RELEASING),
             removing: Semaphore::new(MAX_REMOVING),
             reclaiming: Semaphore::new(AT_A_TIME),
+            room_wanted: Notify::new(),
             adopted: Mutex::default(),
             handing: Handing::default(),
             gate: Gate::default(),
             starting: Arc::new(Semaphore::new(starting)),
             tasks: TaskGroup::default(),
             upkeep: TaskGroup::default(),
-            failing: AtomicBool::new(false),
+            failing: watch::Sender::new(None),
             events: broadcast::Sender::new(EVENTS),
             config,
         }

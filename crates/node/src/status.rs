@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 use futures::StreamExt;
 use futures::stream::{BoxStream, unfold};
 use model::{Change, NodePhase, NodeRequest, SandboxPhase};
-use node_wire::{AttemptStatus, Blocker, Class, ClassCount, DrainStatus, StatusError};
+use node_wire::{AttemptStatus, Blocker, Class, ClassCount, DrainStatus, Expected, StatusError};
 use tokio::time::Instant;
 
 use crate::entry::{Entry, State};
@@ -54,12 +54,17 @@ impl Inner {
         self.tell_failing();
     }
 
-    /// Makes the change that `request` asks for, if any.
+    /// Makes the change that `request` asks for, if any, of a node that is what is `expected`.
     ///
     /// Admission is closed before the drain can be seen: both happen under one lock, which every
     /// reader of the phase takes, too.
-    pub(crate) fn change(&self, request: NodeRequest) -> Result<Change, StatusError> {
+    pub(crate) fn change(
+        &self,
+        request: NodeRequest,
+        expected: &Expected,
+    ) -> Result<Change, StatusError> {
         let mut standing = self.standing.lock();
+        expected.check(&self.instance, standing.phase, standing.epoch)?;
         let change = standing.phase.on(request)?;
         if let Change::To(next) = change {
             if next.is_draining() {
@@ -72,6 +77,12 @@ impl Inner {
         drop(standing);
         self.pulse.beat();
         Ok(change)
+    }
+
+    /// Whether the node is what is `expected`, now.
+    pub(crate) fn check(&self, expected: &Expected) -> Result<(), StatusError> {
+        let standing = self.standing.lock();
+        expected.check(&self.instance, standing.phase, standing.epoch)
     }
 
     /// Moves on within a drain; never out of it.

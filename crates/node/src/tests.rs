@@ -6,12 +6,14 @@ mod closers;
 mod crashes;
 mod escalation;
 mod events;
+mod janitor;
 mod late;
 mod leave;
 mod log;
 mod matrix;
 mod pairs;
 mod retry;
+mod stale;
 mod upkeep;
 
 use std::path::PathBuf;
@@ -19,10 +21,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use host::Faults;
-use images::{NewTemplate, Store};
+use images::{NewTemplate, Store, Template};
 use lifecycle::Budget;
 use model::{
-    EndReason, OnTimeout, Resources, SandboxId, SandboxPhase, SandboxSpec, TeamId, TemplateId,
+    Egress, EndReason, OnTimeout, Resources, SandboxId, SandboxPhase, SandboxSpec, TeamId,
+    TemplateId,
 };
 use node_wire::{
     AttemptStatus, CreateError, DrainStatus, NodeApi, NodeError, SandboxStatus, Started,
@@ -56,23 +59,27 @@ struct Images {
     _dir: tempfile::TempDir,
 }
 
+/// The next build of the one template.
+fn publish(store: &Store) -> Arc<Template> {
+    let content = NewTemplate {
+        aliases: vec!["base".into()],
+        resources: Resources { vcpus: 1, memory_mib: 128, disk_mib: 1024 },
+        user: "user".into(),
+        workdir: None,
+        envd_version: "1".into(),
+        packages: Vec::new(),
+    };
+    let draft = store.begin().unwrap();
+    std::fs::create_dir_all(draft.rootfs()).unwrap();
+    store.publish(draft, content).map_err(|(_draft, error)| error).unwrap()
+}
+
 impl Images {
     fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let store = Store::open(dir.path()).unwrap();
-        let content = NewTemplate {
-            aliases: vec!["base".into()],
-            resources: Resources { vcpus: 1, memory_mib: 128, disk_mib: 1024 },
-            user: "user".into(),
-            workdir: None,
-            envd_version: "1".into(),
-            packages: Vec::new(),
-        };
-        let draft = store.begin().unwrap();
-        std::fs::create_dir_all(draft.rootfs()).unwrap();
-        let published = store.publish(draft, content);
-        let template = published.map_err(|(_draft, error)| error).unwrap().id.clone();
-        Self { store: Arc::new(store), template, _dir: dir }
+        let store = Arc::new(Store::open(dir.path()).unwrap());
+        let template = publish(&store).id.clone();
+        Self { store, template, _dir: dir }
     }
 
     async fn node(&self) -> Bench {
@@ -130,6 +137,7 @@ impl Bench {
             ttl: secs(365 * 24 * 3600),
             on_timeout: OnTimeout::Kill,
             internet: true,
+            egress: Egress::default(),
         }
     }
 

@@ -35,6 +35,13 @@ pub static FORCE_ATTEMPTS: Counts<1> = Counts::new(
     ["result"],
 );
 
+/// Slots that were to be made, ahead or for a start.
+pub static SLOTS: Counts<1> = Counts::new(
+    "cofferdam_slots_total",
+    "Network slots that were made, or could not be.",
+    ["result"],
+);
+
 /// Tasks that keep the node going and ended before they were told to.
 pub static UPKEEP_ENDED: Counts<1> = Counts::new(
     "cofferdam_upkeep_ended_total",
@@ -66,5 +73,6 @@ pub fn expose(text: &mut Exposition) {
     RELEASE_STEP.expose(text);
     FORCE_ATTEMPTS.expose(text);
     LOST.expose(text);
+    SLOTS.expose(text);
     UPKEEP_ENDED.expose(text);
 }

@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use images::Store;
 use lifecycle::Budget;
-use model::{OnTimeout, SandboxId, SandboxSpec, TeamId, TemplateId};
+use model::{Egress, OnTimeout, SandboxId, SandboxSpec, TeamId, TemplateId};
 use node::{Config, Node};
 use tokio::time::Instant;
 
@@ -111,6 +111,7 @@ impl TestNode {
             ttl: Duration::from_secs(300),
             on_timeout: OnTimeout::Kill,
             internet: true,
+            egress: Egress::default(),
         }
     }
 

@@ -62,6 +62,15 @@ pub(crate) fn soak(args: &[String]) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// The part of it that is among the tests.
+///
+/// # Errors
+/// As those of [`soak`].
+pub(crate) fn short() -> Result<()> {
+    let args = ["--release", "--minutes", "3", "--kills", "auto", "--measured", "50"];
+    soak(&args.map(str::to_owned)).map(drop)
+}
+
 #[cfg(test)]
 mod tests {
     use super::Plan;

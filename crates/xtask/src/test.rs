@@ -9,7 +9,7 @@ use std::time::Duration;
 use crate::command::{self, cargo, step};
 use crate::failure::{Failure, Result};
 use crate::packages::{self, Need};
-use crate::{binaries, sdk};
+use crate::{binaries, sdk, soak};
 
 use leftovers::Leftovers;
 pub(crate) use tally::Tally;
@@ -76,7 +76,7 @@ impl Options {
 }
 
 fn known_steps() -> Vec<String> {
-    let steps = ["lint", "unit", "host", "sdk"].map(str::to_owned);
+    let steps = ["lint", "unit", "host", "sdk", "soak"].map(str::to_owned);
     steps.into_iter().chain(sdk::RELEASES.iter().map(sdk::Release::name)).collect()
 }
 
@@ -110,6 +110,9 @@ pub(crate) fn test(options: &Options) -> Result<ExitCode> {
             sdk::test(&releases, options.keep, tally)
         });
     }
+    if options.wants("soak") {
+        tally.step("soak", |_| step("soak", soak::short));
+    }
     tally.step("leftovers", |_| before.nothing_new());
     tally.print();
     Ok(if tally.is_clean() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
@@ -117,16 +120,16 @@ pub(crate) fn test(options: &Options) -> Result<ExitCode> {
 
 fn lint() -> Result<()> {
     command::visible(&mut cargo(&["fmt", "--all", "--check"]))?;
-    command::visible(&mut cargo(&[
-        "clippy",
-        "--quiet",
-        "--workspace",
-        "--all-targets",
-        "--locked",
-        "--",
-        "-D",
-        "warnings",
-    ]))
+    let clippy = ["clippy", "--quiet", "--all-targets", "--locked"];
+    let deny = ["--", "-D", "warnings"];
+    command::visible(cargo(&clippy).arg("--workspace").args(deny))?;
+    // And as the host tests build them.
+    let mut with_features = cargo(&clippy);
+    for (name, feature) in HOST_CRATES {
+        let Some(feature) = feature else { continue };
+        with_features.args(["-p", name]).arg("--features").arg(format!("{name}/{feature}"));
+    }
+    command::visible(with_features.args(deny))
 }
 
 /// Everything that needs no privileges: all targets of the other crates, and what is inside the
@@ -204,7 +207,7 @@ mod tests {
     #[test]
     fn an_unknown_step_is_refused_with_the_list_of_steps() {
         let refusal = parse(&["--only", "integration"]).unwrap_err();
-        assert!(refusal.contains("there are lint, unit, host, sdk"), "{refusal}");
+        assert!(refusal.contains("there are lint, unit, host, sdk, soak"), "{refusal}");
         assert!(parse(&["--only"]).is_err());
         assert!(parse(&["--fast"]).is_err());
     }

@@ -9,12 +9,12 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Context;
+use host::Mark;
 use host::census::{Item, census, lifecycle_ids};
 use host::cgroup::{Cgroups, Layout};
-use host::identity::{self, Claim, ClaimError, is_held, mark_of};
+use host::identity::{Claim, ClaimError, is_held, mark_of};
 use host::net::Firewall;
 use host::view::{self, View};
-use host::{HostError, Mark};
 use lifecycle::Budget;
 use node::{LimitsPolicy, Node, StartError};
 
@@ -43,26 +43,30 @@ pub(crate) fn run(config: &Config, options: Uninstall) -> anyhow::Result<ExitCod
     let named = &config.data_dir;
     let dir = match named.canonicalize() {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            return Report::new(named.clone()).tell(options.output);
+            say::remark(&format!(
+                "cofferdam: there is no data directory {}; if it is elsewhere, set --data-dir",
+                named.display()
+            ));
+            let mut report = Report::new(named.clone());
+            report.claims()?;
+            return report.tell(options.output);
         }
         found => found.with_context(|| format!("find {}", named.display()))?,
     };
-    if is_held(&dir)? {
-        return Ok(refused(&dir));
-    }
     let config = Config { data_dir: dir, ..config.clone() };
-    let found = Found::look(&config)?;
-    if !options.yes && !found.is_confirmed(&config.data_dir, options.keep_images)? {
+    if is_held(&config.data_dir)? {
+        return Ok(refused(&config.data_dir));
+    }
+    if !options.yes && !is_confirmed(&config.data_dir, options.keep_images)? {
         anyhow::bail!("nothing was removed");
     }
-    let mut work =
-        Work { config, options, report: Report::new(named.clone()), claimed_elsewhere: false };
-    if found.is_nothing() { work.with_claim()? } else { work.with_node()? }
-    if work.claimed_elsewhere {
-        return Ok(refused(&work.config.data_dir));
+    let mut work = Work { report: Report::new(config.data_dir.clone()), config, options };
+    match work.remove() {
+        Err(error) if is_in_use(&error) => return Ok(refused(&work.config.data_dir)),
+        removed => removed?,
     }
     if work.report.left.is_empty() {
-        work.report.claims(identity::retire()?);
+        work.report.claims()?;
     }
     work.report.tell(options.output)
 }
@@ -76,45 +80,29 @@ fn refused(dir: &Path) -> ExitCode {
     ExitCode::from(REFUSED)
 }
 
-/// What is there before anything is done.
-#[derive(Debug)]
-struct Found {
-    /// On the host, with our mark.
-    objects: usize,
-    /// Sandboxes that run on, or of which something is left.
-    lifecycles: usize,
+/// Whether a service was quicker.
+fn is_in_use(error: &anyhow::Error) -> bool {
+    let is_claim = |error: &ClaimError| matches!(error, ClaimError::InUse { .. });
+    error.downcast_ref().is_some_and(is_claim)
 }
 
-impl Found {
-    fn look(config: &Config) -> anyhow::Result<Self> {
-        let looked = node::leaks(&config.data_dir, config.network());
-        let report = block_on(async { Ok(looked.await?) })?;
-        let lifecycles = lifecycle_ids(&lifecycles(&config.data_dir))?.len();
-        Ok(Self { objects: report.owned.len() + report.leaked.len(), lifecycles })
-    }
-
-    fn is_nothing(&self) -> bool {
-        self.objects == 0 && self.lifecycles == 0
-    }
-
-    fn is_confirmed(&self, dir: &Path, keep_images: bool) -> anyhow::Result<bool> {
-        let stdin = io::stdin();
-        anyhow::ensure!(
-            stdin.is_terminal(),
-            "nobody is here to say yes to removing everything in {}; pass --yes",
-            dir.display()
-        );
-        say::remark(&format!(
-            "This ends {} sandboxes, and removes all records and credentials in {}{}.\nType yes to \
-             go on:",
-            self.lifecycles,
-            dir.display(),
-            if keep_images { "" } else { ", and all templates" }
-        ));
-        let mut answer = String::new();
-        stdin.lock().read_line(&mut answer).context("read the answer")?;
-        Ok(answer.trim() == "yes")
-    }
+fn is_confirmed(dir: &Path, keep_images: bool) -> anyhow::Result<bool> {
+    let stdin = io::stdin();
+    anyhow::ensure!(
+        stdin.is_terminal(),
+        "nobody is here to say yes to removing everything in {}; pass --yes",
+        dir.display()
+    );
+    say::remark(&format!(
+        "This ends {} sandboxes, and removes all records and credentials in {}{}.\nType yes to go \
+         on:",
+        lifecycle_ids(&lifecycles(dir))?.len(),
+        dir.display(),
+        if keep_images { "" } else { ", and all templates" }
+    ));
+    let mut answer = String::new();
+    stdin.lock().read_line(&mut answer).context("read the answer")?;
+    Ok(answer.trim() == "yes")
 }
 
 fn lifecycles(data_dir: &Path) -> PathBuf {
@@ -127,23 +115,21 @@ struct Work {
     config: Config,
     options: Uninstall,
     report: Report,
-    /// Somebody was quicker.
-    claimed_elsewhere: bool,
 }
 
 impl Work {
-    /// Nothing is on the host, so there are files only. Under a claim, so that no service begins
-    /// among them.
-    fn with_claim(&mut self) -> anyhow::Result<()> {
-        let claim = match Claim::take(&self.config.data_dir, self.config.network()) {
-            Err(ClaimError::InUse { .. }) => {
-                self.claimed_elsewhere = true;
-                return Ok(());
-            }
-            taken => taken?,
-        };
-        self.remove_files(claim.mark())?;
-        Ok(claim.give_back()?)
+    /// Under a claim from the first look to the last, so that no service begins in between.
+    fn remove(&mut self) -> anyhow::Result<()> {
+        let claim = Claim::take(&self.config.data_dir, self.config.network())?;
+        let lifecycles = lifecycles(&self.config.data_dir);
+        let found = block_on(take_census(claim.mark(), &lifecycles))?;
+        if found.is_empty() {
+            self.remove_files(claim.mark())?;
+            return Ok(claim.give_back()?);
+        }
+        // The block stays the directory's.
+        drop(claim);
+        self.with_node()
     }
 
     /// Takes over what is there as every start does, stops as every stop does, and removes the files
@@ -166,10 +152,7 @@ impl Work {
         // Nothing is started any more, and nothing is refused that is to be removed.
         let told = node::Config { warm_slots: 0, limits: LimitsPolicy::Auto, ..told };
         let node = match Node::start(told, view, images::open(config)?).await {
-            Err(StartError::Claim(ClaimError::InUse { .. })) => {
-                self.claimed_elsewhere = true;
-                return Ok(());
-            }
+            Err(StartError::Claim(error)) => return Err(error.into()),
             started => started.context("take over what is there")?,
         };
         let limit = Budget::within(config.timeout_stop);
@@ -193,7 +176,7 @@ impl Work {
     fn remove_files(&mut self, mark: Mark) -> anyhow::Result<()> {
         let dir = self.config.data_dir.clone();
         files::remove(&dir, self.options.keep_images, &mut self.report);
-        let found = block_on(async { take_census(mark, &lifecycles(&dir)).await })?;
+        let found = block_on(take_census(mark, &lifecycles(&dir)))?;
         self.report.leave(&found);
         if self.report.left.is_empty() {
             files::remove_last(&dir, self.options.keep_images, &mut self.report);

@@ -69,9 +69,9 @@ pub(crate) struct Given {
 pub(crate) async fn run(config: Config, view: View, given: Given) -> anyhow::Result<ExitCode> {
     let Given { supervisor, passed, faults, options } = given;
     let mut helm = Helm::take(supervisor)?;
-    let (passed, taken_over) = match options.handover.then(|| handover::ask(&config.data_dir)) {
-        Some(asked) => asked?.map_or((passed, false), |given| (given, true)),
-        None => (passed, false),
+    let (passed, before) = match options.handover.then(|| handover::ask(&config.data_dir)) {
+        Some(asked) => asked?.map_or((passed, None), |given| (given.passed, Some(given.by))),
+        None => (passed, None),
     };
     let sockets = Sockets::open(config.listen, config.node_listen, passed)?;
     let agent = settings::agent(&config)?;
@@ -87,8 +87,8 @@ pub(crate) async fn run(config: Config, view: View, given: Given) -> anyhow::Res
             return Ok(Outcome::while_starting().tell());
         }
     }
-    if taken_over {
-        leave::wait_until_left(&config.data_dir, &mut helm).await?;
+    if let Some(before) = before {
+        leave::wait_until_left(&config.data_dir, &before, &mut helm).await?;
     }
     let told = node::Config { faults, ..settings::node(&config, agent) };
     let starting = Box::pin(Node::start(told, view, Arc::clone(&store)));
@@ -180,6 +180,10 @@ async fn serve(
     };
     let (front, listener, address) = match opened.await {
         Ok(opened) => opened,
+        // What ran before this service runs on after it: what it lacks may be there for the next.
+        Err(error) if node.sandboxes() > 0 => {
+            return leave::leave(node, Some(format!("{error:#}")), helm, pin!(nobody())).await;
+        }
         Err(error) => {
             let cause = Cause::Broken(format!("{error:#}"));
             return stop(node, plan(helm, &cause), cause, helm, pin!(nobody())).await;
@@ -200,13 +204,14 @@ async fn serve(
             tracing::warn!(error, "nobody reads standard output; serving");
         }
     };
-    let ends = leave::Ends { sockets: &sockets, serving: serving.as_mut(), opened: pin!(opened) };
+    let ends =
+        leave::Ends { node, sockets: &sockets, serving: serving.as_mut(), opened: pin!(opened) };
     let outcome = match ends.way_out(config, status, helm).await {
         Way::Stop(cause) => stop(node, plan(helm, &cause), cause, helm, serving.as_mut()).await,
-        Way::Leave => {
+        Way::Leave(cause) => {
             // Who connects from here on waits for the next service.
             enough.cancel();
-            leave::leave(node, helm, serving.as_mut()).await
+            leave::leave(node, cause, helm, serving.as_mut()).await
         }
     };
     // From here on nobody is let in, not into the queue either.

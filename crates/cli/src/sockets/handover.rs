@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context;
+use host::process::Process;
 use rustix::net::sockopt::socket_peercred;
 use tokio::net::{UnixListener, UnixStream};
 
@@ -108,13 +109,20 @@ impl Asked {
     }
 }
 
+/// What a service has given away, and its process.
+#[derive(Debug)]
+pub(crate) struct Given {
+    pub(crate) passed: Passed,
+    pub(crate) by: Process,
+}
+
 /// Asks the service of `data_dir` for its sockets. `None` when there is none.
 ///
 /// Blocking, for 10 s at most.
 ///
 /// # Errors
 /// There is one and it does not answer, or not in a way this release understands.
-pub(crate) fn ask(data_dir: &Path) -> anyhow::Result<Option<Passed>> {
+pub(crate) fn ask(data_dir: &Path) -> anyhow::Result<Option<Given>> {
     let path = data_dir.join(FILE);
     let stream = match StdUnixStream::connect(&path) {
         Err(error)
@@ -124,20 +132,35 @@ pub(crate) fn ask(data_dir: &Path) -> anyhow::Result<Option<Passed>> {
         }
         connected => connected.with_context(|| format!("connect to {}", path.display()))?,
     };
+    // Of whoever listens. It is there now: it has not answered yet.
+    let peer = socket_peercred(&stream).context("ask which process serves")?.pid;
+    let by =
+        Process::open(peer.as_raw_nonzero().get()).context("open the old service's process")?;
     stream.set_read_timeout(Some(ANSWER)).context("limit the wait for the old service")?;
-    let (bytes, fds) = passing::receive(&stream, ROOM)
-        .with_context(|| format!("wait for the service behind {}", path.display()))?;
+    let (bytes, fds) = match passing::receive(&stream, ROOM) {
+        // It has gone, or went to another who asked first, and nobody takes who waits in the queue.
+        Err(error) if error.kind() == ErrorKind::ConnectionReset => return Ok(None),
+        received => {
+            received.with_context(|| format!("wait for the service behind {}", path.display()))?
+        }
+    };
+    anyhow::ensure!(
+        !bytes.is_empty(),
+        "the service that runs does not give its place away: its node drains; wait for its end"
+    );
     let unknown = "the service that runs does not hand over in a way this release knows; stop it \
                    first";
     let message: Message = serde_json::from_slice(&bytes).context(unknown)?;
     anyhow::ensure!(message.version == VERSION && message.sockets.len() == fds.len(), unknown);
-    Ok(Some(Passed(message.sockets.into_iter().zip(fds).collect())))
+    Ok(Some(Given { passed: Passed(message.sockets.into_iter().zip(fds).collect()), by }))
 }
 
 #[cfg(test)]
 mod tests {
     use std::io::{Read, Write};
     use std::net::TcpStream;
+
+    use rustix::event::{PollFd, PollFlags, poll};
 
     use super::super::{Passed, Sockets};
     use super::{Offer, ask};
@@ -155,7 +178,7 @@ mod tests {
         let path = dir.path().to_path_buf();
         let asking = tokio::task::spawn_blocking(move || ask(&path));
         offer.asked().await.give(&sockets).unwrap();
-        let passed = asking.await.unwrap().unwrap().unwrap();
+        let passed = asking.await.unwrap().unwrap().unwrap().passed;
         drop((sockets, offer));
         assert!(!dir.path().join(super::FILE).exists());
 
@@ -179,6 +202,18 @@ mod tests {
         std::fs::rename(&stale, dir.path().join(super::FILE)).unwrap();
         assert!(ask(dir.path()).unwrap().is_none());
         let _offer = Offer::open(dir.path()).unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_service_that_goes_before_it_answers_is_none() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().to_path_buf();
+        let offer = Offer::open(dir.path()).unwrap();
+        let asking = std::thread::spawn(move || ask(&path));
+        let waits = PollFd::new(&offer.listener, PollFlags::IN);
+        assert_eq!(poll(&mut [waits], None).unwrap(), 1, "somebody waits in the queue");
+        drop(offer);
+        assert!(asking.join().unwrap().unwrap().is_none());
     }
 
     #[tokio::test]

@@ -4,7 +4,7 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use crate::guest;
-use crate::kit::{Client, Service, data_dir, leaked, looks, turn};
+use crate::kit::{Client, Service, data_dir, leaked, list, looks, turn};
 
 /// A service that kills itself the first time it passes `point`.
 fn doomed(data: &std::path::Path, point: &str) -> Service {
@@ -31,17 +31,7 @@ fn settled(service: &Client) -> Vec<String> {
     // Reclaiming goes on while it serves already.
     let is_ready = || service.admin("GET", "/nodes").1.contains("\"status\":\"ready\"");
     assert!(looks(is_ready), "it never became ready");
-    listed(service)
-}
-
-fn listed(service: &Client) -> Vec<String> {
-    let (status, body) = service.api("GET", "/v2/sandboxes", &Value::Null);
-    assert_eq!(status, 200, "{body}");
-    let list: Vec<Value> = serde_json::from_str(&body).unwrap();
-    let id = |sandbox: &Value| sandbox["sandboxID"].as_str().unwrap().to_owned();
-    let mut ids: Vec<String> = list.iter().map(id).collect();
-    ids.sort();
-    ids
+    list(service)
 }
 
 /// The service has exactly `ids`, every one of which works; nothing else is on the host.

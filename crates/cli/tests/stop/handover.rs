@@ -1,5 +1,6 @@
 //! The next service takes the place of the one that runs.
 
+use rustix::process::Signal;
 use serde_json::json;
 
 use crate::guest;
@@ -36,5 +37,24 @@ fn without_a_service_to_take_over_it_starts_as_usual() {
     assert!(service.reaches(&id));
     service.kill(&id);
     service.finish();
+    assert_eq!(leaked(data.path()), json!([]));
+}
+
+#[test]
+fn a_service_that_drains_keeps_its_place_and_its_sandboxes_to_their_end() {
+    let Some(_turn) = turn() else { return };
+    let data = data_dir();
+    let mut first = Service::start(data.path(), &[]);
+    let id = first.create();
+    assert_eq!(first.node(&["drain"]).0, 0);
+    let mut next = Service::spawn(data.path(), &["--handover"], &[]);
+    let (code, _) = next.end();
+    assert_eq!(code, 1);
+    let complaint = next.complaint();
+    assert!(complaint.contains("its node drains; wait for its end"), "{complaint}");
+    assert!(first.reaches(&id));
+    first.kill(&id);
+    first.signal(Signal::TERM);
+    assert_eq!(first.end().0, 0);
     assert_eq!(leaked(data.path()), json!([]));
 }

@@ -46,7 +46,13 @@ pub(crate) fn command(program: &str) -> Command {
 /// to be made.
 pub(crate) fn data_dir() -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
-    let store = Store::open(&dir.path().join("images")).unwrap();
+    furnish(dir.path());
+    dir
+}
+
+/// Makes one of `data`.
+pub(crate) fn furnish(data: &Path) {
+    let store = Store::open(&data.join("images")).unwrap();
     testkit::busybox(&store);
     let draft = store.begin().unwrap();
     fs::create_dir(draft.rootfs()).unwrap();
@@ -59,7 +65,6 @@ pub(crate) fn data_dir() -> tempfile::TempDir {
         packages: Vec::new(),
     };
     store.publish(draft, content).unwrap();
-    dir
 }
 
 /// A running service; killed if the test fails before it stopped it.
@@ -105,11 +110,33 @@ impl Service {
         self.client.address = address.parse().unwrap();
     }
 
+    /// Waits until it serves, or ends.
+    pub(crate) fn serves(&mut self) -> bool {
+        let line = self.line();
+        let address = line.trim_end().strip_prefix("cofferdam: ready on http://");
+        if let Some(address) = address {
+            self.client.address = address.parse().unwrap();
+        }
+        address.is_some()
+    }
+
     /// The same, without waiting.
     pub(crate) fn spawn(data: &Path, args: &[&str], env: &[(&str, &str)]) -> Self {
         let mut child = Self::command(data, args)
             // As systemd does for all it starts.
             .env("INVOCATION_ID", "0123456789abcdef")
+            .envs(env.iter().copied())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let out = child.stdout.take().unwrap();
+        Self::of(child, Box::new(out), data)
+    }
+
+    /// Starts one as a script does, without waiting.
+    pub(crate) fn spawn_alone(data: &Path, env: &[(&str, &str)]) -> Self {
+        let mut child = Self::command(data, &[])
             .envs(env.iter().copied())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -138,9 +165,13 @@ impl Service {
         command
             .args(["up", "--listen", "127.0.0.1:0", "--log", "error", "--envd"])
             .arg(testkit::agent())
-            .args(["--warm-slots", "1", "--timeouts-clients", "0s", "--data-dir"])
+            .args(["--warm-slots", "1", "--data-dir"])
             .arg(data)
             .args(args);
+        // Most tests have no client whose answer would be waited for.
+        if !args.contains(&"--timeouts-clients") {
+            command.args(["--timeouts-clients", "0s"]);
+        }
         command
     }
 
@@ -170,6 +201,14 @@ impl Service {
         let mut text = String::new();
         self.err.read_to_string(&mut text).unwrap();
         text
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub(crate) fn has_ended(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_some()
     }
 
     pub(crate) fn signal(&self, signal: Signal) {
@@ -393,6 +432,17 @@ pub(crate) fn looks(mut done: impl FnMut() -> bool) -> bool {
         std::thread::sleep(Duration::from_millis(10));
     }
     true
+}
+
+/// The sandboxes that are listed, sorted.
+pub(crate) fn list(service: &Client) -> Vec<String> {
+    let (status, body) = service.api("GET", "/v2/sandboxes", &Value::Null);
+    assert_eq!(status, 200, "{body}");
+    let list: Vec<Value> = serde_json::from_str(&body).unwrap();
+    let id = |sandbox: &Value| sandbox["sandboxID"].as_str().unwrap().to_owned();
+    let mut ids: Vec<String> = list.iter().map(id).collect();
+    ids.sort();
+    ids
 }
 
 /// A terminal: what is on its screen, and what a program has for its input and output.

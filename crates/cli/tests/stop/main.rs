@@ -4,15 +4,24 @@
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
 #[cfg(feature = "fault-injection")]
+mod broken;
+mod busy;
+#[cfg(feature = "fault-injection")]
 mod crash;
+mod disk;
 mod explain;
 mod guest;
 mod handover;
 mod kit;
 mod leaks;
+mod memory;
 mod operator;
+mod records;
+mod rivals;
 mod sandboxes;
 mod signals;
 mod supervisor;
 mod systemd;
+#[cfg(feature = "fault-injection")]
+mod uninstall;
 mod upstream;

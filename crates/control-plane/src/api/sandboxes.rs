@@ -111,6 +111,7 @@ pub(crate) async fn get(
         envd_access_token: app.envd_token(&row),
         allow_internet_access: row.internet,
         domain: app.config.domain.clone(),
+        network: row.network.clone(),
         lifecycle: Lifecycle { auto_resume: false, on_timeout: "kill".to_owned() },
         listed: listed(row),
     }))

@@ -46,7 +46,9 @@ fn the_internet_is_switched_off_in_either_way() {
     let off = parse(ApiVersion::V1, json!({"allow_internet_access": false})).unwrap();
     assert_eq!(off.internet, Some(false));
     let network = json!({"allow_internet_access": true, "network": {"denyOut": ["0.0.0.0/0"]}});
-    assert_eq!(parse(ApiVersion::V1, network).unwrap().internet, Some(false));
+    let denied = parse(ApiVersion::V1, network).unwrap();
+    assert_eq!(denied.internet, Some(true), "as it was asked for");
+    assert_eq!(denied.egress.deny, [model::Ipv4Range::ALL]);
 }
 
 #[test]
@@ -58,11 +60,11 @@ fn what_cannot_be_honoured_is_refused_by_name() {
         (json!({"volumeMounts": [{"name": "v", "path": "/v"}]}), 400, "volumeMounts"),
         (json!({"iam": {"tokens": {"t": {"audience": "a"}}}}), 400, "iam.tokens"),
         (json!({"network": {"rules": {"a.com": []}}}), 400, "network.rules"),
-        (json!({"network": {"allowPublicTraffic": false}}), 501, "allowPublicTraffic"),
-        (json!({"network": {"maskRequestHost": "a:1"}}), 501, "maskRequestHost"),
+        (json!({"network": {"allowPublicTraffic": false}}), 400, "allowPublicTraffic"),
+        (json!({"network": {"maskRequestHost": "a b"}}), 400, "maskRequestHost"),
         (json!({"network": {"egressProxy": {"address": "a:1"}}}), 501, "egressProxy"),
         (json!({"network": {"allowOut": ["a.com"]}}), 501, "allowOut"),
-        (json!({"network": {"denyOut": ["1.1.1.1"]}}), 501, "denyOut"),
+        (json!({"network": {"denyOut": ["a.com"]}}), 400, "denyOut"),
     ] {
         let (got, message) = refused(body);
         assert_eq!(got, status, "{message}");

@@ -20,6 +20,8 @@ pub(crate) struct ApiError {
 }
 
 const RETRY_CLOSING: Duration = Duration::from_secs(5);
+/// Somebody has to make room.
+const RETRY_FULL: Duration = Duration::from_secs(30);
 /// Read by newer Python SDKs: whether the same request may be sent again.
 const SHOULD_RETRY: HeaderName = HeaderName::from_static("should-retry");
 
@@ -93,6 +95,10 @@ impl ApiError {
 impl From<StoreError> for ApiError {
     fn from(error: StoreError) -> Self {
         tracing::error!(error = %observe::chain(&error), "the database failed a request");
+        if error.is_disk_full() {
+            let message = "the disk of the service is full; nothing new can be recorded";
+            return Self::unavailable(message, RETRY_FULL).code(error_code::CAPACITY_UNAVAILABLE);
+        }
         Self::internal()
     }
 }

@@ -2,7 +2,7 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::middleware::from_fn_with_state;
-use axum::routing::{delete, get, post};
+use axum::routing::{delete, get, post, put};
 use http::{HeaderName, Method, header};
 use tower_http::cors::{Any, CorsLayer};
 
@@ -22,6 +22,7 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .route("/sandboxes/{id}/connect", post(api::sandboxes::connect_v1))
         .route("/v2/sandboxes/{id}/connect", post(api::sandboxes::connect_v2))
         .route("/sandboxes/{id}/timeout", post(api::sandboxes::set_timeout))
+        .route("/sandboxes/{id}/network", put(api::network::update))
         .route("/sandboxes/{id}/refreshes", post(api::sandboxes::refresh))
         .route("/sandboxes/{id}/metrics", get(api::metrics::of_sandbox))
         .route("/templates", get(api::templates::list).post(unsupported::refuse_builds))

@@ -1,21 +1,36 @@
 use std::sync::Arc;
 
 use axum::Router;
-use axum::routing::{MethodRouter, delete, get, patch, post, put};
+use axum::extract::{FromRequestParts, State};
+use axum::routing::{MethodRouter, delete, get, patch, post};
+use http::request::Parts;
 
-use super::ApiError;
+use super::{ApiError, SandboxPath, Segment};
 use crate::app::App;
 use crate::auth::{Admin, Caller};
+
+/// A running sandbox of the caller's. One that is not there is 404 whatever was asked of it: the SDKs
+/// answer "it was gone already" by that.
+struct Existing;
+
+impl FromRequestParts<Arc<App>> for Existing {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, ApiError> {
+        let caller = Caller::from_request_parts(parts, app).await?;
+        let SandboxPath(id) = SandboxPath::from_request_parts(parts, app).await?;
+        app.running(&caller.team, &id).await.map(|_row| Self)
+    }
+}
 
 /// The endpoints of E2B that this version does not have. Each answers at once, and says so.
 pub(super) fn routes(router: Router<Arc<App>>) -> Router<Arc<App>> {
     let sandboxes = [
         ("/sandboxes/{id}/pause", post(refuse_pause)),
         ("/sandboxes/{id}/resume", post(refuse_pause)),
-        ("/sandboxes/{id}/fork", post(refuse_snapshots)),
-        ("/sandboxes/{id}/snapshots", post(refuse_snapshots)),
+        ("/sandboxes/{id}/fork", post(refuse_copies)),
+        ("/sandboxes/{id}/snapshots", post(refuse_copies)),
         ("/snapshots", get(refuse_snapshots)),
-        ("/sandboxes/{id}/network", put(refuse_network)),
         ("/sandboxes/{id}/logs", get(refuse_logs)),
         ("/v2/sandboxes/{id}/logs", get(refuse_logs)),
     ];
@@ -58,23 +73,29 @@ pub(super) fn routes(router: Router<Arc<App>>) -> Router<Arc<App>> {
 }
 
 fn any_of_template() -> MethodRouter<Arc<App>> {
-    get(refuse_template_detail).post(refuse_builds).patch(refuse_builds).delete(refuse_builds)
+    get(refuse_template_detail)
+        .post(refuse_builds)
+        .patch(refuse_builds)
+        .delete(refuse_template_delete)
 }
 
-async fn refuse_pause(_: Caller) -> ApiError {
+async fn refuse_pause(_: Existing) -> ApiError {
     ApiError::unsupported("pausing a sandbox", "give it a longer timeout instead")
 }
 
+async fn refuse_copies(_: Existing) -> ApiError {
+    no_snapshots()
+}
+
 async fn refuse_snapshots(_: Caller) -> ApiError {
+    no_snapshots()
+}
+
+fn no_snapshots() -> ApiError {
     ApiError::unsupported("copying a sandbox", "create another one from its template instead")
 }
 
-async fn refuse_network(_: Caller) -> ApiError {
-    let instead = "set allow_internet_access when creating the sandbox";
-    ApiError::unsupported("changing the network of a sandbox", instead)
-}
-
-async fn refuse_logs(_: Caller) -> ApiError {
+async fn refuse_logs(_: Existing) -> ApiError {
     ApiError::unsupported("reading logs of a sandbox", "stream the output of its commands instead")
 }
 
@@ -87,16 +108,33 @@ async fn refuse_template_detail(_: Caller) -> ApiError {
     ApiError::unsupported("listing the builds of a template", "use GET /templates")
 }
 
+/// Snapshots are deleted by this, too.
+async fn refuse_template_delete(
+    State(app): State<Arc<App>>,
+    caller: Caller,
+    Segment(name): Segment,
+) -> ApiError {
+    let known = match name.parse() {
+        Ok(reference) => app.resolve(&caller.team, &reference).await,
+        Err(_no_name) => Ok(None),
+    };
+    match known {
+        Ok(Some(_template)) => refuse_builds(caller).await,
+        Ok(None) => ApiError::not_found(format!("there is no template {name:?}")),
+        Err(error) => error,
+    }
+}
+
 async fn refuse_template_pages(_: Caller) -> ApiError {
     ApiError::unsupported("listing templates by page", "use GET /templates")
 }
 
 async fn refuse_volumes(_: Caller) -> ApiError {
-    ApiError::unsupported("volumes", "keep files in the sandbox, or outside of it")
+    ApiError::unsupported("keeping volumes", "keep files in the sandbox, or outside of it")
 }
 
 async fn refuse_secrets(_: Caller) -> ApiError {
-    ApiError::unsupported("secrets", "pass them as envVars when creating the sandbox")
+    ApiError::unsupported("keeping secrets", "pass them as envVars when creating the sandbox")
 }
 
 async fn refuse_teams(_: Caller) -> ApiError {

@@ -135,7 +135,7 @@ impl Hunt {
             Err(NodeError::Stuck { .. }) => return Ok(Sent::Over),
             Err(error) => return Ok(Sent::Unconfirmed(error)),
         };
-        app.killed(&self.id, end).await?;
+        app.killed(&self.id, RowState::Killing, end).await?;
         Ok(Sent::Over)
     }
 }

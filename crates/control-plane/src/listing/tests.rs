@@ -22,6 +22,7 @@ fn row(id: &str, started_at: i64) -> SandboxRow {
         metadata: BTreeMap::from([("n".into(), id.into())]),
         secure: true,
         internet: None,
+        network: None,
         resources: Resources { vcpus: 1, memory_mib: 2, disk_mib: 3 },
         created_at: started_at,
         started_at,

@@ -24,8 +24,6 @@ pub(crate) struct Session {
     starts: watch::Sender<bool>,
     /// One question at a time: an older answer never replaces a newer one.
     asking: tokio::sync::Mutex<()>,
-    /// Held by whoever changes its status.
-    pub(crate) changing: tokio::sync::Mutex<()>,
     poked: Notify,
     compare: Notify,
     pub(crate) creates: CreateCounts,
@@ -90,7 +88,6 @@ impl Session {
             }),
             starts: watch::Sender::new(false),
             asking: tokio::sync::Mutex::default(),
-            changing: tokio::sync::Mutex::default(),
             poked: Notify::new(),
             compare: Notify::new(),
             creates: CreateCounts::default(),

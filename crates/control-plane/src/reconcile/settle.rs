@@ -52,14 +52,14 @@ impl App {
                 if ends_at != row.ends_at {
                     self.store.move_end(&row.id, row.ends_at, ends_at).await?;
                 }
-                self.route_again(&status).await?;
+                self.route_again(row, &status).await?;
             }
             // Started by an earlier process that did not live to record it.
             (RowState::Starting, SandboxPhase::Live) => {
                 if self.store.sandbox_runs(&status).await? {
                     tracing::info!(sandbox.id = %row.id, "a start that was cut off is recorded");
                 }
-                self.route_again(&status).await?;
+                self.route_again(row, &status).await?;
             }
             // On its way; the next round, or an event, finds where it arrived.
             (RowState::Starting, SandboxPhase::Reserved | SandboxPhase::Booting) => {}
@@ -101,10 +101,14 @@ impl App {
     }
 
     /// Publishes the route of a sandbox that runs. One that is there already stays as it is.
-    pub(super) async fn route_again(&self, status: &SandboxStatus) -> Result<(), StoreError> {
+    pub(super) async fn route_again(
+        &self,
+        row: &SandboxRow,
+        status: &SandboxStatus,
+    ) -> Result<(), StoreError> {
         let Some(addr) = status.addr else { return Ok(()) };
         let (sandbox, lifecycle) = (status.id.clone(), status.lifecycle.clone());
-        self.routes.publish(Route { sandbox, lifecycle, addr });
+        self.routes.publish(Route { sandbox, lifecycle, addr }, self.ingress(row));
         // An end that came since the node was asked closes the record and then takes the route
         // away, so either it finds this route, or we find its record.
         let row = self.store.live_sandbox(&status.id).await?;

@@ -70,7 +70,7 @@ impl App {
         if self.store.adopt_sandbox(&row, now()).await? {
             tracing::warn!(sandbox.id = %id, "a node has a sandbox without a record; it has one now");
         }
-        self.route_again(status).await?;
+        self.route_again(&row, status).await?;
         Ok(true)
     }
 
@@ -101,6 +101,7 @@ impl App {
             // Clients get its token: an agent that needs none does not look at it.
             secure: true,
             internet: None,
+            network: None,
             resources: status.resources,
             created_at: started_at,
             started_at,

@@ -76,8 +76,14 @@ impl Store {
         id: &SandboxId,
     ) -> Result<Option<History>, StoreError> {
         let found = sqlx::query_as(GET).bind(id.as_str()).bind(team.as_str());
-        let history = found.fetch_optional(&self.reader).await;
-        history.map_err(StoreError::query("look up the history of a sandbox"))
+        let history: Option<History> = found
+            .fetch_optional(&self.reader)
+            .await
+            .map_err(StoreError::query("look up the history of a sandbox"))?;
+        Ok(history.map(|history| match self.overdue.end_of(id) {
+            Some(end) => History { end: Some(end), ..history },
+            None => history,
+        }))
     }
 
     /// Makes the record of a sandbox that runs and has none. False when it has one.

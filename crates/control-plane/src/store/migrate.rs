@@ -4,10 +4,11 @@ use super::StoreError;
 
 /// Every step from an empty database to this version, in order. A step that was released never
 /// changes; a change is a new step.
-const STEPS: [&str; 3] = [
+const STEPS: [&str; 4] = [
     include_str!("0001_first.sql"),
     include_str!("0002_nodes.sql"),
     include_str!("0003_truth.sql"),
+    include_str!("0004_network.sql"),
 ];
 
 const MAKE_LEDGER: &str = "CREATE TABLE IF NOT EXISTS schema_steps (version BIGINT PRIMARY KEY)";

@@ -2,7 +2,7 @@ use std::collections::BTreeMap;
 use std::error::Error;
 use std::str::FromStr;
 
-use e2b_wire::Timestamp;
+use e2b_wire::{NetworkConfig, Timestamp};
 use model::{BuildId, LifecycleId, NodeId, Resources, SandboxId, TeamId, TemplateId};
 use sqlx::sqlite::SqliteRow;
 use sqlx::{FromRow, Row as _};
@@ -39,6 +39,9 @@ pub(crate) struct SandboxRow {
     pub(crate) secure: bool,
     /// What the request said.
     pub(crate) internet: Option<bool>,
+    /// What the request said of the network, or the last change of it. Of a sandbox whose record was
+    /// lost nobody knows it any more; its rules for traffic to the outside go on.
+    pub(crate) network: Option<NetworkConfig>,
     pub(crate) resources: Resources,
     pub(crate) created_at: Timestamp,
     /// When it was asked for, until it runs.
@@ -91,6 +94,8 @@ impl FromStr for RowState {
 impl<'r> FromRow<'r, SqliteRow> for SandboxRow {
     fn from_row(row: &'r SqliteRow) -> Result<Self, sqlx::Error> {
         let metadata: String = row.try_get("metadata")?;
+        let network: Option<&str> = row.try_get("network")?;
+        let network = network.map(serde_json::from_str).transpose().map_err(wrong("network"))?;
         Ok(Self {
             id: parsed(row, "id")?,
             team: parsed(row, "team_id")?,
@@ -104,6 +109,7 @@ impl<'r> FromRow<'r, SqliteRow> for SandboxRow {
             metadata: serde_json::from_str(&metadata).map_err(wrong("metadata"))?,
             secure: row.try_get::<i64, _>("secure")? != 0,
             internet: row.try_get::<Option<i64>, _>("internet")?.map(|allowed| allowed != 0),
+            network,
             resources: resources(row)?,
             created_at: time(row, "created_at")?,
             started_at: time(row, "started_at")?,

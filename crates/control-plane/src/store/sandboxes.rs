@@ -15,8 +15,9 @@ const PURGE_ROWS: i64 = 500;
 // The count and the insert are one statement, so on SQLite's single writer the limit is exact.
 const INSERT: &str = "INSERT INTO sandboxes (id, team_id, template_id, build_id, alias, \
         envd_version, state, metadata, secure, internet, vcpus, memory_mib, disk_mib, created_at, \
-        started_at, ends_at, idempotency_key, request_digest, node_id) \
-    SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $20 \
+        started_at, ends_at, idempotency_key, request_digest, node_id, network) \
+    SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $20, \
+        $21 \
     WHERE (SELECT COUNT(*) FROM sandboxes WHERE team_id = $2 AND ended_at IS NULL \
         AND state IN ('starting', 'running')) < $19";
 const RUNNING: &str = "UPDATE sandboxes SET state = 'running', lifecycle = $2, started_at = $3, \
@@ -128,6 +129,7 @@ impl Store {
             .bind(intent.idempotency.map(Idempotency::digest))
             .bind(i64::from(intent.team_limit))
             .bind(row.node.as_ref().map(NodeId::as_str))
+            .bind(super::network::encode(row.network.as_ref())?)
             .execute(&self.writer)
             .await;
         match result {
@@ -197,8 +199,26 @@ impl Store {
         moved.await.map(drop).map_err(StoreError::query("move the end of a sandbox"))
     }
 
-    /// Closes the row if it still is in `state`. Whether it was.
+    /// Closes the row if it still is in `state`. Whether it was. An end that cannot be written down
+    /// counts all the same, and is written later.
     pub(crate) async fn close_sandbox(
+        &self,
+        id: &SandboxId,
+        state: RowState,
+        end: &End,
+    ) -> Result<bool, StoreError> {
+        let mut closed = self.close_row(id, state, end).await;
+        if closed.as_ref().is_err_and(StoreError::is_disk_full) {
+            self.balance().await;
+            closed = self.close_row(id, state, end).await;
+        }
+        closed.or_else(|error| {
+            self.overdue.keep(id, end.clone(), &error);
+            Ok(true)
+        })
+    }
+
+    async fn close_row(
         &self,
         id: &SandboxId,
         state: RowState,
@@ -260,7 +280,8 @@ impl Store {
     ) -> Result<Option<SandboxRow>, StoreError> {
         let found = sqlx::query_as(GET).bind(id.as_str()).bind(team.as_str());
         let row = found.fetch_optional(&self.reader).await;
-        row.map_err(StoreError::query("look up a sandbox"))
+        let row = row.map_err(StoreError::query("look up a sandbox"))?;
+        Ok(row.filter(|row: &SandboxRow| !self.overdue.has(&row.id)))
     }
 
     /// The row of a sandbox that has not ended, whosever it is.
@@ -269,7 +290,8 @@ impl Store {
         id: &SandboxId,
     ) -> Result<Option<SandboxRow>, StoreError> {
         let row = sqlx::query_as(GET_OF_ANY_TEAM).bind(id.as_str()).fetch_optional(&self.reader);
-        row.await.map_err(StoreError::query("look up a sandbox of any team"))
+        let row = row.await.map_err(StoreError::query("look up a sandbox of any team"))?;
+        Ok(row.filter(|row: &SandboxRow| !self.overdue.has(&row.id)))
     }
 
     /// The running sandboxes of `team`; at most as many as its limit.
@@ -278,13 +300,16 @@ impl Store {
         team: &TeamId,
     ) -> Result<Vec<SandboxRow>, StoreError> {
         let found = sqlx::query_as(RUNNING_OF_TEAM).bind(team.as_str());
-        found.fetch_all(&self.reader).await.map_err(StoreError::query("list sandboxes"))
+        let rows = found.fetch_all(&self.reader).await;
+        let rows = rows.map_err(StoreError::query("list sandboxes"))?;
+        Ok(self.overdue.open_of(rows))
     }
 
     /// Every row that has not ended, of all teams.
     pub(crate) async fn live_sandboxes(&self) -> Result<Vec<SandboxRow>, StoreError> {
         let found = sqlx::query_as(LIVE).fetch_all(&self.reader);
-        found.await.map_err(StoreError::query("list live sandboxes"))
+        let rows: Vec<_> = found.await.map_err(StoreError::query("list live sandboxes"))?;
+        Ok(self.overdue.open_of(rows))
     }
 
     /// Where the record of a sandbox stands; `None` when there is none.
@@ -292,6 +317,9 @@ impl Store {
         &self,
         id: &SandboxId,
     ) -> Result<Option<RowState>, StoreError> {
+        if self.overdue.has(id) {
+            return Ok(Some(RowState::Ended));
+        }
         let failed = || StoreError::query("look up the state of a sandbox");
         let found: Option<String> = sqlx::query_scalar(STATE)
             .bind(id.as_str())

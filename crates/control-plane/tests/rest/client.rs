@@ -80,6 +80,10 @@ impl Client {
         self.with("content-type", "application/json").send("POST", path, body.to_string()).await
     }
 
+    pub(crate) async fn put(&self, path: &str, body: &Value) -> Answer {
+        self.with("content-type", "application/json").send("PUT", path, body.to_string()).await
+    }
+
     pub(crate) async fn send(&self, method: &str, path: &str, body: impl Into<Bytes>) -> Answer {
         let (parts, body) = self.open(method, path, body).await.into_parts();
         let bytes = body.collect().await.unwrap().to_bytes();

@@ -6,7 +6,7 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, SystemTime};
 
 use model::{
-    BuildId, EndReason, LifecycleId, NodeId, NodePhase, NodeRequest, Resources, SandboxId,
+    BuildId, Egress, EndReason, LifecycleId, NodeId, NodePhase, NodeRequest, Resources, SandboxId,
     SandboxPhase, SandboxSpec, TeamId, TemplateId,
 };
 use node_wire::{
@@ -79,6 +79,8 @@ struct State {
     killing: BTreeSet<SandboxId>,
     killed_twice_at_a_time: bool,
     kills: BTreeMap<SandboxId, u32>,
+    /// The rules for connections that were set, the last one last.
+    rules: Vec<(SandboxId, Egress)>,
 }
 
 /// Why a node answers no call.
@@ -125,6 +127,7 @@ impl FakeNode {
             killing: BTreeSet::new(),
             killed_twice_at_a_time: false,
             kills: BTreeMap::new(),
+            rules: Vec::new(),
         };
         Arc::new_cyclic(|me| Self {
             me: Weak::clone(me),
@@ -285,6 +288,12 @@ impl FakeNode {
 
     pub(crate) fn last_spec(&self) -> SandboxSpec {
         self.state.lock().specs.last().unwrap().clone()
+    }
+
+    /// The rules of `id` for connections, as they were last set.
+    pub(crate) fn rules(&self, id: &SandboxId) -> Option<Egress> {
+        let state = self.state.lock();
+        state.rules.iter().rev().find(|(of, _)| of == id).map(|(_, rules)| rules.clone())
     }
 
     pub(crate) fn ends_at(&self, id: &SandboxId) -> SystemTime {

@@ -2,16 +2,20 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 
 use model::{LifecycleId, SandboxId};
-use node_wire::{Route, Routes};
+use node_wire::{Ingress, Route, Routes};
 use parking_lot::Mutex;
 
 /// A route table that can be looked at.
 #[derive(Debug, Default)]
-pub(crate) struct FakeRoutes(Mutex<HashMap<SandboxId, Route>>);
+pub(crate) struct FakeRoutes(Mutex<HashMap<SandboxId, (Route, Ingress)>>);
 
 impl FakeRoutes {
     pub(crate) fn addr(&self, id: &SandboxId) -> Option<IpAddr> {
-        self.0.lock().get(id).map(|route| route.addr)
+        self.0.lock().get(id).map(|(route, _)| route.addr)
+    }
+
+    pub(crate) fn ingress(&self, id: &SandboxId) -> Option<Ingress> {
+        self.0.lock().get(id).map(|(_, ingress)| ingress.clone())
     }
 
     /// As an edge that restarted.
@@ -25,13 +29,13 @@ impl FakeRoutes {
 }
 
 impl Routes for FakeRoutes {
-    fn publish(&self, route: Route) {
-        self.0.lock().insert(route.sandbox.clone(), route);
+    fn publish(&self, route: Route, ingress: Ingress) {
+        self.0.lock().insert(route.sandbox.clone(), (route, ingress));
     }
 
     fn withdraw(&self, sandbox: &SandboxId, lifecycle: &LifecycleId) {
         let mut routes = self.0.lock();
-        if routes.get(sandbox).is_some_and(|route| route.lifecycle == *lifecycle) {
+        if routes.get(sandbox).is_some_and(|(route, _)| route.lifecycle == *lifecycle) {
             routes.remove(sandbox);
         }
     }

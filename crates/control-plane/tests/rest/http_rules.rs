@@ -59,7 +59,6 @@ async fn every_endpoint_of_later_versions_says_so_at_once() {
         ("POST", format!("/sandboxes/{id}/resume")),
         ("POST", format!("/sandboxes/{id}/fork")),
         ("POST", format!("/sandboxes/{id}/snapshots")),
-        ("PUT", format!("/sandboxes/{id}/network")),
         ("GET", format!("/sandboxes/{id}/logs")),
         ("GET", format!("/v2/sandboxes/{id}/logs")),
         ("GET", "/snapshots".into()),
@@ -70,7 +69,7 @@ async fn every_endpoint_of_later_versions_says_so_at_once() {
         ("PATCH", "/v2/templates/base".into()),
         ("PATCH", "/templates/base".into()),
         ("GET", "/templates/base".into()),
-        ("DELETE", "/templates/team%2Fx%3Adefault".into()),
+        ("DELETE", "/templates/base".into()),
         ("GET", "/templates/base/files/00".into()),
         ("POST", "/v2/templates/base/builds/b".into()),
         ("GET", "/templates/base/builds/b/status".into()),
@@ -94,6 +93,22 @@ async fn every_endpoint_of_later_versions_says_so_at_once() {
         service.client.without("x-api-key").send(method, &path, "").await.error(401);
     }
     service.client.send("POST", "/admin/teams/t/sandboxes/kill", "").await.error(401);
+    service.client.send("DELETE", "/templates/team%2Fx%3Adefault", "").await.error(404);
+    service.stop().await;
+}
+
+#[tokio::test]
+async fn what_is_asked_of_a_sandbox_that_is_not_there_is_404_whether_it_can_be_done_or_not() {
+    let service = Service::start().await;
+    let id = service.create(json!({})).await;
+    assert_eq!(service.client.delete(&format!("/sandboxes/{id}")).await.status, 204);
+    for what in ["pause", "resume", "fork", "snapshots"] {
+        for id in [id.as_str(), "inobody"] {
+            let path = format!("/sandboxes/{id}/{what}");
+            service.client.send("POST", &path, "").await.error(404);
+        }
+    }
+    service.client.send("POST", "/sandboxes/NO/pause", "").await.error(400);
     service.stop().await;
 }
 

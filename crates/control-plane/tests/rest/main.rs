@@ -33,6 +33,8 @@ mod intents;
 #[cfg(test)]
 mod lists;
 #[cfg(test)]
+mod network;
+#[cfg(test)]
 mod node_sandboxes;
 #[cfg(test)]
 mod node_status;

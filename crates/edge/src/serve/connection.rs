@@ -6,6 +6,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
+use e2b_wire::proxy_error::ErrorForm;
 use http::header::UPGRADE;
 use http::{Request, Response};
 use hyper::body::Incoming;
@@ -118,9 +119,13 @@ where
                 }
                 self.edge.handle(&target, request).await
             }
-            Ok(None) => match self.api.clone().oneshot(request).await {
-                Ok(response) => response.map(Body::api),
-                Err(never) => match never {},
+            Ok(None) => match self.edge.signer(&request) {
+                Ok(Some(target)) => self.edge.handle(&target, request).await,
+                Ok(None) => match self.api.clone().oneshot(request).await {
+                    Ok(response) => response.map(Body::api),
+                    Err(never) => match never {},
+                },
+                Err(error) => answer::proxy_error(error, ErrorForm::wanted(request.headers())),
             },
             Err(why) => answer::bad_target(why),
         }

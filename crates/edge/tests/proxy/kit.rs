@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
+use e2b_wire::host_name::ENVD_PORT;
 use edge::{BoxError, Config, Edge, ServeError, serve};
 use http::{Request, Response};
 use http_body_util::combinators::UnsyncBoxBody;
@@ -18,7 +19,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use lifecycle::{Budget, TaskGroup};
 use model::{LifecycleId, SandboxId};
-use node_wire::{Route, Routes as _};
+use node_wire::{Ingress, Route, Routes as _};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
@@ -77,11 +78,30 @@ pub(crate) fn config() -> Config {
 
 impl World {
     pub(crate) fn publish(&self, sandbox: &str, lifecycle: &str) {
-        self.edge.publish(Route {
+        self.publish_under(sandbox, lifecycle, Ingress::default());
+    }
+
+    pub(crate) fn publish_under(&self, sandbox: &str, lifecycle: &str, ingress: Ingress) {
+        let route = Route {
             sandbox: sandbox.parse().unwrap(),
             lifecycle: lifecycle.parse().unwrap(),
             addr: LOOPBACK,
-        });
+        };
+        self.edge.publish(route, ingress);
+    }
+
+    /// The same for one at another address of this machine.
+    pub(crate) fn publish_at(&self, sandbox: &str, addr: IpAddr, ingress: Ingress) {
+        let (sandbox, lifecycle) = (sandbox.parse().unwrap(), LIFECYCLE.parse().unwrap());
+        self.edge.publish(Route { sandbox, lifecycle, addr }, ingress);
+    }
+
+    /// A listener on the guest agent's port: every address that begins with 127 is this machine's,
+    /// so there is one on which nobody else listens there.
+    pub(crate) async fn agent_listener(&self) -> TcpListener {
+        let own = self.addr.port().to_be_bytes();
+        let address = Ipv4Addr::new(127, 49, own[0], own[1].max(1));
+        TcpListener::bind((address, ENVD_PORT.get())).await.unwrap()
     }
 
     pub(crate) fn withdraw(&self, sandbox: &str, lifecycle: &str) {
@@ -127,9 +147,10 @@ impl World {
         F: Fn(TcpStream) -> R + Send + 'static,
         R: Future<Output = ()> + Send + 'static,
     {
-        let port = listener.local_addr().unwrap().port();
+        let addr = listener.local_addr().unwrap();
         let connections = Arc::new(AtomicUsize::new(0));
-        let server = Server { port, connections: Arc::clone(&connections) };
+        let server =
+            Server { ip: addr.ip(), port: addr.port(), connections: Arc::clone(&connections) };
         let (tasks, stop) = (self.tasks.clone(), self.tasks.stop_token().clone());
         self.tasks.spawn(Span::none(), async move {
             loop {
@@ -184,6 +205,7 @@ impl World {
 
 /// A server inside the sandbox.
 pub(crate) struct Server {
+    pub(crate) ip: IpAddr,
     pub(crate) port: u16,
     connections: Arc<AtomicUsize>,
 }

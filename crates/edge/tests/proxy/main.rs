@@ -13,4 +13,6 @@ mod routing;
 #[cfg(test)]
 mod streams;
 #[cfg(test)]
+mod terms;
+#[cfg(test)]
 mod upgrades;

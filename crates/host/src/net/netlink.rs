@@ -4,19 +4,18 @@
 
 use std::io;
 use std::net::Ipv4Addr;
+use std::ops::ControlFlow;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 
 use netlink_packet_core::{
-    NLM_F_ACK, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage,
-    NetlinkPayload,
+    ErrorMessage, NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REPLACE, NLM_F_REQUEST,
+    NetlinkHeader, NetlinkMessage, NetlinkPayload,
 };
 use netlink_packet_route::address::{AddressAttribute, AddressMessage};
 use netlink_packet_route::link::{
     InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
 };
-use netlink_packet_route::route::{
-    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
-};
+use netlink_packet_route::route::RouteMessage;
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use rustix::net::netdevice::name_to_index;
 use rustix::net::netlink::SocketAddrNetlink;
@@ -25,8 +24,13 @@ use rustix::net::{
     sendto, socket_with,
 };
 
-/// The largest answer that is read: an acknowledgement with a copy of the request.
+/// The most that is read at a time: the kernel makes no larger parts of a list, and an
+/// acknowledgement has a copy of the request.
 const MAX_ANSWER: usize = 32 * 1024;
+/// Where a message begins behind another one.
+const ALIGNMENT: usize = 4;
+
+use super::way::Way;
 
 #[derive(Debug)]
 pub(super) struct Netlink {
@@ -102,13 +106,35 @@ impl Netlink {
         self.request(RouteNetlinkMessage::NewAddress(message), NLM_F_CREATE | NLM_F_EXCL)
     }
 
-    pub(super) fn add_default_route(&mut self, gateway: Ipv4Addr) -> io::Result<()> {
-        let route = default_route(Some(gateway));
-        self.request(RouteNetlinkMessage::NewRoute(route), NLM_F_CREATE | NLM_F_EXCL)
+    /// Has `way` lead where it says, whatever led there before.
+    pub(super) fn set_route(&mut self, way: Way) -> io::Result<()> {
+        self.request(RouteNetlinkMessage::NewRoute(way.message()), NLM_F_CREATE | NLM_F_REPLACE)
     }
 
-    pub(super) fn remove_default_route(&mut self) -> io::Result<()> {
-        self.request(RouteNetlinkMessage::DelRoute(default_route(None)), 0)
+    /// Removes the route to the addresses of `way`; one that is gone is fine.
+    pub(super) fn remove_route(&mut self, way: Way) -> io::Result<()> {
+        match self.request(RouteNetlinkMessage::DelRoute(way.message()), 0) {
+            Err(error) if error.raw_os_error() == Some(libc::ESRCH) => Ok(()),
+            done => done,
+        }
+    }
+
+    /// The routes that [`Netlink::set_route`] has made, those of the kernel itself left out.
+    pub(super) fn ways(&mut self) -> io::Result<Vec<Way>> {
+        let mut request = RouteMessage::default();
+        request.header.address_family = AddressFamily::Inet;
+        self.send(RouteNetlinkMessage::GetRoute(request), NLM_F_DUMP)?;
+        let mut ways = Vec::new();
+        self.answers(|payload| match payload {
+            NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewRoute(route)) => {
+                ways.extend(Way::of(&route));
+                ControlFlow::Continue(())
+            }
+            NetlinkPayload::Done(_) => ControlFlow::Break(Ok(())),
+            NetlinkPayload::Error(error) => ControlFlow::Break(Err(failure(&error))),
+            _ => ControlFlow::Continue(()),
+        })?;
+        Ok(ways)
     }
 
     /// The index of a link in this socket's namespace.
@@ -117,45 +143,56 @@ impl Netlink {
     }
 
     fn request(&mut self, message: RouteNetlinkMessage, flags: u16) -> io::Result<()> {
+        self.send(message, NLM_F_ACK | flags)?;
+        self.answers(|payload| match payload {
+            NetlinkPayload::Error(error) if error.code.is_some() => {
+                ControlFlow::Break(Err(failure(&error)))
+            }
+            NetlinkPayload::Error(_acknowledgement) => ControlFlow::Break(Ok(())),
+            _ => ControlFlow::Continue(()),
+        })
+    }
+
+    fn send(&mut self, message: RouteNetlinkMessage, flags: u16) -> io::Result<()> {
         self.sequence = self.sequence.wrapping_add(1);
         let mut header = NetlinkHeader::default();
-        header.flags = NLM_F_REQUEST | NLM_F_ACK | flags;
+        header.flags = NLM_F_REQUEST | flags;
         header.sequence_number = self.sequence;
         let mut packet = NetlinkMessage::new(header, NetlinkPayload::InnerMessage(message));
         packet.finalize();
         let mut bytes = vec![0; packet.buffer_len()];
         packet.serialize(&mut bytes);
         sendto(&self.socket, &bytes, SendFlags::empty(), &SocketAddrNetlink::new(0, 0))?;
-        self.acknowledged()
+        Ok(())
     }
 
-    fn acknowledged(&self) -> io::Result<()> {
+    /// Gives every answer to the last request to `take`, until that breaks.
+    fn answers(
+        &self,
+        mut take: impl FnMut(NetlinkPayload<RouteNetlinkMessage>) -> ControlFlow<io::Result<()>>,
+    ) -> io::Result<()> {
         let mut buffer = vec![0; MAX_ANSWER];
         loop {
             let (len, _) = recv(&self.socket, buffer.as_mut_slice(), RecvFlags::empty())?;
-            let answer = buffer.get(..len).unwrap_or_default();
-            let packet = NetlinkMessage::<RouteNetlinkMessage>::deserialize(answer)
-                .map_err(|error| io::Error::other(error.to_string()))?;
-            if packet.header.sequence_number != self.sequence {
-                continue;
-            }
-            if let NetlinkPayload::Error(error) = packet.payload {
-                return error.code.map_or(Ok(()), |code| {
-                    Err(io::Error::from_raw_os_error(code.get().saturating_abs()))
-                });
+            let mut rest = buffer.get(..len).unwrap_or_default();
+            // The answers of a list come several at a time.
+            while !rest.is_empty() {
+                let packet = NetlinkMessage::<RouteNetlinkMessage>::deserialize(rest)
+                    .map_err(|error| io::Error::other(error.to_string()))?;
+                let len = usize::try_from(packet.header.length).unwrap_or(usize::MAX);
+                rest = rest.get(len.next_multiple_of(ALIGNMENT).max(1)..).unwrap_or_default();
+                if packet.header.sequence_number != self.sequence {
+                    continue;
+                }
+                if let ControlFlow::Break(done) = take(packet.payload) {
+                    return done;
+                }
             }
         }
     }
 }
 
-fn default_route(gateway: Option<Ipv4Addr>) -> RouteMessage {
-    let mut route = RouteMessage::default();
-    route.header.address_family = AddressFamily::Inet;
-    route.header.table = RouteHeader::RT_TABLE_MAIN;
-    route.header.protocol = RouteProtocol::Static;
-    route.header.scope = RouteScope::Universe;
-    route.header.kind = RouteType::Unicast;
-    route.attributes =
-        gateway.map(|g| RouteAttribute::Gateway(RouteAddress::Inet(g))).into_iter().collect();
-    route
+fn failure(error: &ErrorMessage) -> io::Error {
+    let code = error.code.map_or(0, |code| code.get().saturating_abs());
+    io::Error::from_raw_os_error(code)
 }

@@ -17,6 +17,7 @@ use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use super::conntrack;
 use super::is_linked;
 use super::netlink::Netlink;
+use super::way::{Subnet, Way};
 use crate::error::Tried;
 use crate::identity::UIDS_PER_SLOT;
 use crate::process::{Namespaces, Process, make_namespaces};
@@ -152,14 +153,29 @@ impl Slot {
         self.listener.as_fd()
     }
 
-    /// Takes the way to the internet away. What is on the link itself, the host's end, stays
-    /// reachable for answers.
+    /// Has only those addresses lead to the outside that are in `open`, or not in `closed`; of two
+    /// subnets that have an address the narrower one decides, and `closed` of two that are the same.
+    ///
+    /// In force with the answer, for connections that are open, too. What was set before is forgotten;
+    /// a failure leaves some of it. The link itself, with the host's end, stays reachable for answers.
     ///
     /// # Errors
-    /// When the route cannot be removed.
-    pub fn isolate(&self) -> Result<(), HostError> {
-        inside(self.netns.as_fd(), || Netlink::open()?.remove_default_route())
-            .tried("remove default route of", &self.name)
+    /// When a route cannot be made or removed.
+    pub fn restrict(&self, open: &[Subnet], closed: &[Subnet]) -> Result<(), HostError> {
+        let wanted = ways(self.net, open, closed);
+        inside(self.netns.as_fd(), || {
+            let mut netlink = Netlink::open()?;
+            for way in &wanted {
+                netlink.set_route(*way)?;
+            }
+            for old in netlink.ways()? {
+                if wanted.iter().all(|way| way.to != old.to) {
+                    netlink.remove_route(old)?;
+                }
+            }
+            Ok(())
+        })
+        .tried("set the rules of", &self.name)
     }
 
     /// Lets go of the guest agent's socket: from now on only the sandbox holds it, so connections
@@ -219,6 +235,24 @@ fn host_end(netlink: &mut Netlink, name: &str, address: Ipv4Addr) -> io::Result<
     netlink.set_up(index)
 }
 
+/// The routes of a slot: of all that have an address, the kernel takes the one with the longest
+/// prefix. Nobody inside may change them.
+fn ways(net: SlotNet, open: &[Subnet], closed: &[Subnet]) -> Vec<Way> {
+    // The way to the host's end is the kernel's own, and how the sandbox is reached.
+    let link = Subnet { first: net.guest.min(net.host), prefix_len: LINK_PREFIX };
+    let opened = [Subnet::ALL].iter().chain(open);
+    let opened = opened.map(|to| Way { to: *to, gateway: Some(net.host) });
+    let closed = closed.iter().map(|to| Way { to: *to, gateway: None });
+    let mut ways: Vec<Way> = Vec::new();
+    for way in opened.chain(closed).filter(|way| !link.contains(way.to)) {
+        match ways.iter_mut().find(|known| known.to == way.to) {
+            Some(known) => *known = way,
+            None => ways.push(way),
+        }
+    }
+    ways
+}
+
 /// Runs in a thread that is inside the slot's network namespace.
 fn guest_end(net: SlotNet, agent_port: u16) -> io::Result<OwnedFd> {
     let mut netlink = Netlink::open()?;
@@ -233,7 +267,7 @@ fn guest_end(net: SlotNet, agent_port: u16) -> io::Result<OwnedFd> {
     let index = netlink.index_of(GUEST_LINK)?;
     netlink.add_address(index, net.guest, LINK_PREFIX)?;
     netlink.set_up(index)?;
-    netlink.add_default_route(net.host)?;
+    netlink.set_route(Way { to: Subnet::ALL, gateway: Some(net.host) })?;
     let socket = socket_with(AddressFamily::INET, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
     sockopt::set_socket_reuseaddr(&socket, true)?;
     bind(&socket, &SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, agent_port))?;

@@ -10,7 +10,7 @@ use super::{ALL, Finding, Level, overlay};
 /// Descriptors for some thousand sandboxes; the service raises its own limit up to the hard one.
 const ENOUGH_FILES: u64 = 16_384;
 
-/// Below this no sandbox of the usual size can start.
+/// With less a sandbox of the usual size may not get far.
 const LEAST_DISK_MIB: u64 = 2048;
 const LEAST_MEMORY_MIB: u64 = 512;
 
@@ -51,7 +51,9 @@ pub(super) fn room(data_dir: &Path) -> Vec<Finding> {
     if free >= LEAST_DISK_MIB {
         return vec![Finding::ok(NAME, ALL, detail)];
     }
-    vec![Finding::lack(NAME, ALL, Level::Missing, detail, "free space, or set another data_dir")]
+    // A service starts on a full disk all the same: it may have sandboxes there that run, and
+    // those that must not start it refuses itself.
+    vec![Finding::lack(NAME, ALL, Level::Degraded, detail, "free space, or set another data_dir")]
 }
 
 pub(super) fn free_disk_mib(data_dir: &Path) -> Option<u64> {

@@ -57,6 +57,14 @@ pub(super) async fn probe(data_dir: &Path) -> Vec<Finding> {
     };
     let idmapped = match tried {
         Ok(()) => Finding::ok("idmapped overlay", CONTAINER, format!("tried in {shown}")),
+        // Says nothing of the kernel, and does not last.
+        Err(error) if error.is_disk_full() => Finding::lack(
+            "idmapped overlay",
+            CONTAINER,
+            Level::Degraded,
+            format!("not tried, because {shown} is full"),
+            "free space, or set another data_dir",
+        ),
         Err(error) => Finding::lack(
             "idmapped overlay",
             CONTAINER,

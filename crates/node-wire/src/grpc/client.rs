@@ -14,21 +14,22 @@ use futures::stream::{BoxStream, iter, unfold};
 use http::header::AUTHORIZATION;
 use http::{HeaderMap, HeaderValue, Uri};
 use lifecycle::{Budget, Expired, TaskGroup};
-use model::{BuildId, EndReason, LifecycleId, NodeRequest, SandboxId, SandboxSpec, Secret};
+use model::{BuildId, Egress, EndReason, LifecycleId, NodeRequest, SandboxId, SandboxSpec, Secret};
 use tokio::sync::broadcast;
 
 use self::events::Events;
 use self::link::Link;
 use super::MAX_RESPONSE_BYTES;
-use super::convert::{Malformed, ms};
+use super::convert::{Malformed, ms, texts};
 use super::failure::{build_error, create_error, node_error, sandbox_error, status_error};
 use super::info_service::change;
 use super::proto::cofferdam::node::v1::{self, NodeServiceClient};
 use super::proto::{
-    InfoServiceClient, SandboxDeleteRequest, SandboxServiceClient, SandboxUpdateRequest,
+    InfoServiceClient, SandboxDeleteRequest, SandboxNetworkEgressConfig, SandboxServiceClient,
+    SandboxUpdateRequest,
 };
 use crate::{
-    AdoptReport, BuildError, BuildRequest, BuildStatus, CreateError, DrainStatus, Ending,
+    AdoptReport, BuildError, BuildRequest, BuildStatus, CreateError, DrainStatus, Ending, Expected,
     Explanation, Leaks, NodeApi, NodeError, NodeEvent, NodeInfo, Sample, SandboxStatus, Started,
     StatusError,
 };
@@ -193,6 +194,21 @@ impl NodeApi for Client {
         answer.map(drop).map_err(|error| sandbox_error(error, id))
     }
 
+    async fn set_egress(&self, id: &SandboxId, egress: Egress) -> Result<(), NodeError> {
+        let rules = SandboxNetworkEgressConfig {
+            allowed_cidrs: texts(&egress.allow),
+            denied_cidrs: texts(&egress.deny),
+            ..SandboxNetworkEgressConfig::default()
+        };
+        let request = SandboxUpdateRequest {
+            sandbox_id: id.to_string(),
+            egress: Some(rules).into(),
+            ..SandboxUpdateRequest::default()
+        };
+        let answer = self.sandboxes.update(request).await;
+        answer.map(drop).map_err(|error| sandbox_error(error, id))
+    }
+
     async fn list(&self) -> Result<Vec<SandboxStatus>, NodeError> {
         // What happens after this list is in the events, for whoever has asked for them before.
         self.events.settled().await;
@@ -256,8 +272,17 @@ impl NodeApi for Client {
         self.events.subscribe()
     }
 
-    async fn request(&self, request: NodeRequest) -> Result<(), StatusError> {
-        let answer = self.info.service_status_override(change(request)).await;
+    async fn request_if(
+        &self,
+        request: NodeRequest,
+        expected: Expected,
+    ) -> Result<(), StatusError> {
+        // Every node understands E2B's call, which has no words for what is expected.
+        if expected.is_any() {
+            let answer = self.info.service_status_override(change(request)).await;
+            return answer.map(drop).map_err(status_error);
+        }
+        let answer = self.nodes.change_status((request, expected).into()).await;
         answer.map(drop).map_err(status_error)
     }
 

@@ -16,7 +16,7 @@ use parking_lot::Mutex;
 use super::failure::Failure;
 use super::proto::cofferdam::node::v1;
 
-pub(super) use sandbox::{end_reason, event};
+pub(super) use sandbox::{end_reason, event, ranges, texts};
 
 /// A message that is not a value.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]

@@ -39,6 +39,7 @@ pub(super) enum Reason {
     SandboxNotFound,
     SandboxStuck,
     DrainIsFinal,
+    StatusIsStale,
     BuildNotFound,
     TooManyBuilds,
     Unsupported,
@@ -49,7 +50,7 @@ pub(super) enum Reason {
 }
 
 impl Reason {
-    const ALL: [Self; 21] = [
+    const ALL: [Self; 22] = [
         Self::NodeDraining,
         Self::NodeStarting,
         Self::NodeFull,
@@ -64,6 +65,7 @@ impl Reason {
         Self::SandboxNotFound,
         Self::SandboxStuck,
         Self::DrainIsFinal,
+        Self::StatusIsStale,
         Self::BuildNotFound,
         Self::TooManyBuilds,
         Self::Unsupported,
@@ -89,6 +91,7 @@ impl Reason {
             Self::SandboxNotFound => "SANDBOX_NOT_FOUND",
             Self::SandboxStuck => "SANDBOX_STUCK",
             Self::DrainIsFinal => "DRAIN_IS_FINAL",
+            Self::StatusIsStale => "STATUS_IS_STALE",
             Self::BuildNotFound => "BUILD_NOT_FOUND",
             Self::TooManyBuilds => "TOO_MANY_BUILDS",
             Self::Unsupported => "UNSUPPORTED",
@@ -257,6 +260,11 @@ impl From<StatusError> for Failure {
             StatusError::DrainIsFinal(is_final) => {
                 Self::new(ErrorCode::FailedPrecondition, Reason::DrainIsFinal, NO_WAY_BACK)
                     .fact("from", is_final.from.as_str())
+            }
+            StatusError::Stale(difference) => {
+                let text = format!("the node {difference}");
+                Self::new(ErrorCode::Aborted, Reason::StatusIsStale, text)
+                    .fact("difference", difference)
             }
             StatusError::Unreachable(why) => Self::unreachable(why),
             StatusError::Internal(why) => Self::internal(why),

@@ -4,7 +4,7 @@ use connectrpc::{
     ConnectError, RequestContext, Response, ServiceRequest, ServiceResult, ServiceStream,
 };
 use futures::{Stream, StreamExt as _, future, stream};
-use model::{LifecycleId, SandboxId, SandboxSpec};
+use model::{LifecycleId, NodeRequest, SandboxId, SandboxSpec};
 use observe::metrics::{LOST, LOST_EVENTS};
 use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::RecvError;
@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use super::convert::{Malformed, duration, id};
 use super::failure::Failure;
 use super::proto::cofferdam::node::v1;
-use crate::{BuildRequest, NodeApi, NodeEvent};
+use crate::{BuildRequest, Expected, NodeApi, NodeEvent};
 
 /// Everything E2B's services have no words for: three lines a call.
 #[derive(Debug)]
@@ -180,6 +180,17 @@ impl v1::NodeService for Nodes {
     ) -> ServiceResult<ServiceStream<v1::DrainStatus>> {
         let drains = self.node.drain_updates().await.map_err(Failure::from)?;
         Response::stream_ok(until_end(drains.map(v1::DrainStatus::from), self.ending.clone()))
+    }
+
+    async fn change_status(
+        &self,
+        _context: RequestContext,
+        request: ServiceRequest<'_, v1::ChangeStatusRequest>,
+    ) -> ServiceResult<v1::ChangeStatusResponse> {
+        let asked: Result<(NodeRequest, Expected), _> = request.to_owned_message().try_into();
+        let (request, expected) = asked.map_err(refused)?;
+        self.node.request_if(request, expected).await.map_err(Failure::from)?;
+        Response::ok(v1::ChangeStatusResponse::default())
     }
 
     async fn get_leaks(

@@ -145,14 +145,17 @@ impl SandboxService for Sandboxes {
         let ends_at =
             optional_time("end_time", message.end_time.into_option()).map_err(Failure::from)?;
         // Both or none: rules that cannot be applied leave the end where it is.
-        if let Some(rules) = message.egress.as_option() {
-            order::check_egress(rules)?;
+        let egress = message.egress.as_option().map(order::egress).transpose()?;
+        if ends_at.is_none() && egress.is_none() {
+            self.find(&sandbox).await.map_err(in_short)?;
         }
-        let changed = match ends_at {
-            Some(ends_at) => self.node.set_end(&sandbox, ends_at).await.map_err(Failure::from),
-            None => self.find(&sandbox).await.map(drop),
-        };
-        changed.map_err(in_short)?;
+        let failed = |error| in_short(Failure::from(error));
+        if let Some(egress) = egress {
+            self.node.set_egress(&sandbox, egress).await.map_err(failed)?;
+        }
+        if let Some(ends_at) = ends_at {
+            self.node.set_end(&sandbox, ends_at).await.map_err(failed)?;
+        }
         Response::ok(Empty::default())
     }
 

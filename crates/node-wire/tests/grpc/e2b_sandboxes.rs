@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use model::{EndReason, NodePhase, SandboxId};
+use model::{Egress, EndReason, NodePhase, SandboxId};
 use node_wire::{CreateError, NodeError};
 use prost::Message as _;
 use prost_reflect::DynamicMessage;
@@ -41,7 +41,7 @@ fn order(change: Value) -> Value {
             "envdAccessToken": "agent-token",
             "executionId": "7c1f0a52-0000-4000-8000-000000000001",
             "allowInternetAccess": false,
-            "network": { "egress": {}, "ingress": {} },
+            "network": { "egress": { "deniedCidrs": ["8.8.8.8"] }, "ingress": {} },
             "autoResume": { "policy": "off" },
             "eventsTtlDays": "7",
         },
@@ -88,6 +88,8 @@ async fn a_sandbox_is_created_as_ordered_and_listed_with_the_callers_names() {
     assert_eq!((spec.env["A"].as_str(), spec.metadata["who"].as_str()), ("b", "me"));
     assert_eq!(spec.access_token.unwrap().expose(), "agent-token");
     assert!(!spec.internet);
+    let deny = vec!["8.8.8.8".parse().unwrap()];
+    assert_eq!(spec.egress, Egress { deny, ..Egress::default() });
     assert_eq!(limit, Duration::from_secs(60));
 
     let list = peer.call(LIST, json!({})).await.unwrap();
@@ -151,14 +153,6 @@ async fn every_wish_that_cannot_be_fulfilled_is_refused_by_name_before_anything_
         (json!({ "volumeMounts": [{ "id": "v", "path": "/v" }] }), "volumeMounts"),
         (json!({ "autoResume": { "policy": "any" } }), "auto_resume"),
         (json!({ "iam": { "tokens": { "t": {} } } }), "iam"),
-        (
-            json!({ "network": { "egress": { "allowedCidrs": ["10.0.0.0/8"] } } }),
-            "network.egress.allowed_cidrs",
-        ),
-        (
-            json!({ "network": { "egress": { "deniedCidrs": ["10.0.0.0/8"] } } }),
-            "network.egress.denied_cidrs",
-        ),
         (
             json!({ "network": { "egress": { "allowedDomains": ["example.org"] } } }),
             "network.egress.allowed_domains",
@@ -315,20 +309,28 @@ async fn a_draining_node_refuses_to_create_and_still_deletes() {
 }
 
 #[tokio::test]
-async fn update_moves_the_end_and_refuses_rules_without_moving_it() {
+async fn update_moves_the_end_and_sets_rules_or_does_neither() {
     let service = Service::start().await;
     let peer = Peer::connect(service.address).await;
     let update = "/SandboxService/Update";
     peer.call(CREATE, order(json!({}))).await.unwrap();
     let ends_at = || service.node.sandboxes.lock().values().next().unwrap().ends_at;
     let before = ends_at();
-    let rules = json!({ "allowedCidrs": ["10.0.0.0/8"] });
-    let both = json!({ "sandboxId": "i1", "endTime": "2998-01-01T00:00:00Z", "egress": rules });
-    let refused = peer.refused(update, both).await;
-    assert_eq!(refused.code(), Code::Unimplemented);
-    assert_eq!(ends_at(), before);
-    // No rules at all can be had; nothing asked for is nothing done.
+    for (rules, code) in [
+        (json!({ "allowedDomains": ["example.org"] }), Code::Unimplemented),
+        (json!({ "deniedCidrs": ["10.0.0.0/33"] }), Code::InvalidArgument),
+    ] {
+        let both = json!({ "sandboxId": "i1", "endTime": "2998-01-01T00:00:00Z", "egress": rules });
+        assert_eq!(peer.refused(update, both).await.code(), code);
+    }
+    let rules = json!({ "allowedCidrs": ["10.1.0.0/16"], "deniedCidrs": ["10.0.0.0/8"] });
+    peer.call(update, json!({ "sandboxId": "i1", "egress": rules })).await.unwrap();
     peer.call(update, json!({ "sandboxId": "i1", "egress": {} })).await.unwrap();
+    let set: Vec<Egress> =
+        service.node.rules.lock().iter().map(|(_, rules)| rules.clone()).collect();
+    let range = |text: &str| vec![text.parse().unwrap()];
+    let first = Egress { allow: range("10.1.0.0/16"), deny: range("10.0.0.0/8") };
+    assert_eq!(set, [first, Egress::default()], "none of those that were refused");
     assert_eq!(ends_at(), before);
     let moved = json!({ "sandboxId": "i1", "endTime": "1970-01-01T00:01:00Z" });
     peer.call(update, moved).await.unwrap();

@@ -8,14 +8,14 @@ use async_trait::async_trait;
 use futures::StreamExt as _;
 use futures::stream::{BoxStream, unfold};
 use model::{
-    BuildId, Change, EndReason, LifecycleId, NodePhase, NodeRequest, Resources, SandboxId,
+    BuildId, Change, Egress, EndReason, LifecycleId, NodePhase, NodeRequest, Resources, SandboxId,
     SandboxPhase, SandboxSpec,
 };
 use node_wire::{
     AdoptReport, AttemptStatus, Blocker, BuildError, BuildRequest, BuildState, BuildStatus, Class,
-    ClassCount, CreateError, DrainStatus, Ending, Enforcement, ExplainedStep, Explanation,
-    LeakItem, Leaks, NodeApi, NodeError, NodeEvent, NodeInfo, NodeMetrics, Processor, Route,
-    Sample, SandboxStatus, Started, StatusError, TemplateInfo,
+    ClassCount, CreateError, DrainStatus, Ending, Enforcement, Expected, ExplainedStep,
+    Explanation, LeakItem, Leaks, NodeApi, NodeError, NodeEvent, NodeInfo, NodeMetrics, Processor,
+    Route, Sample, SandboxStatus, Started, StatusError, TemplateInfo,
 };
 use parking_lot::Mutex;
 use tokio::sync::{broadcast, watch};
@@ -35,6 +35,8 @@ pub(crate) struct FakeNode {
     pub(crate) orders: Mutex<Vec<(SandboxSpec, Duration)>>,
     /// Why sandboxes were killed.
     pub(crate) kills: Mutex<Vec<(SandboxId, EndReason)>>,
+    /// The rules for connections that were set since.
+    pub(crate) rules: Mutex<Vec<(SandboxId, Egress)>>,
     /// Whether a kill waits.
     pub(crate) held: watch::Sender<bool>,
     builds: Mutex<BTreeMap<BuildId, BuildStatus>>,
@@ -56,6 +58,7 @@ impl Default for FakeNode {
             sandboxes: Mutex::default(),
             orders: Mutex::default(),
             kills: Mutex::default(),
+            rules: Mutex::default(),
             held: watch::Sender::new(false),
             builds: Mutex::default(),
             events: broadcast::Sender::new(4),
@@ -307,6 +310,14 @@ impl NodeApi for FakeNode {
         Ok(())
     }
 
+    async fn set_egress(&self, id: &SandboxId, egress: Egress) -> Result<(), NodeError> {
+        self.check()?;
+        let known = self.sandboxes.lock().contains_key(id);
+        known.then_some(()).ok_or_else(|| NodeError::NotFound(id.to_string()))?;
+        self.rules.lock().push((id.clone(), egress));
+        Ok(())
+    }
+
     async fn list(&self) -> Result<Vec<SandboxStatus>, NodeError> {
         self.check()?;
         Ok(self.sandboxes.lock().values().cloned().collect())
@@ -346,10 +357,16 @@ impl NodeApi for FakeNode {
         self.events.subscribe()
     }
 
-    async fn request(&self, request: NodeRequest) -> Result<(), StatusError> {
+    async fn request_if(
+        &self,
+        request: NodeRequest,
+        expected: Expected,
+    ) -> Result<(), StatusError> {
         if let Some(error) = self.fail_status.lock().clone() {
             return Err(error);
         }
+        let now = self.document();
+        expected.check(&now.service_instance, now.phase, now.epoch)?;
         let change = self.phase().on(request)?;
         if let Change::To(phase) = change {
             self.set_phase(phase);

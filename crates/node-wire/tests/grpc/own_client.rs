@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use futures::StreamExt as _;
 use model::{
-    EndReason, NodePhase, NodeRequest, OnTimeout, Resources, SandboxId, SandboxSpec, Secret,
+    Egress, EndReason, NodePhase, NodeRequest, OnTimeout, Resources, SandboxId, SandboxSpec, Secret,
 };
 use node_wire::grpc::{BadAddress, Client};
 use node_wire::{
-    AdoptEnd, AdoptReport, BuildError, BuildRequest, BuildState, CreateError, NodeApi, NodeError,
-    NodeEvent, StatusError,
+    AdoptEnd, AdoptReport, BuildError, BuildRequest, BuildState, CreateError, Expected, NodeApi,
+    NodeError, NodeEvent, StatusError,
 };
 
 use crate::fake_node::{FakeNode, moment};
@@ -29,6 +29,10 @@ pub(crate) fn spec(id: &str) -> SandboxSpec {
         ttl: Duration::from_millis(61_001),
         on_timeout: OnTimeout::Kill,
         internet: true,
+        egress: Egress {
+            allow: vec!["1.1.1.1".parse().unwrap()],
+            deny: vec!["1.1.1.0/24".parse().unwrap()],
+        },
     }
 }
 
@@ -58,6 +62,8 @@ async fn a_sandbox_is_ordered_listed_moved_sampled_and_killed_without_a_loss() {
 
     let id: SandboxId = "i1".parse().unwrap();
     client.set_end(&id, moment(777)).await.unwrap();
+    client.set_egress(&id, spec("i1").egress).await.unwrap();
+    assert_eq!(*service.node.rules.lock(), [(id.clone(), spec("i1").egress)]);
     let listed = client.list().await.unwrap();
     assert_eq!(listed[0].ends_at, moment(777));
     same(&listed, &service.node.list().await.unwrap());
@@ -68,6 +74,7 @@ async fn a_sandbox_is_ordered_listed_moved_sampled_and_killed_without_a_loss() {
     let gone = NodeError::NotFound("i1".into());
     assert_eq!(client.kill(&id, EndReason::Request).await.unwrap_err(), gone);
     assert_eq!(client.set_end(&id, moment(1)).await.unwrap_err(), gone);
+    assert_eq!(client.set_egress(&id, Egress::default()).await.unwrap_err(), gone);
     assert_eq!(client.samples(&id).await.unwrap_err(), gone);
     service.stop().await;
 }
@@ -238,6 +245,37 @@ async fn a_status_is_changed_and_a_drain_is_refused_to_be_reversed() {
     for failure in [StatusError::Unreachable("x".into()), StatusError::Internal("y".into())] {
         *service.node.fail_status.lock() = Some(failure.clone());
         assert_eq!(client.request(NodeRequest::Drain).await.unwrap_err(), failure);
+    }
+}
+
+#[tokio::test]
+async fn a_change_that_is_meant_for_another_node_or_another_epoch_changes_nothing() {
+    let service = Service::start().await;
+    let client = service.client();
+    let now = service.node.document();
+    let (instance, epoch) = (Some(now.service_instance.clone()), Some(now.epoch));
+    let stale = [
+        Expected { instance: Some("another".into()), epoch },
+        Expected { instance: instance.clone(), epoch: Some(now.epoch + 1) },
+        Expected { instance: None, epoch: Some(now.epoch + 1) },
+    ];
+    for expected in stale {
+        let told = expected.check(&now.service_instance, now.phase, now.epoch).unwrap_err();
+        let refused = client.request_if(NodeRequest::Drain, expected).await.unwrap_err();
+        assert_eq!(refused, told, "it says how the node is");
+        assert_eq!(service.node.document(), now);
+    }
+    for (request, phase) in [
+        (NodeRequest::Standby, NodePhase::Standby),
+        (NodeRequest::Unhealthy, NodePhase::Unhealthy),
+        (NodeRequest::Healthy, NodePhase::Healthy),
+        (NodeRequest::Drain, NodePhase::Draining),
+        (NodeRequest::DrainForced, NodePhase::Forcing),
+    ] {
+        let epoch = Some(service.node.document().epoch);
+        let expected = Expected { instance: instance.clone(), epoch };
+        client.request_if(request, expected).await.unwrap();
+        assert_eq!(service.node.phase(), phase);
     }
 }
 

@@ -11,7 +11,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use host::HostError;
 use host::Mark;
-use host::census::{CensusError, HELPERS, Item, census, lifecycle_ids};
+use host::census::{CensusError, HELPERS, Item, census};
 use host::cgroup::{Cgroups, Peak, Support, Usage};
 use host::identity::Claim;
 use host::net::Firewall;
@@ -20,17 +20,18 @@ use host::view::View;
 use images::{Store, base};
 use lifecycle::{Budget, Owned, Release, close_in};
 use machine::{Container, ContainerConfig, Driver, Runtime};
-use model::LifecycleId;
+use model::{Egress, LifecycleId};
 use node_wire::NodeMetrics;
 use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 
+use crate::adopt::AdoptError;
 use crate::backend::host::holdings::HostHoldings;
 use crate::backend::host::load::CpuClock;
 use crate::backend::host::upkeep::{forget_ended, reap_orphans};
 use crate::backend::{Backend, CloseError, Closer, Disk, Holdings, Leftover, NotAdopted, Upkeep};
 use crate::config::{Config, LimitsPolicy};
-use crate::ledger::{LifecycleDir, Record, ended_dir, read_all};
+use crate::ledger::{Record, ended_dir, read_all};
 use crate::pool::Pool;
 use crate::pool::stock::Counts;
 use crate::start::{StartError, find};
@@ -162,7 +163,13 @@ impl Parts {
         let old = cgroups.named(HELPERS);
         old.release(Budget::within(OLD_HELPERS_LIMIT)).await.map_err(StartError::Cgroups)?;
         let helpers = cgroups.helpers().map_err(StartError::Cgroups)?;
-        let pool = Pool::new(mark, guest_wire::ENVD_PORT, config.warm_slots, helpers);
+        let pool = Pool::new(
+            mark,
+            guest_wire::ENVD_PORT,
+            config.warm_slots,
+            helpers,
+            config.faults.clone(),
+        );
         let resolvers = if config.resolvers.is_empty() {
             host::net::resolvers()
         } else {
@@ -205,18 +212,8 @@ impl Backend for Host {
         &self.boot_id
     }
 
-    fn leftovers(&self) -> Result<Vec<Leftover>, HostError> {
-        let lifecycles = self.config.lifecycles();
-        let mut names = lifecycle_ids(&lifecycles)?;
-        // A cgroup without a directory: its lifecycle was at its last step.
-        names.extend(self.cgroups.list()?.into_iter().filter(|name| name != HELPERS));
-        names.sort();
-        names.dedup();
-        let leftover = |name: String| {
-            let record = LifecycleDir::named(&lifecycles, &name).read();
-            Leftover { name, record }
-        };
-        Ok(names.into_iter().map(leftover).collect())
+    fn leftovers(&self) -> Result<Vec<Leftover>, AdoptError> {
+        self.find_leftovers()
     }
 
     fn adopt(
@@ -329,6 +326,10 @@ impl Backend for Host {
 
     fn usage(&self, lifecycle: &LifecycleId) -> Usage {
         self.cgroups.named(lifecycle.as_str()).usage()
+    }
+
+    fn restrict(&self, lifecycle: &LifecycleId, rules: &Egress) -> Result<bool, HostError> {
+        self.set_rules(lifecycle, rules)
     }
 
     fn peak(&self, lifecycle: &LifecycleId) -> Peak {

@@ -40,6 +40,11 @@ impl Fake {
         table.boot_id = "next boot";
     }
 
+    /// Somebody takes away what the node has as a whole.
+    pub(crate) fn lose_node(&self) {
+        self.table.lock().node.clear();
+    }
+
     /// `class` of the sandbox goes by itself.
     pub(crate) fn lose(&self, lifecycle: &str, class: Class) {
         self.table.lock().remove(lifecycle, class);

@@ -5,12 +5,13 @@ use std::time::SystemTime;
 use host::Fault;
 use model::{EndReason, NodePhase, SandboxPhase};
 use node_wire::{CreateError, NodeApi, NodeError};
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use super::crashes::{Site, assert_accounted, daemon, reason};
 use super::{Bench, EVERY, ends, id, secs};
 use crate::fake::{Class, Manner};
 use crate::ledger::{Record, micros};
+use crate::reclaim::AT_A_TIME;
 use crate::start::{Node, StartError};
 use crate::teardown::Step;
 
@@ -38,6 +39,8 @@ async fn live(bench: &Bench) -> Vec<String> {
 #[test]
 fn an_adopted_sandbox_is_one_like_any_other() {
     let (site, _) = killed_with(["i1", "i2", "i3", "i4"]);
+    // Its firewall, too: there has to be one before anything is taken over.
+    site.fake.lose_node();
     daemon(&site.fake, async {
         let bench = site.node().await;
         // Nothing had to be removed: it admits at once.
@@ -202,6 +205,25 @@ fn a_node_that_removes_what_was_left_serves_everything_but_new_work() {
 }
 
 #[test]
+fn what_was_left_is_removed_many_at_a_time_and_not_all_at_once() {
+    let names: [String; 40] = std::array::from_fn(|n| format!("i{n}"));
+    let left = names.each_ref().map(String::as_str);
+    let (site, dead) = killed_with(left);
+    for (lifecycle, sandbox) in dead.iter().zip(left) {
+        site.fake.lose(lifecycle, Class::Process);
+        let manner = Manner { slow: Some((Step::Kill, secs(1))), ..Manner::default() };
+        site.fake.behave(sandbox, manner);
+    }
+    daemon(&site.fake, async {
+        let began = Instant::now();
+        let bench = site.open_node().await;
+        let waves = left.len().div_ceil(AT_A_TIME);
+        assert_eq!(began.elapsed(), secs(1) * u32::try_from(waves).unwrap());
+        bench.stop_clean("many were left").await;
+    });
+}
+
+#[test]
 fn a_node_is_stopped_while_it_removes_what_was_left() {
     let (site, [dead, ..]) = killed_with(["i1", "i2"]);
     site.fake.lose(&dead, Class::Process);
@@ -269,10 +291,12 @@ fn a_start_that_fails_while_it_takes_over_harms_nothing() {
             daemon(&site.fake, async {
                 let config = site.images.config(&site.faults);
                 let store = site.images.store.clone();
+                let began = Instant::now();
                 let failed = ends("start", Node::start_on(config, store, site.fake.clone())).await;
                 let error = failed.unwrap_err();
                 assert!(matches!(error, StartError::Adopt(_)), "{point}: {error}");
                 assert!(site.faults.left().is_empty(), "{point}");
+                assert!(began.elapsed() < secs(1), "{point}: it waited for what stays");
             });
             daemon(&site.fake, async {
                 let bench = site.open_node().await;

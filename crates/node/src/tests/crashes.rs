@@ -12,7 +12,7 @@ use tokio::time::sleep;
 
 use super::{Bench, Images, ends, id, secs};
 use crate::adopt::ADOPT_POINTS;
-use crate::backend::{CREATE_POINTS, Closer};
+use crate::backend::{Backend, CREATE_POINTS, Closer};
 use crate::fake::{Class, Fake, OF_LIVE};
 use crate::teardown::Step;
 
@@ -157,6 +157,11 @@ fn killed_while(doing: Doing, point: &'static str) {
             assert!(same.is_none_or(|same| same == status), "{case}: {same:?} {status:?}");
         }
         assert_eq!(reason(&bench, "i1").await, why, "{case}");
+        // What it used is as it was when its end was decided, not when the next daemon came.
+        let past = bench.fake.past();
+        let i1 = past.iter().filter(|record| record.sandbox == "i1");
+        let pids: Vec<_> = i1.map(|record| record.ending.as_ref().unwrap().pids).collect();
+        assert_eq!(pids, vec![Some(1); usize::from(why.is_some())], "{case}");
         if doing == Doing::Create && live.len() == 2 {
             // Nothing is there of it but, if it was written before the kill, how it ended.
             let told = reason(&bench, "i2").await;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use model::{NodePhase, NodeRequest};
-use node_wire::NodeApi;
+use node_wire::{BuildRequest, BuildState, NodeApi};
 use tokio::time::{Instant, sleep};
 
 use super::log::Log;
@@ -51,6 +51,31 @@ async fn with_a_limit_a_drain_escalates_exactly_then() {
     let (report, ()) = tokio::join!(bench.node.stop(plan, &escalation), watch);
     assert!(report.is_clean() && report.forced && report.attempts == 1, "{report:#?}");
     bench.assert_given_back("a drain with a limit");
+}
+
+#[tokio::test(start_paused = true)]
+async fn how_a_build_ended_can_be_asked_for_a_while_before_the_node_is_closed() {
+    for asked_after in [Some(secs(5)), None] {
+        let images = Images::new();
+        let bench = images.node().await;
+        let (template, build) = (bench.template.clone(), "b1".parse().unwrap());
+        let request = BuildRequest { build, template, alias: "base".into() };
+        bench.node.build(request.clone()).await.unwrap();
+        let plan = StopPlan { graceful: None, force: LIMIT };
+        let escalation = Escalation::default();
+        let poll = async {
+            sleep(secs(HOUR)).await;
+            bench.fake.builds_end.cancel();
+            let Some(pause) = asked_after else { return };
+            sleep(pause).await;
+            let built = bench.node.build_status(&request.build).await.unwrap();
+            assert_eq!(built.state, BuildState::Completed);
+        };
+        let (report, ()) = tokio::join!(bench.node.stop(plan, &escalation), poll);
+        assert!(report.is_clean() && !report.forced, "{report:#?}");
+        let waited = if asked_after.is_some() { 5 } else { 15 };
+        assert_eq!(report.took.as_secs(), HOUR + waited, "{asked_after:?}");
+    }
 }
 
 #[tokio::test(start_paused = true)]

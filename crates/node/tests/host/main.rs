@@ -12,4 +12,5 @@ mod layouts;
 mod network;
 mod requirements;
 mod runtimes;
+mod slots;
 mod upstream;

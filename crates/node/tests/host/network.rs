@@ -2,14 +2,15 @@
 //! the test with documentation addresses (RFC 5737) and a name server.
 
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, TcpListener, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, TcpListener, UdpSocket};
 use std::os::fd::AsFd;
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
 use host::net::{Slot, is_linked};
-use node_wire::NodeApi;
+use model::{Egress, Ipv4Range};
+use node_wire::{NodeApi, NodeError};
 use parking_lot::{Mutex, MutexGuard};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use testkit::{TestNode, in_view, wait_for};
@@ -20,6 +21,7 @@ use crate::requirements::mark;
 const LIMIT: Duration = Duration::from_secs(30);
 const HOST: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 1);
 const INTERNET: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 2);
+const ELSEWHERE: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 3);
 /// In a private range, and reachable from the host.
 const PRIVATE: Ipv4Addr = Ipv4Addr::new(10, 98, 7, 2);
 
@@ -39,10 +41,11 @@ impl Internet {
         let (ns, link) = (&this.name, this.link());
         ip(&format!("netns add {ns}"));
         ip(&format!("link add {link} type veth peer name eth0 netns {ns}"));
-        ip(&format!("addr add {HOST}/30 dev {link}"));
+        ip(&format!("addr add {HOST}/29 dev {link}"));
         ip(&format!("addr add 10.98.7.1/30 dev {link}"));
         ip(&format!("link set {link} up"));
-        ip(&format!("-n {ns} addr add {INTERNET}/30 dev eth0"));
+        ip(&format!("-n {ns} addr add {INTERNET}/29 dev eth0"));
+        ip(&format!("-n {ns} addr add {ELSEWHERE}/29 dev eth0"));
         ip(&format!("-n {ns} addr add {PRIVATE}/30 dev eth0"));
         ip(&format!("-n {ns} link set eth0 up"));
         this
@@ -140,6 +143,49 @@ fn a_sandbox_reaches_the_internet_by_name_from_the_hosts_address_and_no_private_
         test.stop().await;
     });
     drop(internet);
+}
+
+#[test]
+fn rules_for_connections_are_in_force_from_the_start_and_from_every_change_on() {
+    let internet = Internet::new();
+    internet.serve();
+    in_view(async move |view| {
+        let test = TestNode::start(view, |_| {}).await;
+        let range = |address: Ipv4Addr| Ipv4Range::new(address, 32);
+        let mut spec = test.spec("i1");
+        spec.egress = Egress { allow: vec![range(INTERNET)], deny: vec![Ipv4Range::ALL] };
+        let id = spec.id.clone();
+        let addr = test.node.create(spec, LIMIT).await.unwrap().route.addr;
+        let IpAddr::V4(guest) = addr else { panic!("{addr}") };
+        let answers = async |to: Ipv4Addr| {
+            let ask = format!("exec 3<>/dev/tcp/{to}/80; echo GET / >&3; cat <&3");
+            run(addr, "user", &format!("timeout 3 bash -c '{ask}'")).await.code == 0
+        };
+        wait_for("the link to come up", LIMIT, || answers(INTERNET)).await;
+        assert!(!answers(ELSEWHERE).await);
+        let set = async |allow: &[Ipv4Range], deny: &[Ipv4Range]| {
+            let rules = Egress { allow: allow.to_vec(), deny: deny.to_vec() };
+            test.node.set_egress(&id, rules).await.unwrap();
+            (answers(INTERNET).await, answers(ELSEWHERE).await)
+        };
+        let both = Ipv4Range::new(INTERNET, 31);
+        assert_eq!(set(&[], &[]).await, (true, true));
+        assert_eq!(set(&[], &[range(INTERNET)]).await, (false, true));
+        assert_eq!(set(&[range(ELSEWHERE)], &[both]).await, (false, true));
+        assert_eq!(set(&[both], &[range(ELSEWHERE)]).await, (true, true), "allowing beats denying");
+        assert_eq!(set(&[], &[Ipv4Range::ALL]).await, (false, false));
+        // The node still talks to the agent, or these could not be asked.
+        let link = Ipv4Range::new(guest, 31);
+        assert_eq!(set(&[], &[link, range(guest)]).await, (true, true));
+
+        let changed = run(addr, "root", "ip route del unreachable 198.51.100.2").await;
+        assert_ne!(changed.code, 0, "nobody inside changes the rules: {changed:?}");
+        assert_eq!(set(&[], &[range(INTERNET)]).await, (false, true));
+        let gone = "inobody".parse().unwrap();
+        let refused = test.node.set_egress(&gone, Egress::default()).await;
+        assert_eq!(refused, Err(NodeError::NotFound("inobody".into())));
+        test.stop().await;
+    });
 }
 
 /// The lines of what the host remembers of connections that name `address`.

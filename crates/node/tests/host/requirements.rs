@@ -1,4 +1,4 @@
-//! What docs/requirements.md asks of a node and no other test shows.
+//! What LIMITS.md asks of a node and no other test shows.
 
 mod admission;
 mod alone;

@@ -11,10 +11,11 @@ use images::Store;
 use super::report::Report;
 
 /// Secrets last: as long as anything is there, its owner can still be known.
-const FILES: [&str; 7] = [
+const FILES: [&str; 8] = [
     "handover.sock",
     "control-plane.sqlite-journal",
     "control-plane.sqlite-shm",
+    "control-plane.sqlite-spare",
     "control-plane.sqlite-wal",
     "control-plane.sqlite",
     ".credentials.env.new",

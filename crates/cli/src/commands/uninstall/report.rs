@@ -2,7 +2,9 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use host::HostError;
 use host::census::Item;
+use host::identity;
 use serde::Serialize;
 
 use super::LEFT;
@@ -67,12 +69,23 @@ impl Report {
         self.kept.iter().any(|kept| kept.path.starts_with(path))
     }
 
-    /// What became of the directory that all nodes of the host share.
-    pub(super) fn claims(&mut self, holders: Vec<PathBuf>) {
-        if holders.is_empty() {
-            self.removed.push(CLAIMS.into());
-            return;
+    /// Removes the directory that all nodes of the host share, unless another has a claim.
+    ///
+    /// # Errors
+    /// It cannot be read or removed.
+    pub(super) fn claims(&mut self) -> Result<(), HostError> {
+        let claims = Path::new(CLAIMS);
+        let was_there = claims.exists();
+        let holders = identity::retire()?;
+        if !holders.is_empty() {
+            self.shared(&holders);
+        } else if was_there {
+            self.removal(claims, Ok(()));
         }
+        Ok(())
+    }
+
+    fn shared(&mut self, holders: &[PathBuf]) {
         let named = |holder: &PathBuf| match holder.as_os_str().is_empty() {
             true => "one that is being started".to_owned(),
             false => holder.display().to_string(),
@@ -113,7 +126,7 @@ impl Report {
 fn stays() -> Vec<String> {
     let mut stays = vec![
         "this program, and packages that were installed for it".to_owned(),
-        "net.ipv4.ip_forward, which is on".to_owned(),
+        "net.ipv4.ip_forward".to_owned(),
     ];
     let units = UNITS.into_iter().filter(|unit| Path::new(unit).exists());
     stays.extend(units.map(|unit| format!("{unit}: systemctl disable cofferdam, then remove it")));
@@ -138,7 +151,7 @@ mod tests {
         report.removal(Path::new("/d/a"), Ok(()));
         report.removal(Path::new("/d/b"), Err(io::ErrorKind::NotFound.into()));
         report.keep(Path::new("/d/images/x"), "in use");
-        report.claims(vec![PathBuf::from("/other"), PathBuf::new()]);
+        report.shared(&[PathBuf::from("/other"), PathBuf::new()]);
         assert!(report.tells_of(Path::new("/d/images")) && !report.tells_of(Path::new("/d/c")));
         report.removal(Path::new("/d/c"), Err(io::Error::other("busy")));
         let expected = "\

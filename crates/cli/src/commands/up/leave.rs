@@ -8,9 +8,10 @@ use anyhow::Context;
 use edge::ServeError;
 use futures::future::FusedFuture;
 use host::identity::is_held;
-use host::process;
+use host::process::{self, Process};
 use lifecycle::Budget;
 use node::Node;
+use node_wire::NodeApi;
 
 use super::helm::Helm;
 use super::outcome::{LEFT, Outcome};
@@ -24,8 +25,9 @@ use crate::supervisor::Stage;
 #[derive(Debug)]
 pub(super) enum Way {
     Stop(Cause),
-    /// The sandboxes run on for the next service, which has the sockets, or will have them.
-    Leave,
+    /// The sandboxes run on for the next service, which has the sockets, or will have them; and
+    /// what is broken, if that is why.
+    Leave(Option<String>),
 }
 
 /// How long what was begun may take before it is left to the next service: starts, ends of
@@ -40,6 +42,7 @@ const JOBS: Duration = Duration::from_secs(2);
 
 /// What a service that serves waits for.
 pub(super) struct Ends<'a, S, O> {
+    pub(super) node: &'a Node,
     pub(super) sockets: &'a Sockets,
     pub(super) serving: Pin<&'a mut S>,
     /// Is over when new sandboxes are taken.
@@ -49,6 +52,7 @@ pub(super) struct Ends<'a, S, O> {
 enum Turn {
     Opened,
     Ended(Result<(), ServeError>),
+    Failed(String),
     Asked(Asked),
 }
 
@@ -74,27 +78,47 @@ where
                 tokio::select! {
                     ended = self.serving.as_mut() => Turn::Ended(ended),
                     asked = asked(offer.as_ref()) => Turn::Asked(asked),
+                    why = self.node.failed() => Turn::Failed(why),
                     () = self.opened.as_mut(), if opening => Turn::Opened,
                 }
             };
             match helm.unless_signalled(stage, &status, pin!(turn)).await {
-                None if is_wanted(config.shutdown_leave).await => return Way::Leave,
+                None if !drains(self.node).await && is_wanted(config.shutdown_leave).await => {
+                    return Way::Leave(None);
+                }
                 None => return Way::Stop(Cause::Asked),
                 Some(Turn::Opened) => {
                     stage = Stage::Serving;
                     helm.ready(&status());
                 }
-                Some(Turn::Ended(ended)) => {
-                    return Way::Stop(Cause::Broken(listener_ended(ended)));
+                Some(Turn::Ended(ended)) => return broken(config, helm, listener_ended(ended)),
+                Some(Turn::Failed(why)) => return broken(config, helm, why),
+                Some(Turn::Asked(_refused)) if drains(self.node).await => {
+                    tracing::warn!("the node drains, which is final; it is not handed over");
                 }
                 Some(Turn::Asked(successor)) => match successor.give(self.sockets) {
-                    Ok(()) => return Way::Leave,
+                    Ok(()) => return Way::Leave(None),
                     Err(error) => {
                         tracing::warn!(%error, "who asked for this service has gone; serving on");
                     }
                 },
             }
         }
+    }
+}
+
+/// Whether the node is being emptied: its sandboxes end here, and no other service reopens it.
+async fn drains(node: &Node) -> bool {
+    node.drain_status().await.is_ok_and(|status| status.phase.is_draining())
+}
+
+/// The way of a service that cannot go on: a service manager starts another one, which has the
+/// sandboxes; without one nobody would.
+fn broken(config: &Config, helm: &Helm, what: String) -> Way {
+    if helm.is_managed() && config.shutdown_leave != Leave::Never {
+        Way::Leave(Some(what))
+    } else {
+        Way::Stop(Cause::Broken(what))
     }
 }
 
@@ -105,13 +129,20 @@ async fn asked(offer: Option<&Offer>) -> Asked {
     }
 }
 
-/// Waits until the service before this one has let go of its sandboxes.
+/// Waits until the service before this one has let go of its sandboxes. Another may have been faster
+/// to take them; when `before` has ended, whoever holds the directory is such a one.
 ///
 /// # Errors
 /// It does not, or a signal says not to wait.
-pub(super) async fn wait_until_left(data_dir: &Path, helm: &mut Helm) -> anyhow::Result<()> {
+pub(super) async fn wait_until_left(
+    data_dir: &Path,
+    before: &Process,
+    helm: &mut Helm,
+) -> anyhow::Result<()> {
     let left = async {
-        while is_held(data_dir).context("ask whether the old service is there")? {
+        while is_held(data_dir).context("ask whether the old service is there")?
+            && before.is_running().context("look at the old service")?
+        {
             tokio::time::sleep(LOOK_AGAIN).await;
         }
         anyhow::Ok(())
@@ -175,7 +206,12 @@ fn is_restart(jobs: &str, unit: &str) -> bool {
 }
 
 /// Lets what is under way end, and lets go of the node. Its sandboxes run on.
-pub(super) async fn leave<S>(node: &Node, helm: &mut Helm, mut serving: Pin<&mut S>) -> Outcome
+pub(super) async fn leave<S>(
+    node: &Node,
+    cause: Option<String>,
+    helm: &mut Helm,
+    mut serving: Pin<&mut S>,
+) -> Outcome
 where
     S: FusedFuture<Output = Result<(), ServeError>>,
 {
@@ -200,6 +236,7 @@ where
         phase: LEFT,
         running: report.left,
         failed: report.errors,
+        cause,
         ..Outcome::default()
     }
 }

@@ -6,10 +6,10 @@ use e2b_wire::{NodeStatus, NodeStatusChange};
 use http::StatusCode;
 use lifecycle::Budget;
 use model::{NodeId, NodeRequest};
-use node_wire::{DrainStatus, StatusError};
+use node_wire::{Expected, StatusError};
 use tracing::info_span;
 
-use super::{CALL_LIMIT, ask, find, is_local, not_found};
+use super::{CALL_LIMIT, find, is_local, not_found};
 use crate::app::App;
 use crate::auth::Admin;
 use crate::http::{ApiError, JsonBody, Segment};
@@ -52,29 +52,6 @@ pub(crate) async fn change_status(
     Ok(StatusCode::NO_CONTENT.into_response())
 }
 
-/// The node as whoever asks has read it.
-#[derive(Debug, Default)]
-struct Expected {
-    instance: Option<String>,
-    epoch: Option<u64>,
-}
-
-impl Expected {
-    fn is_anything(&self) -> bool {
-        self.instance.is_some() || self.epoch.is_some()
-    }
-
-    /// Why the request is not meant for the node as it is.
-    fn differs_from(&self, drain: &DrainStatus) -> Option<String> {
-        let (instance, epoch) = (&drain.service_instance, drain.epoch);
-        if let Some(expected) = self.instance.as_ref().filter(|expected| *expected != instance) {
-            return Some(format!("is instance {instance} now, not {expected}"));
-        }
-        let expected = self.epoch.filter(|expected| *expected != epoch)?;
-        Some(format!("is {} in epoch {epoch} now, not {expected}", drain.phase.as_str()))
-    }
-}
-
 impl App {
     async fn change(
         &self,
@@ -83,23 +60,17 @@ impl App {
         request: NodeRequest,
         expected: Expected,
     ) -> Result<(), ApiError> {
-        // No other request comes between the look and the change. The node may go on by itself
-        // meanwhile, but only further into a drain, out of which nothing leads.
-        let _alone = session.changing.lock().await;
-        if expected.is_anything() {
-            let drain = ask(id, session, CALL_LIMIT, session.api().drain_status()).await?;
-            if let Some(difference) = expected.differs_from(&drain) {
-                let message = format!("node {id} {difference}; read it again");
-                return Err(ApiError::new(StatusCode::CONFLICT, message));
-            }
-        }
-        let asked = Budget::within(CALL_LIMIT).run("change", session.api().request(request)).await;
+        let asked = session.api().request_if(request, expected);
+        let asked = Budget::within(CALL_LIMIT).run("change", asked).await;
         let asked = asked.unwrap_or_else(|late| Err(StatusError::Unreachable(late.to_string())));
         if let Err(error) = asked {
             let reason = observe::chain(&error).to_string();
             match &error {
                 StatusError::DrainIsFinal(_) => {
                     tracing::info!(?request, reason, "a node that drains keeps draining");
+                }
+                StatusError::Stale(_) => {
+                    tracing::info!(?request, reason, "a request was meant for the node as it was");
                 }
                 StatusError::Unreachable(_) | StatusError::Internal(_) => {
                     tracing::warn!(?request, error = reason, "a node was not asked for a status");

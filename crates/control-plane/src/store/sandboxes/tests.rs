@@ -34,6 +34,7 @@ fn starting(id: &str) -> SandboxRow {
         metadata: BTreeMap::from([("k".into(), "\u{e9}\"'".into())]),
         secure: true,
         internet: Some(false),
+        network: None,
         resources: Resources { vcpus: 2, memory_mib: 512, disk_mib: 1024 },
         created_at: now(),
         started_at: now(),

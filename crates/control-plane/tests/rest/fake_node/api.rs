@@ -6,11 +6,11 @@ use std::time::{Duration, SystemTime};
 use async_trait::async_trait;
 use futures::stream::{BoxStream, unfold};
 use model::{
-    BuildId, Change, EndReason, LifecycleId, NodeId, NodeRequest, SandboxId, SandboxPhase,
+    BuildId, Change, Egress, EndReason, LifecycleId, NodeId, NodeRequest, SandboxId, SandboxPhase,
     SandboxSpec,
 };
 use node_wire::{
-    BuildError, BuildRequest, BuildStatus, CreateError, DrainStatus, Ending, Enforcement,
+    BuildError, BuildRequest, BuildStatus, CreateError, DrainStatus, Ending, Enforcement, Expected,
     Explanation, LeakItem, Leaks, NodeApi, NodeError, NodeEvent, NodeInfo, NodeMetrics, Processor,
     Sample, SandboxStatus, Started, StatusError,
 };
@@ -89,6 +89,16 @@ impl NodeApi for FakeNode {
         Ok(())
     }
 
+    async fn set_egress(&self, id: &SandboxId, egress: Egress) -> Result<(), NodeError> {
+        self.check()?;
+        let mut state = self.state.lock();
+        if !state.sandboxes.contains_key(id) {
+            return Err(NodeError::NotFound(id.to_string()));
+        }
+        state.rules.push((id.clone(), egress));
+        Ok(())
+    }
+
     async fn set_end(&self, id: &SandboxId, ends_at: SystemTime) -> Result<(), NodeError> {
         self.check()?;
         let over = {
@@ -151,7 +161,11 @@ impl NodeApi for FakeNode {
         self.events.lock().subscribe()
     }
 
-    async fn request(&self, request: NodeRequest) -> Result<(), StatusError> {
+    async fn request_if(
+        &self,
+        request: NodeRequest,
+        expected: Expected,
+    ) -> Result<(), StatusError> {
         match self.check() {
             Ok(()) => {}
             Err(NodeError::Unreachable(reason)) => return Err(StatusError::Unreachable(reason)),
@@ -159,6 +173,7 @@ impl NodeApi for FakeNode {
         }
         {
             let mut state = self.state.lock();
+            expected.check(&state.instance, state.phase, state.epoch)?;
             if let Change::To(next) = state.phase.on(request)? {
                 state.phase = next;
                 state.epoch += 1;

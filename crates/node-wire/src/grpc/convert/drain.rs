@@ -1,8 +1,10 @@
 //! Drains and leaks.
 
+use model::NodeRequest;
+
 use super::{Malformed, PHASES, duration, from_wire, id, ms, optional_time, time, to_wire};
 use crate::grpc::proto::cofferdam::node::v1;
-use crate::{AttemptStatus, Blocker, Class, ClassCount, DrainStatus, LeakItem, Leaks};
+use crate::{AttemptStatus, Blocker, Class, ClassCount, DrainStatus, Expected, LeakItem, Leaks};
 
 pub(super) const CLASSES: [(Class, v1::WorkClass); 6] = [
     (Class::Starting, v1::WorkClass::Starting),
@@ -12,6 +14,35 @@ pub(super) const CLASSES: [(Class, v1::WorkClass); 6] = [
     (Class::Build, v1::WorkClass::Build),
     (Class::Upload, v1::WorkClass::Upload),
 ];
+
+const REQUESTS: [(NodeRequest, v1::StatusRequest); 5] = [
+    (NodeRequest::Healthy, v1::StatusRequest::Healthy),
+    (NodeRequest::Standby, v1::StatusRequest::Standby),
+    (NodeRequest::Unhealthy, v1::StatusRequest::Unhealthy),
+    (NodeRequest::Drain, v1::StatusRequest::Drain),
+    (NodeRequest::DrainForced, v1::StatusRequest::DrainForced),
+];
+
+impl From<(NodeRequest, Expected)> for v1::ChangeStatusRequest {
+    fn from((request, expected): (NodeRequest, Expected)) -> Self {
+        Self {
+            request: to_wire(&REQUESTS, &request).into(),
+            expected_instance: expected.instance,
+            expected_epoch: expected.epoch,
+            ..Self::default()
+        }
+    }
+}
+
+impl TryFrom<v1::ChangeStatusRequest> for (NodeRequest, Expected) {
+    type Error = Malformed;
+
+    fn try_from(message: v1::ChangeStatusRequest) -> Result<Self, Malformed> {
+        let request = from_wire(&REQUESTS, "change_status.request", message.request)?;
+        let (instance, epoch) = (message.expected_instance, message.expected_epoch);
+        Ok((request, Expected { instance, epoch }))
+    }
+}
 
 impl From<DrainStatus> for v1::DrainStatus {
     fn from(drain: DrainStatus) -> Self {

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use model::{EndReason, OnTimeout, SandboxPhase, SandboxSpec, Secret};
+use model::{Egress, EndReason, Ipv4Range, OnTimeout, SandboxPhase, SandboxSpec, Secret};
 
 use super::{Malformed, duration, from_wire, id, ms, pairs, time, to_wire};
 use crate::grpc::proto::cofferdam::node::v1;
@@ -50,6 +50,8 @@ impl From<SandboxSpec> for v1::SandboxSpec {
             ttl_ms: ms(spec.ttl),
             on_timeout: to_wire(&ON_TIMEOUT, &spec.on_timeout).into(),
             internet: spec.internet,
+            allow_out: texts(&spec.egress.allow),
+            deny_out: texts(&spec.egress.deny),
             ..Self::default()
         }
     }
@@ -70,8 +72,26 @@ impl TryFrom<v1::SandboxSpec> for SandboxSpec {
             ttl: duration(message.ttl_ms),
             on_timeout: from_wire(&ON_TIMEOUT, "spec.on_timeout", message.on_timeout)?,
             internet: message.internet,
+            egress: Egress {
+                allow: ranges("spec.allow_out", &message.allow_out)?,
+                deny: ranges("spec.deny_out", &message.deny_out)?,
+            },
         })
     }
+}
+
+pub(in crate::grpc) fn texts(ranges: &[Ipv4Range]) -> Vec<String> {
+    ranges.iter().map(ToString::to_string).collect()
+}
+
+pub(in crate::grpc) fn ranges(
+    field: &'static str,
+    texts: &[String],
+) -> Result<Vec<Ipv4Range>, Malformed> {
+    let range = |text: &String| {
+        text.parse().map_err(|error| Malformed::new(field, format!("is not legal: {error}")))
+    };
+    texts.iter().map(range).collect()
 }
 
 impl From<SandboxStatus> for v1::Sandbox {

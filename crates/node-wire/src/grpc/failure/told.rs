@@ -125,6 +125,7 @@ pub(in crate::grpc) fn status_error(error: ConnectError) -> StatusError {
             // Which of the draining phases it was changes nothing for the caller.
             DrainIsFinal { from: from.unwrap_or(NodePhase::Draining) }.into()
         }
+        Some(Reason::StatusIsStale) => StatusError::Stale(told.fact("difference")),
         None if told.code == ErrorCode::FailedPrecondition => {
             DrainIsFinal { from: NodePhase::Draining }.into()
         }

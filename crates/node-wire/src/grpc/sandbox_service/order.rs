@@ -3,9 +3,9 @@
 use std::time::SystemTime;
 
 use connectrpc::ErrorCode;
-use model::{OnTimeout, Resources, SandboxSpec, Secret};
+use model::{Egress, OnTimeout, Resources, SandboxSpec, Secret};
 
-use crate::grpc::convert::{Malformed, id, time};
+use crate::grpc::convert::{Malformed, id, ranges, time};
 use crate::grpc::failure::{Failure, Reason};
 use crate::grpc::proto::{SandboxConfig, SandboxCreateRequest, SandboxNetworkEgressConfig};
 use crate::{CreateError, TemplateInfo};
@@ -36,6 +36,8 @@ impl Order {
         let config = message.sandbox.into_option();
         let config = config.ok_or_else(|| Malformed::missing("sandbox"))?;
         check(&config)?;
+        let rules = config.network.as_option().and_then(|network| network.egress.as_option());
+        let egress = rules.map(egress).transpose()?.unwrap_or_default();
         let template = find(&config, templates)?;
         let resources = resources(&config, template)?;
         let ttl = ends_at.duration_since(SystemTime::now()).map_err(|_past| {
@@ -58,6 +60,7 @@ impl Order {
             ttl,
             on_timeout: OnTimeout::Kill,
             internet: config.allow_internet_access.unwrap_or(true),
+            egress,
         };
         Ok(Self { spec, ends_at, execution })
     }
@@ -98,14 +101,10 @@ fn resources(config: &SandboxConfig, template: &TemplateInfo) -> Result<Resource
 
 /// Finds the first wish this node cannot fulfil.
 fn check(config: &SandboxConfig) -> Result<(), Failure> {
-    if let Some(network) = config.network.as_option() {
-        if let Some(rules) = network.egress.as_option() {
-            check_egress(rules)?;
-        }
-        if let Some(rules) = network.ingress.as_option() {
-            refuse(rules.traffic_access_token.is_some(), "network.ingress.traffic_access_token")?;
-            refuse(rules.mask_request_host.is_some(), "network.ingress.mask_request_host")?;
-        }
+    let network = config.network.as_option();
+    if let Some(rules) = network.and_then(|network| network.ingress.as_option()) {
+        refuse(rules.traffic_access_token.is_some(), "network.ingress.traffic_access_token")?;
+        refuse(rules.mask_request_host.is_some(), "network.ingress.mask_request_host")?;
     }
     let resumes = |policy: &str| !matches!(policy, "" | "off");
     refuse(config.snapshot, "snapshot")?;
@@ -116,16 +115,18 @@ fn check(config: &SandboxConfig) -> Result<(), Failure> {
     refuse(!config.iam.tokens.is_empty(), "iam")
 }
 
-/// Rules for traffic out of a sandbox: only the absence of rules can be had.
-pub(super) fn check_egress(rules: &SandboxNetworkEgressConfig) -> Result<(), Failure> {
+/// Rules for traffic out of a sandbox: those by address can be had.
+pub(super) fn egress(rules: &SandboxNetworkEgressConfig) -> Result<Egress, Failure> {
     if !rules.egress_proxy_address.is_empty() {
         let text = "egress proxy is not supported by this orchestrator build";
         return Err(Failure::unsupported(text));
     }
-    refuse(!rules.allowed_cidrs.is_empty(), "network.egress.allowed_cidrs")?;
-    refuse(!rules.denied_cidrs.is_empty(), "network.egress.denied_cidrs")?;
     refuse(!rules.allowed_domains.is_empty(), "network.egress.allowed_domains")?;
-    refuse(!rules.rules.is_empty(), "network.egress.rules")
+    refuse(!rules.rules.is_empty(), "network.egress.rules")?;
+    Ok(Egress {
+        allow: ranges("network.egress.allowed_cidrs", &rules.allowed_cidrs)?,
+        deny: ranges("network.egress.denied_cidrs", &rules.denied_cidrs)?,
+    })
 }
 
 fn refuse(asked: bool, field: &str) -> Result<(), Failure> {

@@ -3,17 +3,46 @@
 use std::sync::Arc;
 
 use host::HostError;
+use host::census::{HELPERS, lifecycle_ids};
 use host::net::{Slot, linked_slots, remove_link};
 use host::process::Process;
+use images::LeaseError;
 use lifecycle::{Budget, Owned};
-use model::{BuildId, LifecycleId};
+use model::{BuildId, Egress, LifecycleId};
+use rustix::io::Errno;
 
-use crate::backend::NotAdopted;
+use crate::adopt::AdoptError;
 use crate::backend::host::Host;
-use crate::backend::host::holdings::HostHoldings;
+use crate::backend::host::holdings::{HostHoldings, restrict};
+use crate::backend::{Leftover, NotAdopted};
 use crate::ledger::{LifecycleDir, Record};
 
 impl Host {
+    /// Every name of a lifecycle, with its record.
+    pub(super) fn find_leftovers(&self) -> Result<Vec<Leftover>, AdoptError> {
+        let lifecycles = self.config.lifecycles();
+        let mut names = lifecycle_ids(&lifecycles)?;
+        // A cgroup without a directory: its lifecycle was at its last step.
+        names.extend(self.cgroups.list()?.into_iter().filter(|name| name != HELPERS));
+        names.sort();
+        names.dedup();
+        let leftover = |name: String| {
+            let record = match LifecycleDir::named(&lifecycles, &name).read() {
+                Ok(record) => record,
+                // Without it one that runs would be ended.
+                Err(error) if is_short(Errno::from_io_error(&error)) => {
+                    return Err(AdoptError::Unclear { id: name, why: error.to_string() });
+                }
+                Err(error) => {
+                    tracing::error!(name, %error, "a record cannot be read");
+                    None
+                }
+            };
+            Ok(Leftover { name, record })
+        };
+        names.into_iter().map(leftover).collect()
+    }
+
     /// Everything of `lifecycle` by what its record says, each proven by the kernel: the process by
     /// its number and start time, and that it is in its own cgroup, its namespaces through it.
     pub(super) fn take_over(
@@ -30,9 +59,7 @@ impl Host {
         }
         let build = BuildId::parse(&record.build)
             .map_err(|error| NotAdopted::Refused(error.to_string()))?;
-        let lease = self.images.lease_build(&build).map_err(|error| {
-            NotAdopted::Refused(format!("its template: {}", observe::chain(&error)))
-        })?;
+        let lease = self.images.lease_build(&build).map_err(no_lease)?;
         let index = record.slot.ok_or_else(|| NotAdopted::Refused("it has no slot".into()))?;
         let slot = match Slot::adopt(self.mark(), index, &process) {
             Ok(slot) => slot,
@@ -53,6 +80,30 @@ impl Host {
         let lifecycles = self.config.lifecycles();
         held.dir = Some(Owned::adopt(LifecycleDir::named(&lifecycles, lifecycle.as_str())));
         Ok(held)
+    }
+
+    /// Replaces the rules of one that runs, found by its record: its supervisor alone has its slot.
+    pub(super) fn set_rules(
+        &self,
+        lifecycle: &LifecycleId,
+        rules: &Egress,
+    ) -> Result<bool, HostError> {
+        let lifecycles = self.config.lifecycles();
+        let record = LifecycleDir::named(&lifecycles, lifecycle.as_str()).read().ok().flatten();
+        let found = record.and_then(|record| record.process.zip(record.slot));
+        let Some((identity, index)) = found else { return Ok(false) };
+        let Some(process) = Process::adopt(identity)? else { return Ok(false) };
+        // As above: the rules must not become those of another program's network.
+        if !self.cgroups.named(lifecycle.as_str()).pids()?.contains(&identity.pid) {
+            return Ok(false);
+        }
+        let slot = match Slot::adopt(self.mark(), index, &process) {
+            Ok(slot) => slot,
+            // It has ended while it was looked at.
+            Err(_) if !process.is_running()? => return Ok(false),
+            Err(error) => return Err(error),
+        };
+        restrict(&slot, rules).map(|()| true)
     }
 
     /// What is to be released of `lifecycle`. A slot that another has is left to that one.
@@ -97,13 +148,49 @@ impl Host {
     }
 }
 
-/// A sandbox is not ended because this daemon is short of something at this moment.
 fn refused(error: HostError) -> NotAdopted {
+    let errno = error.errno();
+    not_adopted(errno, observe::chain(&error).to_string())
+}
+
+fn no_lease(error: LeaseError) -> NotAdopted {
+    let errno = match &error {
+        LeaseError::Lock { source, .. } => Errno::from_io_error(source),
+        LeaseError::Unknown(_) | LeaseError::BuildGone(_) => None,
+    };
+    not_adopted(errno, format!("its template: {}", observe::chain(&error)))
+}
+
+fn not_adopted(errno: Option<Errno>, why: String) -> NotAdopted {
+    if is_short(errno) { NotAdopted::Unclear(why) } else { NotAdopted::Refused(why) }
+}
+
+/// Whether it is only that something is used up at this moment, for which no sandbox is ended.
+fn is_short(errno: Option<Errno>) -> bool {
+    matches!(errno, Some(Errno::MFILE | Errno::NFILE | Errno::NOMEM | Errno::AGAIN))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use images::LeaseError;
     use rustix::io::Errno;
-    match error.errno() {
-        Some(Errno::MFILE | Errno::NFILE | Errno::NOMEM | Errno::AGAIN) => {
-            NotAdopted::Unclear(error)
+
+    use super::{NotAdopted, no_lease};
+
+    #[test]
+    fn being_short_of_something_ends_no_sandbox() {
+        let lock = |errno: Errno| LeaseError::Lock {
+            build: "b1".parse().unwrap(),
+            source: io::Error::from(errno),
+        };
+        for short in [Errno::MFILE, Errno::NFILE, Errno::NOMEM, Errno::AGAIN] {
+            assert!(matches!(no_lease(lock(short)), NotAdopted::Unclear(_)), "{short}");
         }
-        _ => NotAdopted::Refused(observe::chain(&error).to_string()),
+        let gone = LeaseError::BuildGone("b1".parse().unwrap());
+        for error in [lock(Errno::IO), gone] {
+            assert!(matches!(no_lease(error), NotAdopted::Refused(_)));
+        }
     }
 }

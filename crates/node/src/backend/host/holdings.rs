@@ -6,13 +6,14 @@ use std::time::SystemTime;
 
 use async_trait::async_trait;
 use guest_wire::rest::InitRequest;
+use host::HostError;
 use host::cgroup::{Cgroup, Limits};
-use host::net::{Slot, is_linked, remove_link};
+use host::net::{Slot, Subnet, is_linked, remove_link};
 use host::process::Process;
 use images::Lease;
 use lifecycle::{Budget, Owned, Release, close_in};
 use machine::{BootSpec, Part};
-use model::LifecycleId;
+use model::{Egress, Ipv4Range, LifecycleId};
 
 use crate::backend::host::Host;
 use crate::backend::{Acquire, Holdings};
@@ -72,8 +73,9 @@ impl HostHoldings {
     async fn take_slot(&mut self, order: &Order) -> Result<(), Cause> {
         // About a millisecond, and never dropped in the middle: a slot that is made has an owner.
         let slot = self.slot.insert(self.host.pool.take().await?);
-        if !order.spec.internet {
-            slot.isolate()?;
+        let rules = order.spec.rules();
+        if rules != Egress::default() {
+            restrict(slot, &rules)?;
         }
         let index = slot.net().index;
         Ok(self.write(&mut |record| record.slot = Some(index))?)
@@ -179,6 +181,14 @@ impl HostHoldings {
         });
         Ok(removed.await??)
     }
+}
+
+/// Sets the rules of `slot` for connections to the outside.
+pub(super) fn restrict(slot: &Slot, rules: &Egress) -> Result<(), HostError> {
+    let subnet = |range: Ipv4Range| Subnet { first: range.first(), prefix_len: range.prefix_len() };
+    let open: Vec<Subnet> = rules.allow.iter().copied().map(subnet).collect();
+    let closed: Vec<Subnet> = rules.denied().map(subnet).collect();
+    slot.restrict(&open, &closed)
 }
 
 #[async_trait]
