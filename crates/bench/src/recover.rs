@@ -33,6 +33,10 @@ pub(crate) struct Options {
     program: std::path::PathBuf,
 }
 
+/// Sandboxes made one at a time for the cost of their records.
+const CREATES: u16 = 100;
+/// The sum of the daemon's writes of records, in seconds.
+const WRITES: &str = "cofferdam_record_write_seconds_sum{result=\"ok\"}";
 /// Sandboxes asked at a time whether they serve.
 const CONCURRENCY: usize = 16;
 /// For everything to be served, or to be gone.
@@ -79,12 +83,43 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
         empty.push(healthy);
         service.stop()?;
     }
+    let durable = runtime.block_on(durability(&launch))?;
     let mut all = Vec::new();
     for live in options.live.iter().copied() {
         all.push(runtime.block_on(measure(&launch, live))?);
     }
-    report(&empty, &all);
+    report(&empty, &durable, &all);
     Ok(())
+}
+
+/// What it costs a create that a daemon may be killed during it, and after it.
+#[derive(Debug)]
+struct Durability {
+    creates: Series,
+    /// All writes of the record, for one create, on average.
+    writes: Duration,
+}
+
+/// Creates one at a time, and asks the daemon how long it wrote records for them.
+async fn durability(launch: &Launch) -> anyhow::Result<Durability> {
+    let (service, _) = started(launch, Instant::now()).await?;
+    let mut client = Client::new(service.address, &service.key).await?;
+    let mut creates = Series::default();
+    let mut ids = Vec::new();
+    for _ in 0..CREATES {
+        let began = Instant::now();
+        ids.push(client.create().await?);
+        creates.push(began.elapsed());
+    }
+    let answer = client.admin(&service.admin, "GET", "/metrics", "").await?;
+    let text = String::from_utf8_lossy(answer.body());
+    let sum = text.lines().find_map(|line| line.strip_prefix(WRITES)?.trim().parse::<f64>().ok());
+    let sum = sum.with_context(|| format!("no {WRITES} in {text}"))?;
+    for id in &ids {
+        client.kill(id).await?;
+    }
+    service.stop()?;
+    Ok(Durability { creates, writes: Duration::from_secs_f64(sum) / u32::from(CREATES) })
 }
 
 async fn measure(launch: &Launch, live: u16) -> anyhow::Result<Measured> {
@@ -194,7 +229,7 @@ fn ms(time: Duration) -> f64 {
     time.as_secs_f64() * 1000.0
 }
 
-fn report(empty: &Series, all: &[Measured]) {
+fn report(empty: &Series, durable: &Durability, all: &[Measured]) {
     println!("floor: start of an empty daemon to health 200    {}", empty.summary());
     for Measured { live, bare, adopted, reclaimed } in all {
         println!();
@@ -222,6 +257,10 @@ fn report(empty: &Series, all: &[Measured]) {
     for one in all {
         verdicts(empty.p50(), one);
     }
+    let writes = ms(durable.writes);
+    let share = 100.0 * writes / durable.creates.p50();
+    let measured = format!("{writes:.2} ms of {:.1} ms ({share:.0} %)", durable.creates.p50());
+    line("writes of the record for one create", &measured, "<= 1 ms", writes <= 1.0);
 }
 
 /// What was promised of one number of sandboxes, and what it costs each.

@@ -58,13 +58,17 @@ fn denied(entry: &str) -> Result<Ipv4Range, ApiError> {
 /// Checks what is asked of clients. A private sandbox is one whose guest agent has a token, too.
 ///
 /// # Errors
-/// 400.
+/// 400 when it makes no sense, 501 when it cannot be kept.
 pub(crate) fn check_ingress(network: &NetworkConfig, secure: bool) -> Result<(), ApiError> {
     if network.allow_public_traffic == Some(false) && !secure {
         let message = "network.allowPublicTraffic: false needs secure: true";
         return Err(ApiError::bad_request(message));
     }
     let is_part = |byte: u8| byte.is_ascii_alphanumeric() || b".-_:[]${}".contains(&byte);
+    if network.https_ports.as_ref().is_some_and(is_filled) {
+        let instead = "serve plain HTTP on the port: TLS ends in front of the sandbox";
+        return Err(ApiError::unsupported("network.httpsPorts", instead));
+    }
     match &network.mask_request_host {
         Some(mask) if mask.len() > MASK_MAX || !mask.bytes().all(is_part) => {
             let message = "network.maskRequestHost must be a host name or address, with a port or \
@@ -100,6 +104,7 @@ pub(crate) fn updated(before: Option<NetworkConfig>, update: NetworkUpdate) -> N
         deny_out: update.deny_out,
         rules: update.rules,
         egress_proxy: update.egress_proxy,
+        https_ports: before.https_ports,
         allow_public_traffic: before.allow_public_traffic,
         mask_request_host: before.mask_request_host,
     }

@@ -20,8 +20,8 @@ use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use sqlx::SqlitePool;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
+use sqlx::{Connection as _, SqliteConnection, SqlitePool};
 
 use self::overdue::Overdue;
 use self::spare::Spare;
@@ -119,6 +119,30 @@ impl Store {
         migrate::run(&writer).await?;
         let reader = pool(READERS).connect_with(options.read_only(true)).await.map_err(failed)?;
         Ok(Self { reader, writer, overdue: Overdue::default(), spare })
+    }
+
+    /// Runs `work` as one transaction.
+    ///
+    /// A connection on which one has failed is not used again: what SQLite has undone by itself and
+    /// what it has left open after an error, as of a full disk, is not for us to tell, and in a
+    /// transaction that stays open everything after it would be lost.
+    async fn transact(
+        &self,
+        what: &'static str,
+        work: impl AsyncFnOnce(&mut SqliteConnection) -> Result<(), sqlx::Error>,
+    ) -> Result<(), StoreError> {
+        let failed = || StoreError::query(what);
+        let mut connection = self.writer.acquire().await.map_err(failed())?;
+        let done = async {
+            let mut transaction = connection.begin().await?;
+            work(&mut transaction).await?;
+            transaction.commit().await
+        };
+        let done = done.await;
+        if done.is_err() {
+            connection.close_on_drop();
+        }
+        done.map_err(failed())
     }
 
     /// Waits for statements under way and closes every connection.

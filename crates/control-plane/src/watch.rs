@@ -146,6 +146,7 @@ impl App {
                 if let Err(error) = closed {
                     let error = observe::chain(&error).to_string();
                     tracing::error!(error, "a row stays open until the next reconciliation");
+                    session.compare_soon();
                 }
                 // A comparison that did not know yet may have put the route back meanwhile.
                 self.routes.withdraw(&id, &lifecycle);

@@ -17,6 +17,9 @@ pub struct NetworkConfig {
     pub deny_out: Option<Vec<String>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mask_request_host: Option<String>,
+    /// Ports on which the sandbox itself speaks TLS.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub https_ports: Option<Value>,
     /// Per domain; the shape is not looked at where rules are not supported.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rules: Option<Value>,

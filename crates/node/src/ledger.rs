@@ -11,8 +11,10 @@ use std::fs;
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use lifecycle::{Budget, Owned, Release};
+use observe::metrics::{RECORD_WRITE, result_of};
 
 pub(crate) use past::{prune, read_all};
 pub(crate) use record::{End, Failure, Fate, Record, from_micros, micros};
@@ -60,11 +62,14 @@ impl LifecycleDir {
         record: &Record,
     ) -> Result<Owned<Self>, LedgerError> {
         let dir = Self::named(lifecycles, id);
+        let began = Instant::now();
         fs::DirBuilder::new()
             .mode(0o700)
             .create(&dir.path)
             .map_err(|source| dir.failed("make", source))?;
-        if let Err(error) = dir.write(record) {
+        let written = dir.replace(record);
+        RECORD_WRITE.record([result_of(written.is_ok())], began.elapsed());
+        if let Err(error) = written {
             let removed = dir.remove();
             if let Err(left) = removed {
                 tracing::error!(dir = %dir.path.display(), error = %left, "an empty directory is left");
@@ -85,6 +90,13 @@ impl LifecycleDir {
 
     /// Replaces the record. Its reader finds the one before or this one, whole.
     pub(crate) fn write(&self, record: &Record) -> Result<(), LedgerError> {
+        let began = Instant::now();
+        let written = self.replace(record);
+        RECORD_WRITE.record([result_of(written.is_ok())], began.elapsed());
+        written
+    }
+
+    fn replace(&self, record: &Record) -> Result<(), LedgerError> {
         let older = self.writings().map_err(|source| self.failed("list", source))?;
         let number = older.last().map_or(1, |(number, _)| number + 1);
         let path = self.path.join(format!("{RECORD}.{number}"));

@@ -28,6 +28,13 @@ pub static RELEASE_STEP: Durations<2> = Durations::new(
     ["step", "result"],
 );
 
+/// What the durability of a lifecycle costs: writing its record, a directory made for it included.
+pub static RECORD_WRITE: Durations<1> = Durations::new(
+    "cofferdam_record_write_seconds",
+    "How long writes of lifecycle records took.",
+    ["result"],
+);
+
 /// Attempts to end everything on a node.
 pub static FORCE_ATTEMPTS: Counts<1> = Counts::new(
     "cofferdam_force_attempts_total",
@@ -71,6 +78,7 @@ pub fn expose(text: &mut Exposition) {
     CREATE.expose(text);
     END.expose(text);
     RELEASE_STEP.expose(text);
+    RECORD_WRITE.expose(text);
     FORCE_ATTEMPTS.expose(text);
     LOST.expose(text);
     SLOTS.expose(text);

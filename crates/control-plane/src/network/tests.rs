@@ -54,6 +54,10 @@ fn what_is_asked_of_clients_makes_sense() {
     let private = network(json!({"allowPublicTraffic": false}));
     check_ingress(&private, true).unwrap();
     assert_eq!(check_ingress(&private, false).unwrap_err().parts().0, 400);
+    check_ingress(&network(json!({"httpsPorts": []})), true).unwrap();
+    let tls = check_ingress(&network(json!({"httpsPorts": [8443]})), true).unwrap_err();
+    assert_eq!(tls.parts().0, 501);
+    assert!(tls.parts().1.contains("network.httpsPorts"), "{tls:?}");
     for mask in ["", "localhost:${PORT}", "[::1]:80", "a_b.example.com", "${PORT}.x"] {
         check_ingress(&network(json!({"maskRequestHost": mask})), false).unwrap();
     }

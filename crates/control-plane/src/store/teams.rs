@@ -25,24 +25,23 @@ impl Store {
         key: &KeyHash,
         now: Timestamp,
     ) -> Result<(), StoreError> {
-        let failed = || StoreError::query("configure the team");
-        let mut transaction = self.writer.begin().await.map_err(failed())?;
-        sqlx::query(UPSERT_TEAM)
-            .bind(team.id.as_str())
-            .bind(&team.slug)
-            .bind(&team.name)
-            .bind(now.micros())
-            .execute(&mut *transaction)
-            .await
-            .map_err(failed())?;
-        sqlx::query(UPSERT_KEY)
-            .bind(key.as_str())
-            .bind(team.id.as_str())
-            .bind(now.micros())
-            .execute(&mut *transaction)
-            .await
-            .map_err(failed())?;
-        transaction.commit().await.map_err(failed())
+        self.transact("configure the team", async |transaction| {
+            sqlx::query(UPSERT_TEAM)
+                .bind(team.id.as_str())
+                .bind(&team.slug)
+                .bind(&team.name)
+                .bind(now.micros())
+                .execute(&mut *transaction)
+                .await?;
+            sqlx::query(UPSERT_KEY)
+                .bind(key.as_str())
+                .bind(team.id.as_str())
+                .bind(now.micros())
+                .execute(transaction)
+                .await?;
+            Ok(())
+        })
+        .await
     }
 
     pub(crate) async fn team_of_key(&self, key: &KeyHash) -> Result<Option<Team>, StoreError> {

@@ -3,7 +3,7 @@ use std::collections::HashMap;
 use e2b_wire::Timestamp;
 use model::TemplateId;
 use node_wire::TemplateInfo;
-use sqlx::{Row as _, Sqlite, Transaction};
+use sqlx::{Row as _, SqliteConnection};
 
 use super::row::TemplateRow;
 use super::{Store, StoreError};
@@ -41,31 +41,26 @@ impl Store {
         complete: bool,
         now: Timestamp,
     ) -> Result<(), StoreError> {
-        let failed = || StoreError::query("replace the templates");
-        let mut transaction = self.writer.begin().await.map_err(failed())?;
-        let known: Vec<String> = sqlx::query_scalar("SELECT id FROM templates")
-            .fetch_all(&mut *transaction)
-            .await
-            .map_err(failed())?;
-        if complete {
-            sqlx::query("DELETE FROM template_aliases")
-                .execute(&mut *transaction)
-                .await
-                .map_err(failed())?;
-        }
-        for info in infos {
-            put(&mut transaction, info, now).await.map_err(failed())?;
-        }
-        for id in known {
-            if complete && !infos.iter().any(|info| info.id.as_str() == id) {
-                sqlx::query("DELETE FROM templates WHERE id = $1")
-                    .bind(id)
-                    .execute(&mut *transaction)
-                    .await
-                    .map_err(failed())?;
+        self.transact("replace the templates", async |transaction| {
+            let known: Vec<String> =
+                sqlx::query_scalar("SELECT id FROM templates").fetch_all(&mut *transaction).await?;
+            if complete {
+                sqlx::query("DELETE FROM template_aliases").execute(&mut *transaction).await?;
             }
-        }
-        transaction.commit().await.map_err(failed())
+            for info in infos {
+                put(transaction, info, now).await?;
+            }
+            for id in known {
+                if complete && !infos.iter().any(|info| info.id.as_str() == id) {
+                    sqlx::query("DELETE FROM templates WHERE id = $1")
+                        .bind(id)
+                        .execute(&mut *transaction)
+                        .await?;
+                }
+            }
+            Ok(())
+        })
+        .await
     }
 
     /// The template with this alias, else the one with this id.
@@ -121,7 +116,7 @@ impl Store {
 }
 
 async fn put(
-    transaction: &mut Transaction<'_, Sqlite>,
+    transaction: &mut SqliteConnection,
     info: &TemplateInfo,
     now: Timestamp,
 ) -> Result<(), sqlx::Error> {
@@ -134,14 +129,14 @@ async fn put(
         .bind(&info.envd_version)
         .bind(Timestamp::from(info.created_at).micros())
         .bind(now.micros())
-        .execute(&mut **transaction)
+        .execute(&mut *transaction)
         .await?;
     for (position, alias) in (0_i64..).zip(&info.aliases) {
         sqlx::query(ADD_ALIAS)
             .bind(alias)
             .bind(info.id.as_str())
             .bind(position)
-            .execute(&mut **transaction)
+            .execute(&mut *transaction)
             .await?;
     }
     Ok(())

@@ -17,6 +17,13 @@ use crate::provision::Order;
 const VERSION: u32 = 2;
 const OLDEST: u32 = 1;
 
+/// Lines of a machine's log that its owner is told, and characters of each.
+const MAX_LINES: usize = 20;
+const MAX_LINE: usize = 500;
+/// Paths that are told: they are in every sandbox, and the same in all of them.
+const TOLD: [&str; 8] =
+    ["/bin/", "/sbin/", "/lib", "/usr/", "/etc/", "/dev/", "/proc/sys/", "/sys/kernel/"];
+
 /// What is written of a lifecycle.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Record {
@@ -182,6 +189,33 @@ impl Record {
         }
     }
 
+    /// The last lines of its machine's log, as its owner may read them.
+    fn output(&self) -> Vec<String> {
+        let Some(failure) = &self.failure else { return Vec::new() };
+        let skip = failure.log.len().saturating_sub(MAX_LINES);
+        failure.log.iter().skip(skip).map(|line| self.for_its_owner(line)).collect()
+    }
+
+    /// What a runtime or the kernel said, without the names of the host's files.
+    fn for_its_owner(&self, said: &str) -> String {
+        // Runtimes log in JSON.
+        let message = serde_json::from_str::<serde_json::Value>(said)
+            .ok()
+            .and_then(|line| Some(line.get("msg")?.as_str()?.to_owned()));
+        let said = message.as_deref().unwrap_or(said);
+        let is_hosts = |word: &str| {
+            let path = word.split_once('=').map_or(word, |(_, value)| value);
+            path.starts_with('/') && !TOLD.iter().any(|told| path.starts_with(told))
+        };
+        let ends = |c: char| c.is_whitespace() || "'\"`,:;()[]".contains(c);
+        let words = said.split_inclusive(ends).map(|word| {
+            let end = word.rfind(ends).unwrap_or(word.len());
+            let (word, after) = word.split_at_checked(end).unwrap_or((word, ""));
+            if is_hosts(word) { format!("<host>{after}") } else { format!("{word}{after}") }
+        });
+        words.collect::<String>().chars().take(MAX_LINE).collect()
+    }
+
     pub(crate) fn explain(&self) -> Option<Explanation> {
         let lifecycle = LifecycleId::parse(&self.lifecycle).ok()?;
         let mut steps = Vec::new();
@@ -199,7 +233,7 @@ impl Record {
         }));
         let end = self.ending.as_ref();
         if let (Some(end), Some(failure)) = (end, &self.failure) {
-            let error = Some("it failed; the node has the words".to_owned());
+            let error = Some(self.for_its_owner(&failure.error));
             steps.push(ExplainedStep { error, ..moment(end.at_us, &failure.step) });
         }
         steps.extend(end.map(|end| moment(end.at_us, &format!("ended: {}", end.reason.as_str()))));
@@ -207,8 +241,7 @@ impl Record {
             lifecycle,
             steps,
             failed_step: self.failure.as_ref().map(|failure| failure.step.clone()),
-            // What the runtime writes names files of the host.
-            output: Vec::new(),
+            output: self.output(),
             memory_peak_bytes: end.and_then(|end| end.memory_peak_bytes),
             cpu_time: end.map(|end| Duration::from_micros(end.cpu_us)),
             reclaimed: end.map(|end| end.reclaimed.clone()).unwrap_or_default(),
@@ -286,6 +319,36 @@ pub(super) mod tests {
         let written = serde_json::to_vec(&live).unwrap();
         assert!(String::from_utf8_lossy(&written).contains("\"version\":2"));
         assert_eq!(Record::parse(&written), Some(live));
+    }
+
+    #[test]
+    fn what_a_machine_said_is_told_without_the_names_of_the_hosts_files() {
+        let of = record();
+        let dir = format!("/var/lib/cofferdam/node/lifecycles/{}", of.lifecycle);
+        let rows = [
+            (
+                format!(
+                    "{{\"msg\":\"open '{dir}/config.json': no such file\",\"level\":\"error\"}}"
+                ),
+                "open '<host>': no such file",
+            ),
+            (
+                format!("mount /data/images/{}/rootfs to /proc: denied", of.build),
+                "mount <host> to <host>: denied",
+            ),
+            ("write /sys/fs/cgroup/x/cgroup.procs: busy".into(), "write <host>: busy"),
+            ("exec /bin/no-such-program: not found".into(), "exec /bin/no-such-program: not found"),
+            (String::new(), ""),
+        ];
+        for (said, told) in rows {
+            assert_eq!(of.for_its_owner(&said), told);
+        }
+        let log = (0..100).map(|n| format!("line {n} {}", "x".repeat(1000))).collect();
+        let failure = Failure { step: "machine".into(), error: "no".into(), log };
+        let explained = Record { failure: Some(failure), ..of }.explain().unwrap().output;
+        assert_eq!(explained.len(), super::MAX_LINES);
+        assert!(explained.last().unwrap().starts_with("line 99 x"));
+        assert!(explained.iter().all(|line| line.len() == super::MAX_LINE));
     }
 
     #[test]

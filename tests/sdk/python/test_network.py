@@ -1,0 +1,88 @@
+"""What a sandbox may reach, and who may reach it."""
+
+import http.client
+from urllib.parse import urlsplit
+
+import pytest
+from e2b import ALL_TRAFFIC, Sandbox, SandboxException
+from support import ENVD_PORT, RELEASE, routing, start_server, wait_for
+
+#: Addresses that are nobody's (RFC 5737): what leads there is decided before anything is sent.
+HERE, THERE = "192.0.2.1", "198.51.100.1"
+
+
+def has_way(sandbox, address):
+    """Whether the sandbox's network leads to `address`; nothing is sent."""
+    return sandbox.commands.run(f"ip route get {address} || true").stdout != ""
+
+
+def fetch(link):
+    """What somebody gets who has nothing but the link."""
+    parts = urlsplit(link)
+    connection = http.client.HTTPConnection(parts.hostname, parts.port, timeout=30)
+    connection.request("GET", f"{parts.path}?{parts.query}")
+    answer = connection.getresponse()
+    return answer.status, answer.read().decode()
+
+
+def test_rules_by_address_hold_from_the_start(create):
+    rules = {"deny_out": [ALL_TRAFFIC], "allow_out": [HERE]}
+    sandbox = create(network=rules)
+    assert (has_way(sandbox, HERE), has_way(sandbox, THERE)) == (True, False)
+    told = sandbox.get_info().network
+    assert (told["deny_out"], told["allow_out"]) == ([ALL_TRAFFIC], [HERE])
+
+
+def test_rules_can_be_changed_while_it_runs(sandbox):
+    assert (has_way(sandbox, HERE), has_way(sandbox, THERE)) == (True, True)
+    sandbox.update_network({"deny_out": [f"{THERE}/24"]})
+    assert (has_way(sandbox, HERE), has_way(sandbox, THERE)) == (True, False)
+    sandbox.update_network({})
+    assert (has_way(sandbox, HERE), has_way(sandbox, THERE)) == (True, True)
+
+
+def test_a_private_sandbox_asks_for_its_token(create, edge):
+    sandbox = create(network={"allow_public_traffic": False})
+    start_server(sandbox, "python3 -m http.server --bind 0.0.0.0 8000")
+    to_server = routing(sandbox.sandbox_id, 8000)
+    token = {"e2b-traffic-access-token": sandbox.traffic_access_token}
+    wait_for("the server", lambda: edge.get("/", {**to_server, **token}).status == 200)
+    assert edge.get("/", to_server).status == 403
+    assert edge.get("/", {**to_server, "e2b-traffic-access-token": "other"}).status == 403
+    assert edge.get("/health", routing(sandbox.sandbox_id, ENVD_PORT)).status == 204
+
+
+def test_a_link_is_all_it_takes_to_fetch_a_file(create):
+    sandbox, other = create(), create()
+    for each in (sandbox, other):
+        each.files.write("/tmp/my file", each.sandbox_id)
+    for each in (sandbox, other):
+        assert fetch(each.download_url("/tmp/my file")) == (200, each.sandbox_id)
+    link = sandbox.download_url("/tmp/my file", use_signature_expiration=-10)
+    status, text = fetch(link)
+    assert status == 401 and "expired" in text
+    link = sandbox.download_url("/tmp/my file")
+    assert fetch(link.replace("my", "your"))[0] == 401
+    sandbox.kill()
+    assert fetch(link)[0] == 401
+
+
+@pytest.mark.parametrize(
+    ("network", "part"),
+    [
+        ({"deny_out": [ALL_TRAFFIC], "allow_out": ["example.com"]}, "501: network.allowOut"),
+        ({"egress_proxy": {"address": "p:1080"}}, "501: network.egressProxy"),
+        ({"rules": {"a.com": [{"transform": {"headers": {"a": "b"}}}]}}, "400: network.rules"),
+        ({"deny_out": ["example.com"]}, "400: network.denyOut"),
+        pytest.param(
+            {"https_ports": [8443]},
+            "501: network.httpsPorts",
+            marks=pytest.mark.skipif(
+                RELEASE < (2, 63, 0), reason="skipped, because this release has no https_ports"
+            ),
+        ),
+    ],
+)
+def test_what_cannot_be_kept_is_refused(network, part):
+    with pytest.raises(SandboxException, match=part):
+        Sandbox.create(network=network)
