@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
+use e2b_wire::NetworkConfig;
 use model::{BuildId, EndReason, SandboxId, SandboxPhase};
 use node_wire::{NodeError, SandboxStatus};
 
@@ -101,7 +102,11 @@ impl App {
             // Clients get its token: an agent that needs none does not look at it.
             secure: true,
             internet: None,
-            network: None,
+            // It may have been private, and then its token is still the one its clients have.
+            network: Some(NetworkConfig {
+                allow_public_traffic: Some(false),
+                ..Default::default()
+            }),
             resources: status.resources,
             created_at: started_at,
             started_at,

@@ -1,6 +1,6 @@
 //! A request for another status that was made for the node as it was.
 
-use std::sync::Arc;
+use std::sync::Barrier;
 
 use model::{NodePhase, NodeRequest};
 use node_wire::{Expected, NodeApi, StatusError};
@@ -53,28 +53,32 @@ async fn a_request_for_another_instance_or_epoch_changes_nothing_in_any_phase() 
     bench.stop_clean("stale").await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn of_many_requests_for_one_epoch_one_changes_the_node() {
+#[tokio::test]
+async fn of_requests_that_race_for_one_epoch_one_changes_the_node() {
+    const ASKERS: usize = 2;
     let images = Images::new();
     let bench = images.node().await;
-    for _ in 0..20 {
-        let before = bench.document().await;
+    let inner = &bench.node.inner;
+    let together = Barrier::new(ASKERS);
+    for round in 0..40_000 {
+        let before = inner.drain_document();
         // Of those that change something.
         let request = match before.phase {
             NodePhase::Healthy => NodeRequest::Standby,
             _ => NodeRequest::Healthy,
         };
-        let expected =
-            Expected { instance: Some(before.service_instance), epoch: Some(before.epoch) };
-        let asked = (0..16).map(|_| {
-            let (node, expected) = (Arc::clone(&bench.node), expected.clone());
-            async move { node.request_if(request, expected).await }
+        let instance = Some(before.service_instance);
+        let expected = Expected { instance, epoch: Some(before.epoch) };
+        let ask = || {
+            together.wait();
+            inner.change(request, &expected)
+        };
+        let told: Vec<_> = std::thread::scope(|scope| {
+            let askers: Vec<_> = (0..ASKERS).map(|_| scope.spawn(ask)).collect();
+            askers.into_iter().map(|asker| asker.join().unwrap()).collect()
         });
-        let mut asking = tokio::task::JoinSet::new();
-        asked.for_each(|ask| drop(asking.spawn(ask)));
-        let told = asking.join_all().await;
-        assert_eq!(told.iter().filter(|told| told.is_ok()).count(), 1, "{told:?}");
-        assert_eq!(bench.document().await.epoch, before.epoch + 1);
+        assert_eq!(told.iter().filter(|told| told.is_ok()).count(), 1, "{round}: {told:?}");
+        assert_eq!(inner.drain_document().epoch, before.epoch + 1, "{round}");
     }
     bench.stop_clean("one epoch").await;
 }
