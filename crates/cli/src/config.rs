@@ -89,6 +89,8 @@ pub(crate) struct Config {
     pub(crate) warm_slots: u16,
     pub(crate) disk_reserve_mib: u64,
     pub(crate) unknown_sandboxes: UnknownSandboxes,
+    pub(crate) ended_time: Duration,
+    pub(crate) ended_count: usize,
     pub(crate) shutdown_leave: Leave,
     pub(crate) shutdown_drain_timeout: Patience,
     /// From the first signal to when whoever started the service kills it.
@@ -199,6 +201,8 @@ impl Config {
         let warm_slots = read.value("warm_slots", value::number(0, 1000));
         let disk_reserve_mib = read.value("disk_reserve", value::size_mib);
         let unknown_sandboxes = read.value("unknown_sandboxes", unknown_sandboxes);
+        let ended_time = read.value("ended_time", value::time(SECOND, YEAR));
+        let ended_count = read.value("ended_count", value::number(1, 100_000));
         let shutdown_leave = read.value("shutdown_leave", leave);
         let shutdown_drain_timeout = read.value("shutdown_drain_timeout", value::patience);
         let shutdown_kill_deadline =
@@ -227,6 +231,8 @@ impl Config {
             warm_slots: warm_slots?,
             disk_reserve_mib: disk_reserve_mib?,
             unknown_sandboxes: unknown_sandboxes?,
+            ended_time: ended_time?,
+            ended_count: ended_count?,
             shutdown_leave: shutdown_leave?,
             shutdown_drain_timeout: shutdown_drain_timeout?,
             shutdown_kill_deadline: shutdown_kill_deadline?,

@@ -98,6 +98,18 @@ pub(crate) const KEYS: &[Key] = &[
         "What becomes of sandboxes that run and are in no record, as after the database was lost",
     ),
     key(
+        "ended_time",
+        "168h",
+        "a time from 1s to 8760h, such as 24h",
+        "How long it is kept how and why a sandbox ended",
+    ),
+    key(
+        "ended_count",
+        "1000",
+        "a number from 1 to 100000",
+        "Of how many ended sandboxes the node keeps that, some KiB each",
+    ),
+    key(
         "shutdown_leave",
         "auto",
         "`auto` (when systemd is about to start the service again), `always` or `never`",

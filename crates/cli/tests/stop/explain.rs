@@ -116,7 +116,10 @@ fn a_start_that_failed_is_told_with_its_step() {
     assert!(words.lines().any(|line| line == "failed step       machine"), "{words}");
     let (_, steps) = words.split_once("\nsteps on its node\n").unwrap();
     let failed = steps.lines().find(|line| line.contains("  machine  "));
-    assert!(failed.is_some_and(|line| line.contains("it failed")), "{words}");
+    let why = "create: the target `<host>` is invalid: Not a directory";
+    assert!(failed.is_some_and(|line| line.contains(why)), "what the runtime said: {words}");
+    assert!(words.contains("\nlast output\n"), "{words}");
+    assert!(!words.contains(&*data.path().to_string_lossy()), "{words}");
     assert_eq!(document["onNode"]["failedStep"], "machine");
     service.finish();
 }

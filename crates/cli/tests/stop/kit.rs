@@ -135,6 +135,7 @@ impl Service {
     }
 
     /// Starts one as a script does, without waiting.
+    #[cfg(feature = "fault-injection")]
     pub(crate) fn spawn_alone(data: &Path, env: &[(&str, &str)]) -> Self {
         let mut child = Self::command(data, &[])
             .envs(env.iter().copied())

@@ -162,9 +162,10 @@ fn without_internet_there_is_no_way_out_but_the_agent_answers() {
         spec.internet = false;
         let addr = test.node.create(spec, LIMIT).await.unwrap().route.addr;
         let out = run(addr, "user", "busybox ip route").await;
-        assert!(!out.stdout.contains("default"), "{out:?}");
+        assert!(!out.stdout.contains("default via"), "{out:?}");
+        assert!(out.stdout.contains("unreachable default"), "who tries is told at once: {out:?}");
         let addr = test.node.create(test.spec("i2"), LIMIT).await.unwrap().route.addr;
-        assert!(run(addr, "user", "busybox ip route").await.stdout.contains("default"));
+        assert!(run(addr, "user", "busybox ip route").await.stdout.contains("default via"));
         test.stop().await;
     });
 }

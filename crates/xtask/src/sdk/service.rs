@@ -18,8 +18,8 @@ const START_LIMIT: Duration = Duration::from_secs(10 * 60);
 /// The service ends all sandboxes before it stops.
 const STOP_LIMIT: Duration = Duration::from_secs(60);
 
-/// The service waits for a process of a sandbox as soon as it has ended.
-const REAP_LIMIT: Duration = Duration::from_secs(5);
+/// What a start that was cut off leaves is reaped by the second of two sweeps, 10 s apart.
+const REAP_LIMIT: Duration = Duration::from_secs(30);
 
 /// What the service prints, once, when it serves.
 const READY: &str = "cofferdam: ready on http://";

@@ -65,6 +65,8 @@ pub(in crate::commands) fn node(config: &Config, agent: PathBuf) -> node::Config
         max_starting: config.max_starting,
         warm_slots: config.warm_slots,
         disk_reserve_mib: config.disk_reserve_mib,
+        ended_kept: config.ended_count,
+        ended_max: config.ended_time,
         ..defaults
     }
 }
@@ -91,6 +93,7 @@ pub(super) fn control_plane(
             sandbox_length: config.team_max_lifetime,
             create: config.timeout_start,
             request: config.timeout_start + REQUEST_MARGIN,
+            ended_kept: config.ended_time,
             ..ControlPlaneLimits::default()
         },
         ..defaults
