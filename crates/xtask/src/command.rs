@@ -281,9 +281,10 @@ mod tests {
         })
         .unwrap_err();
         assert!(failure.chain().contains("not done after"), "{}", failure.chain());
-        // It is gone, or dead and waiting for whoever inherited it.
-        let state = std::fs::read_to_string(format!("/proc/{}/stat", started.unwrap()));
-        assert!(state.map_or(true, |stat| stat.contains(") Z ")), "the child's child still runs");
+        // It is gone, or dead and waiting for whoever inherited it; a signal takes its time.
+        let stat = format!("/proc/{}/stat", started.unwrap());
+        let is_over = || std::fs::read_to_string(&stat).map_or(true, |stat| stat.contains(") Z "));
+        assert!(super::wait_until(PLENTY, is_over), "the child's child still runs");
     }
 
     #[test]

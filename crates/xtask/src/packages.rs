@@ -40,7 +40,7 @@ struct Package {
     pacman: Option<&'static str>,
 }
 
-static PACKAGES: [Package; 12] = [
+static PACKAGES: [Package; 14] = [
     Package {
         need: Need::Build,
         proof: Proof::Program("cc"),
@@ -130,6 +130,24 @@ static PACKAGES: [Package; 12] = [
         dnf: Some("busybox"),
         apk: Some("busybox-static"),
         pacman: Some("busybox"),
+    },
+    Package {
+        need: Need::HostTest,
+        // A file system of a test's own, to be filled up.
+        proof: Proof::Program("mkfs.ext4"),
+        apt: "e2fsprogs",
+        dnf: Some("e2fsprogs"),
+        apk: Some("e2fsprogs"),
+        pacman: Some("e2fsprogs"),
+    },
+    Package {
+        need: Need::HostTest,
+        // The shipped unit is tested under a real one, which never becomes the host's.
+        proof: Proof::File(&["/usr/lib/systemd/systemd", "/lib/systemd/systemd"]),
+        apt: "systemd",
+        dnf: Some("systemd"),
+        apk: None,
+        pacman: Some("systemd"),
     },
     Package {
         need: Need::SdkTest,
