@@ -122,9 +122,13 @@ impl Service {
 
     /// The same, without waiting.
     pub(crate) fn spawn(data: &Path, args: &[&str], env: &[(&str, &str)]) -> Self {
+        // As systemd does for all it starts.
+        let managed = ("INVOCATION_ID", "0123456789abcdef");
+        Self::piped(data, args, &[&[managed], env].concat())
+    }
+
+    fn piped(data: &Path, args: &[&str], env: &[(&str, &str)]) -> Self {
         let mut child = Self::command(data, args)
-            // As systemd does for all it starts.
-            .env("INVOCATION_ID", "0123456789abcdef")
             .envs(env.iter().copied())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -137,14 +141,7 @@ impl Service {
     /// Starts one as a script does, without waiting.
     #[cfg(feature = "fault-injection")]
     pub(crate) fn spawn_alone(data: &Path, env: &[(&str, &str)]) -> Self {
-        let mut child = Self::command(data, &[])
-            .envs(env.iter().copied())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let out = child.stdout.take().unwrap();
-        Self::of(child, Box::new(out), data)
+        Self::piped(data, &[], env)
     }
 
     /// Starts one as a person does, and waits until it serves.
