@@ -6,6 +6,8 @@ mod conditional;
 mod content_type;
 mod download;
 mod encoding;
+#[cfg(feature = "fuzz")]
+pub mod fuzz;
 mod range;
 mod store;
 mod upload;

@@ -84,7 +84,7 @@ fn may_pass(agent: &Agent, request: &Request) -> bool {
 
 /// The name in `Authorization: Basic`; the password is not looked at. Anything but Basic names
 /// nobody.
-fn named_user(headers: &HeaderMap) -> Option<String> {
+pub(crate) fn named_user(headers: &HeaderMap) -> Option<String> {
     let value = headers.get(AUTHORIZATION)?.to_str().ok()?;
     let (scheme, encoded) = value.split_once(' ')?;
     if !scheme.eq_ignore_ascii_case("basic") {
@@ -96,7 +96,7 @@ fn named_user(headers: &HeaderMap) -> Option<String> {
 }
 
 /// 0 is no limit: clients that want none have sent it.
-fn time_limit(headers: &HeaderMap) -> Result<Option<TimeLimit>, String> {
+pub(crate) fn time_limit(headers: &HeaderMap) -> Result<Option<TimeLimit>, String> {
     const DIGITS_MAX: usize = 10;
     let Some(value) = headers.get(TIMEOUT_HEADER) else { return Ok(None) };
     let text = value.to_str().unwrap_or_default();

@@ -8,6 +8,9 @@
 pub mod cli;
 pub mod run;
 
+#[cfg(feature = "fuzz")]
+pub use files::fuzz;
+
 mod accounts;
 mod agent;
 mod cors;

@@ -139,7 +139,7 @@ fn mounts(lifecycles: &Path) -> Result<Vec<Item>, HostError> {
             let Some(below) = below else { continue };
             let Some(first) = below.components().next() else { continue };
             let id = first.as_os_str().to_string_lossy();
-            let id = id.trim_end_matches(".lower");
+            let id = id.split('.').next().unwrap_or_default();
             // Lifecycle ids begin so; the agent's file is in the view as long as the daemon is.
             if !id.starts_with('l') {
                 continue;

@@ -1,5 +1,7 @@
 //! Named points where a test can make a step fail. Empty in every shipped build (R42).
 
+use std::time::Duration;
+
 use lifecycle::Budget;
 
 /// A failure that a test asked for.
@@ -20,6 +22,8 @@ pub enum Fault {
     Error,
     /// The step takes all the time it has, and fails.
     Delay,
+    /// The step takes so long, but no longer than it has, and fails.
+    Late(Duration),
     /// The step panics.
     Panic,
     /// The process is killed, as by `kill -9` at this very point.
@@ -41,7 +45,8 @@ impl Faults {
     }
 
     /// What `text` says, for a daemon in a process of its own: `POINT=KIND`, or
-    /// `POINT=KIND*TIMES`, separated by commas; `KIND` is `error`, `delay`, `panic` or `kill`.
+    /// `POINT=KIND*TIMES`, separated by commas; `KIND` is `error`, `delay`, `delay:MILLISECONDS`,
+    /// `panic` or `kill`.
     ///
     /// # Errors
     /// The word that says something else: a test with a fault that is not there proves nothing.
@@ -80,6 +85,7 @@ impl Faults {
         match fault {
             Fault::Error => {}
             Fault::Delay => tokio::time::sleep(budget.remaining()).await,
+            Fault::Late(time) => tokio::time::sleep(time.min(budget.remaining())).await,
             Fault::Panic => panic!("fault injected at {point}"),
             Fault::Kill => kill_self(),
         }
@@ -97,7 +103,7 @@ impl Faults {
     pub fn pass(&self, point: &str) -> Result<(), Injected> {
         let Some(fault) = self.due(point) else { return Ok(()) };
         match fault {
-            Fault::Error | Fault::Delay => {}
+            Fault::Error | Fault::Delay | Fault::Late(_) => {}
             Fault::Panic => panic!("fault injected at {point}"),
             Fault::Kill => kill_self(),
         }
@@ -135,7 +141,7 @@ fn parse(word: &str) -> Option<(&str, Fault, u32)> {
         "delay" => Fault::Delay,
         "panic" => Fault::Panic,
         "kill" => Fault::Kill,
-        _ => return None,
+        _ => Fault::Late(Duration::from_millis(kind.strip_prefix("delay:")?.parse().ok()?)),
     };
     Some((point, fault, times.parse().ok()?))
 }
@@ -167,13 +173,19 @@ impl Faults {
 
 #[cfg(all(test, feature = "fault-injection"))]
 mod tests {
+    use std::time::Duration;
+
     use super::{Fault, parse};
 
     #[test]
     fn faults_are_said_in_words() {
         assert_eq!(parse("a.b=kill"), Some(("a.b", Fault::Kill, 1)));
         assert_eq!(parse("a.b=error*3"), Some(("a.b", Fault::Error, 3)));
-        for wrong in ["a.b", "a.b=", "a.b=fire", "a.b=kill*", "a.b=kill*x"] {
+        let late = Fault::Late(Duration::from_secs(2));
+        assert_eq!(parse("a.b=delay:2000*2"), Some(("a.b", late, 2)));
+        let wrong =
+            ["a.b", "a.b=", "a.b=fire", "a.b=kill*", "a.b=kill*x", "a.b=delay:", "a.b=delay:x"];
+        for wrong in wrong {
             assert_eq!(parse(wrong), None, "{wrong}");
         }
     }

@@ -109,6 +109,13 @@ impl Mark {
     pub fn guest_address(self, slot: u16) -> Ipv4Addr {
         Ipv4Addr::from_bits(self.host_address(slot).to_bits() + 1)
     }
+
+    /// The slot one of whose two addresses this is.
+    #[must_use]
+    pub fn slot_of_address(self, address: Ipv4Addr) -> Option<u16> {
+        let offset = address.to_bits().checked_sub(self.network().to_bits())?;
+        u16::try_from(offset / ADDRESSES_PER_SLOT).ok().filter(|slot| *slot < SLOTS)
+    }
 }
 
 /// Why a node cannot have a mark.
@@ -378,6 +385,11 @@ mod tests {
                 assert!(mark.host_address(slot).to_bits() > last_address || last_address == 0);
                 last_address = mark.guest_address(slot).to_bits();
                 assert_eq!(mark.host_address(slot).to_bits() + 1, last_address);
+                for address in [mark.host_address(slot), mark.guest_address(slot)] {
+                    let owners =
+                        (0..BLOCKS).map(|block| Mark::new(block, BASE).slot_of_address(address));
+                    assert_eq!(owners.flatten().collect::<Vec<_>>(), [slot]);
+                }
             }
         }
         assert!(last_uid <= 0x8000_0000, "user ids stay below 2^31");

@@ -1,11 +1,17 @@
-//! The root of a sandbox: an overlay of a shared read-only base and a private writable layer, with
-//! the base's owners shifted into the sandbox's own range of user ids.
-#![expect(unsafe_code, reason = "mount_setattr has no safe wrapper")]
+//! The root of a sandbox: an overlay of shared read-only layers and a private writable one, all with
+//! their owners shifted into the sandbox's own range of user ids.
+//!
+//! On disk every layer has the owners that programs inside see. So a writable layer can be taken to
+//! another sandbox, which has another range, as it is.
+#![expect(
+    unsafe_code,
+    reason = "mount_setattr and what a thread writes files as have no safe wrapper"
+)]
 
 use std::fs;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
-use std::os::unix::fs::{DirBuilderExt, chown};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use lifecycle::{Budget, Owned, Release};
@@ -20,17 +26,28 @@ use rustix::mount::{
 use crate::HostError;
 use crate::error::Tried;
 use crate::files::remove_tree;
+use crate::thread::in_own_thread;
 
 /// Where the parts of one sandbox's root are.
 #[derive(Debug, Clone)]
 pub struct RootPaths {
     /// The overlay, as the sandbox sees it; mounted only while the machine is being made.
     pub root: PathBuf,
-    lower: PathBuf,
+    /// Where the layers are attached while the overlay is made.
+    layers: PathBuf,
+    /// What has the writable layer, and the kernel's own directory beside it.
+    dir: PathBuf,
     /// Everything the sandbox has written.
     pub upper: PathBuf,
     work: PathBuf,
+    /// The file that the sandbox sees as the id of its boot; there only while the machine is being
+    /// made.
+    pub boot_id: PathBuf,
 }
+
+/// The names of the two below a lifecycle directory.
+pub const UPPER: &str = "upper";
+const WORK: &str = "work";
 
 impl RootPaths {
     /// The layers of `id` are below `dir`, its lifecycle directory. Its mount points are in `view`,
@@ -40,9 +57,11 @@ impl RootPaths {
     pub fn new(dir: &Path, view: &Path, id: &str) -> Self {
         Self {
             root: view.join(id),
-            lower: view.join(format!("{id}.lower")),
-            upper: dir.join("upper"),
-            work: dir.join("work"),
+            layers: view.join(format!("{id}.layers")),
+            dir: dir.to_owned(),
+            upper: dir.join(UPPER),
+            work: dir.join(WORK),
+            boot_id: view.join(format!("{id}.boot_id")),
         }
     }
 
@@ -66,29 +85,26 @@ pub struct RootMount {
 }
 
 impl RootMount {
-    /// Mounts `base` under a fresh writable layer. `userns` gives the shift; `owner` is the user id
-    /// outside that is root inside. On an error nothing stays mounted; directories may be left
-    /// for [`RootPaths::remove_files`].
+    /// Mounts the read-only `layers`, the topmost first, under the writable layer, which is made
+    /// unless it is there. `userns` gives the shift; `owner` is the user id outside that is root
+    /// inside. On an error nothing stays mounted; directories may be left for
+    /// [`RootPaths::remove_files`].
     ///
     /// # Errors
     /// The step that failed.
     pub fn create(
-        base: &Path,
+        layers: &[PathBuf],
         paths: RootPaths,
         userns: BorrowedFd<'_>,
         owner: u32,
     ) -> Result<Owned<Self>, HostError> {
-        for dir in [&paths.root, &paths.lower] {
+        for dir in [&paths.root, &paths.layers] {
             make_dir(dir, 0o755)?;
         }
-        for dir in [&paths.upper, &paths.work] {
-            make_dir(dir, 0o700)?;
-            chown(dir, Some(owner), Some(owner)).tried("chown", dir.to_string_lossy())?;
-        }
-        fs::set_permissions(&paths.upper, std::os::unix::fs::PermissionsExt::from_mode(0o755))
-            .tried("chmod", paths.upper.to_string_lossy())?;
+        make_layer(&paths.upper)?;
+        make_dir(&paths.work, 0o700)?;
         let mount = Self { name: paths.root.to_string_lossy().into_owned(), paths };
-        match mount.mount(base, userns) {
+        match mount.mount(layers, userns, owner) {
             Ok(()) => Ok(Owned::adopt(mount)),
             Err(error) => {
                 if let Err(left) = mount.detach() {
@@ -105,36 +121,41 @@ impl RootMount {
         Self { name: paths.root.to_string_lossy().into_owned(), paths }
     }
 
-    fn mount(&self, base: &Path, userns: BorrowedFd<'_>) -> Result<(), HostError> {
+    fn mount(
+        &self,
+        layers: &[PathBuf],
+        userns: BorrowedFd<'_>,
+        owner: u32,
+    ) -> Result<(), HostError> {
         let paths = &self.paths;
-        let shown = base.to_string_lossy();
-        let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
-        let tree = open_tree(CWD, base, flags).tried("clone mount of", &shown)?;
-        idmap(tree.as_fd(), userns).tried("shift owners of", &shown)?;
-        // Overlay wants a path; kernels before 6.15 also want the layer to be attached somewhere.
-        let from_fd = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
-        move_mount(&tree, "", CWD, &paths.lower, from_fd).tried("attach", &shown)?;
-        let overlay = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC).tried("open", "overlay")?;
-        let options = [
-            ("source", Path::new("cofferdam")),
-            ("lowerdir", &paths.lower),
-            ("upperdir", &paths.upper),
-            ("workdir", &paths.work),
-        ];
-        for (key, value) in options {
-            fsconfig_set_string(&overlay, key, value).tried("configure overlay", key)?;
+        // Overlay wants paths; kernels before 6.15 also want the layers to be attached somewhere.
+        let writable = paths.layers.join("writable");
+        attach(&paths.dir, &writable, MOUNT_ATTR_IDMAP, userns)?;
+        let mut below = Vec::new();
+        for (number, layer) in layers.iter().enumerate() {
+            let at = paths.layers.join(number.to_string());
+            attach(layer, &at, MOUNT_ATTR_IDMAP | MOUNT_ATTR_RDONLY, userns)?;
+            below.push(at.to_string_lossy().into_owned());
         }
-        // The layer is thrown away with the sandbox: nothing in it is worth a sync.
-        fsconfig_set_flag(&overlay, "volatile").tried("configure overlay", "volatile")?;
-        fsconfig_create(&overlay).tried("make overlay on", &self.name)?;
-        // Device files in it are not honoured: whatever way one gets into the writable layer, it
-        // opens no device. Those of /dev are on a mount of their own.
-        let mounted =
-            fsmount(&overlay, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::MOUNT_ATTR_NODEV)
-                .tried("make overlay on", &self.name)?;
+        let options = [
+            ("source", "cofferdam".into()),
+            ("lowerdir", below.join(":").into()),
+            ("upperdir", writable.join(UPPER)),
+            ("workdir", writable.join(WORK)),
+            // What a layer holds must not depend on where it is, nor on what is below it.
+            ("redirect_dir", "nofollow".into()),
+            ("metacopy", "off".into()),
+            ("index", "off".into()),
+        ];
+        let made = in_own_thread("overlay", || {
+            write_files_as(owner)?;
+            Ok(make_overlay(&options, &self.name))
+        });
+        let mounted = made.tried("make overlay on", &self.name)??;
+        let from_fd = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
         move_mount(&mounted, "", CWD, &paths.root, from_fd).tried("mount", &self.name)?;
-        // The overlay keeps its own reference to the layer.
-        detach(&paths.lower)
+        // The overlay keeps its own references to the layers.
+        detach_below(&paths.layers)
     }
 
     /// Unmounts it here, mount points included; the sandbox keeps what it has in its own namespace.
@@ -143,16 +164,17 @@ impl RootMount {
     /// # Errors
     /// When the kernel refuses.
     pub fn detach(&self) -> Result<(), HostError> {
-        for point in [&self.paths.root, &self.paths.lower] {
+        detach_below(&self.paths.layers)?;
+        for point in [&self.paths.root, &self.paths.layers] {
             detach(point)?;
-            match fs::remove_dir(point) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                    return Err(error).tried("remove", point.to_string_lossy());
-                }
-                _ => {}
-            }
+            remove_point(point)?;
         }
-        Ok(())
+        match fs::remove_file(&self.paths.boot_id) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(error).tried("remove", self.paths.boot_id.to_string_lossy())
+            }
+            _ => Ok(()),
+        }
     }
 }
 
@@ -171,6 +193,90 @@ impl Release for RootMount {
 
 fn make_dir(dir: &Path, mode: u32) -> Result<(), HostError> {
     fs::DirBuilder::new().mode(mode).create(dir).tried("make", dir.to_string_lossy())
+}
+
+/// The writable layer, which a sandbox may bring with it. Its directory is the root directory that
+/// programs inside see.
+fn make_layer(upper: &Path) -> Result<(), HostError> {
+    match fs::DirBuilder::new().mode(0o755).create(upper) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(()),
+        made => made.tried("make", upper.to_string_lossy())?,
+    }
+    // The mode given to mkdir is cut by the umask.
+    fs::set_permissions(upper, std::os::unix::fs::PermissionsExt::from_mode(0o755))
+        .tried("chmod", upper.to_string_lossy())
+}
+
+/// Makes `dir` appear at `at` with its owners shifted by `userns`.
+fn attach(dir: &Path, at: &Path, attributes: u64, userns: BorrowedFd<'_>) -> Result<(), HostError> {
+    let shown = dir.to_string_lossy();
+    make_dir(at, 0o755)?;
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    let tree = open_tree(CWD, dir, flags).tried("clone mount of", &shown)?;
+    shift(tree.as_fd(), attributes, userns).tried("shift owners of", &shown)?;
+    let from_fd = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
+    move_mount(&tree, "", CWD, at, from_fd).tried("attach", &shown)
+}
+
+fn make_overlay(options: &[(&str, PathBuf)], name: &str) -> Result<OwnedFd, HostError> {
+    let overlay = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC).tried("open", "overlay")?;
+    for (key, value) in options {
+        fsconfig_set_string(&overlay, *key, value).tried("configure overlay", key)?;
+    }
+    // What programs sync is not waited for: a pause writes the layer out, and else it is thrown away.
+    fsconfig_set_flag(&overlay, "volatile").tried("configure overlay", "volatile")?;
+    fsconfig_create(&overlay).tried("make overlay on", name)?;
+    // Device files in it are not honoured: whatever way one gets into the writable layer, it opens
+    // no device. Those of /dev are on a mount of their own.
+    fsmount(&overlay, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::MOUNT_ATTR_NODEV)
+        .tried("make overlay on", name)
+}
+
+/// From here on the calling thread, and the overlay it makes, write files as `owner`: a user that the
+/// shift does not know, as root outside is one, could make none in a shifted layer.
+///
+/// Everything else of the thread stays as it is, capabilities included (capabilities(7),
+/// `SECBIT_NO_SETUID_FIXUP`).
+fn write_files_as(owner: u32) -> io::Result<()> {
+    // SAFETY: both change the calling thread only, and take plain numbers.
+    let kept = unsafe { libc::prctl(libc::PR_SET_SECUREBITS, libc::SECBIT_NO_SETUID_FIXUP) };
+    if kept != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    for call in [libc::SYS_setfsgid, libc::SYS_setfsuid] {
+        // SAFETY: as above. It gives back the id before, and no error: the second call tells.
+        let is = unsafe {
+            libc::syscall(call, owner);
+            libc::syscall(call, owner)
+        };
+        if u32::try_from(is) != Ok(owner) {
+            return Err(io::ErrorKind::PermissionDenied.into());
+        }
+    }
+    Ok(())
+}
+
+/// Unmounts everything right below `dir`, mount points included.
+fn detach_below(dir: &Path) -> Result<(), HostError> {
+    let entries = match fs::read_dir(dir) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        entries => entries.tried("list", dir.to_string_lossy())?,
+    };
+    for entry in entries {
+        let point = entry.tried("list", dir.to_string_lossy())?.path();
+        detach(&point)?;
+        remove_point(&point)?;
+    }
+    Ok(())
+}
+
+fn remove_point(point: &Path) -> Result<(), HostError> {
+    match fs::remove_dir(point) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(error).tried("remove", point.to_string_lossy())
+        }
+        _ => Ok(()),
+    }
 }
 
 fn detach(path: &Path) -> Result<(), HostError> {
@@ -196,9 +302,9 @@ struct MountAttr {
 const MOUNT_ATTR_IDMAP: u64 = 0x0010_0000;
 const MOUNT_ATTR_RDONLY: u64 = 0x0000_0001;
 
-fn idmap(tree: BorrowedFd<'_>, userns: BorrowedFd<'_>) -> io::Result<()> {
+fn shift(tree: BorrowedFd<'_>, attributes: u64, userns: BorrowedFd<'_>) -> io::Result<()> {
     let attr = MountAttr {
-        set: MOUNT_ATTR_IDMAP | MOUNT_ATTR_RDONLY,
+        set: attributes,
         clear: 0,
         propagation: 0,
         userns_fd: u64::from(userns.as_raw_fd().unsigned_abs()),

@@ -3,15 +3,18 @@
 mod conntrack;
 mod firewall;
 mod netlink;
+mod redirect;
 mod resolvers;
 mod slot;
 mod way;
 
 pub use firewall::{Firewall, FirewallError};
+pub use redirect::{Handover, Redirect};
 pub use resolvers::resolvers;
 pub use slot::{Slot, SlotNet, remove_link};
 pub use way::Subnet;
 
+use std::collections::BTreeSet;
 use std::fs;
 
 use crate::error::Tried;
@@ -34,4 +37,19 @@ pub fn linked_slots(mark: Mark) -> Result<Vec<u16>, HostError> {
 #[must_use]
 pub fn is_linked(mark: Mark, slot: u16) -> bool {
     fs::exists(format!("/sys/class/net/{}", mark.link(slot))).unwrap_or(true)
+}
+
+/// Has the host forget every connection from and to the addresses of `slots`, and says how many it
+/// remembered. Their links must be gone: a packet on its way would bring back what was forgotten. From
+/// then on the [`Firewall`] keeps the host from remembering any until a link is there again.
+///
+/// Looks through all that the host remembers, once: blocks for some 10 ms per ten thousand. May be
+/// repeated.
+///
+/// # Errors
+/// What the kernel says.
+pub fn forget_connections(mark: Mark, slots: &BTreeSet<u16>) -> Result<usize, HostError> {
+    let is_meant =
+        |address| mark.slot_of_address(address).is_some_and(|slot| slots.contains(&slot));
+    conntrack::forget(is_meant).tried("forget connections of", mark.network().to_string())
 }

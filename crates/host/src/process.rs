@@ -17,6 +17,7 @@ use rustix::process::{
 use tokio::io::Interest;
 
 pub use orphans::{Orphans, zombie_children};
+pub(crate) use spawn::run_in_network;
 pub use spawn::{Finished, MAX_OUTPUT, RunError, Spawn, run};
 
 pub(crate) use namespaces::{Namespaces, make_namespaces};

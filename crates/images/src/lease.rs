@@ -1,6 +1,6 @@
 use std::fs::File;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use model::{BuildId, TemplateId};
@@ -13,8 +13,8 @@ use crate::Template;
 #[must_use = "the template may be removed once the lease is dropped"]
 pub struct Lease {
     pub(crate) template: Arc<Template>,
-    pub(crate) rootfs: PathBuf,
-    pub(crate) _hold: Arc<Hold>,
+    pub(crate) layers: Vec<PathBuf>,
+    pub(crate) _holds: Vec<Arc<Hold>>,
 }
 
 /// A shared lock on a template's directory: one descriptor for all leases of one build.
@@ -35,10 +35,11 @@ pub enum LeaseError {
 }
 
 impl Lease {
-    /// The root file system, read-only by agreement: it is shared by every sandbox of the build.
+    /// The root file system in layers, the topmost first. Read-only by agreement: they are shared
+    /// by every sandbox of the build.
     #[must_use]
-    pub fn rootfs(&self) -> &Path {
-        &self.rootfs
+    pub fn layers(&self) -> &[PathBuf] {
+        &self.layers
     }
 
     #[must_use]

@@ -6,6 +6,7 @@
 //! This crate does not mount anything, does not run sandboxes, and knows no wire format.
 
 mod command;
+mod copy;
 mod lease;
 mod manifest;
 mod store;
@@ -15,6 +16,7 @@ mod tree;
 pub mod base;
 
 pub use command::CommandError;
+pub use copy::{CopyError, copy_layer};
 pub use lease::{Lease, LeaseError};
 pub use store::{Draft, OpenError, PublishError, RemoveError, Store};
-pub use template::{NewTemplate, Package, Template};
+pub use template::{NewTemplate, Origin, Package, Template};

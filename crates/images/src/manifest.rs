@@ -7,12 +7,18 @@ use std::time::SystemTime;
 use model::{BuildId, IdError, Resources, TemplateId};
 use serde::{Deserialize, Serialize};
 
-use crate::{NewTemplate, Package, Template};
+use crate::{NewTemplate, Origin, Package, Template};
 
 pub(crate) const FILE: &str = "template.json";
 
 /// Goes up when an older daemon could not read the file rightly.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
+
+/// One that is whole is written so, and read by the daemons before layers.
+const WHOLE: u32 = 1;
+
+const SNAPSHOT: &str = "snapshot";
+const PASSING: &str = "passing";
 
 /// A manifest is small; a file far beyond that is not one.
 const MAX_BYTES: u64 = 4 * 1024 * 1024;
@@ -38,6 +44,8 @@ pub(crate) enum ManifestError {
     Rootfs(#[source] io::Error),
     #[error("its root file system is not a directory everybody may read")]
     RootfsMode,
+    #[error("{FILE} says that it is {0:?}, which is nothing known")]
+    Origin(String),
 }
 
 /// Only the format, read first: the rest may look different in another one.
@@ -53,6 +61,10 @@ struct Manifest {
     build: String,
     generation: u64,
     created_at: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    origin: Option<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    below: Vec<String>,
     aliases: Vec<String>,
     vcpus: u32,
     memory_mib: u64,
@@ -78,7 +90,7 @@ pub(crate) fn read(dir: &Path) -> Result<Template, ManifestError> {
     }
     let text = std::fs::read(&path).map_err(ManifestError::Read)?;
     let head: Head = serde_json::from_slice(&text).map_err(ManifestError::Parse)?;
-    if head.format != FORMAT {
+    if !(WHOLE..=FORMAT).contains(&head.format) {
         return Err(ManifestError::Format { found: head.format });
     }
     let manifest: Manifest = serde_json::from_slice(&text).map_err(ManifestError::Parse)?;
@@ -99,11 +111,20 @@ pub(crate) fn write(dir: &Path, template: &Template) -> io::Result<()> {
 impl Manifest {
     fn into_template(self) -> Result<Template, ManifestError> {
         let created: jiff::Timestamp = self.created_at.parse().map_err(ManifestError::Time)?;
+        let origin = match self.origin.as_deref() {
+            None => Origin::Built,
+            Some(SNAPSHOT) => Origin::Snapshot,
+            Some(PASSING) => Origin::Passing,
+            Some(other) => return Err(ManifestError::Origin(other.to_owned())),
+        };
+        let below = self.below.iter().map(|build| BuildId::parse(build));
         Ok(Template {
             id: TemplateId::parse(&self.id).map_err(ManifestError::Id)?,
             build: BuildId::parse(&self.build).map_err(ManifestError::Id)?,
             generation: self.generation,
             created_at: SystemTime::from(created),
+            origin,
+            below: below.collect::<Result<_, _>>().map_err(ManifestError::Id)?,
             content: NewTemplate {
                 aliases: self.aliases,
                 resources: Resources {
@@ -130,7 +151,13 @@ impl From<&Template> for Manifest {
         // A clock outside the years 1 to 9999 is shown as the epoch rather than refused.
         let created = jiff::Timestamp::try_from(template.created_at).unwrap_or_default();
         Self {
-            format: FORMAT,
+            format: if template.below.is_empty() { WHOLE } else { FORMAT },
+            origin: match template.origin {
+                Origin::Built => None,
+                Origin::Snapshot => Some(SNAPSHOT.to_owned()),
+                Origin::Passing => Some(PASSING.to_owned()),
+            },
+            below: template.below.iter().map(ToString::to_string).collect(),
             id: template.id.to_string(),
             build: template.build.to_string(),
             generation: template.generation,

@@ -12,7 +12,7 @@ use rustix::fs::FlockOperation;
 
 use crate::lease::Hold;
 use crate::manifest::{self, ManifestError};
-use crate::{Lease, LeaseError, Template, tree};
+use crate::{Lease, LeaseError, Origin, Template, tree};
 
 mod clear;
 mod draft;
@@ -27,6 +27,9 @@ const NEW: &str = ".new-";
 const GONE: &str = ".gone-";
 
 const ROOTFS: &str = "rootfs";
+
+/// How long sandboxes may take to be started from a snapshot that was made for that.
+const PASSING_FOR: Duration = Duration::from_secs(600);
 
 /// A change this recent may share its time stamp with one that is still to come.
 const STAMP_SETTLES: Duration = Duration::from_millis(50);
@@ -54,6 +57,16 @@ struct Build {
     hold: Weak<Hold>,
 }
 
+/// What became of a build that was to be removed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Removed {
+    Gone,
+    /// A sandbox uses it.
+    Leased,
+    /// Others are laid over it.
+    Below,
+}
+
 /// The store cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
@@ -72,6 +85,8 @@ pub enum RemoveError {
     Unknown(TemplateId),
     #[error("build {0} of the template is in use by sandboxes; end them first")]
     Leased(BuildId),
+    #[error("snapshots are made of build {0} of the template; remove them first")]
+    Below(BuildId),
     #[error("remove template build {build}")]
     Io { build: BuildId, source: io::Error },
 }
@@ -127,6 +142,12 @@ impl Store {
         self.templates().into_iter().find(|template| template.id == *id)
     }
 
+    /// One build, in use or replaced.
+    #[must_use]
+    pub fn build(&self, id: &BuildId) -> Option<Arc<Template>> {
+        self.current().builds.get(id).map(|build| Arc::clone(&build.template))
+    }
+
     /// The template users call `name`: by alias first, then by id.
     #[must_use]
     pub fn find(&self, name: &str) -> Option<Arc<Template>> {
@@ -158,9 +179,23 @@ impl Store {
     /// # Errors
     /// [`LeaseError::BuildGone`] when it is not there or is being removed.
     pub fn lease_build(&self, id: &BuildId) -> Result<Lease, LeaseError> {
+        let mut seen = self.current();
+        let template = match seen.builds.get(id) {
+            Some(build) => Arc::clone(&build.template),
+            None => return Err(LeaseError::BuildGone(id.clone())),
+        };
+        // From the top down: nothing goes that something is laid over.
+        let (mut layers, mut holds) = (Vec::new(), Vec::new());
+        for id in std::iter::once(id).chain(&template.below) {
+            holds.push(self.hold(&mut seen, id)?);
+            layers.push(self.dir.join(id.as_str()).join(ROOTFS));
+        }
+        Ok(Lease { template, layers, _holds: holds })
+    }
+
+    fn hold(&self, seen: &mut Seen, id: &BuildId) -> Result<Arc<Hold>, LeaseError> {
         let gone = || LeaseError::BuildGone(id.clone());
         let failed = |source| LeaseError::Lock { build: id.clone(), source };
-        let mut seen = self.current();
         let build = seen.builds.get_mut(id).ok_or_else(gone)?;
         let path = self.dir.join(id.as_str());
         let hold = match build.hold.upgrade() {
@@ -180,8 +215,7 @@ impl Store {
             }
         };
         build.hold = Arc::downgrade(&hold);
-        let template = Arc::clone(&build.template);
-        Ok(Lease { template, rootfs: path.join(ROOTFS), _hold: hold })
+        Ok(hold)
     }
 
     /// Removes every build of `id` and its files. Blocking; under a second.
@@ -194,16 +228,20 @@ impl Store {
         if builds.is_empty() {
             return Err(RemoveError::Unknown(id.clone()));
         }
-        builds.sort_by_key(|template| template.generation);
+        // A build may be laid over one before it.
+        builds.sort_by_key(|template| std::cmp::Reverse(template.generation));
         for template in builds {
-            if !self.remove_build(&template.build)? {
-                return Err(RemoveError::Leased(template.build.clone()));
+            match self.remove_build(&template.build)? {
+                Removed::Gone => {}
+                Removed::Leased => return Err(RemoveError::Leased(template.build.clone())),
+                Removed::Below => return Err(RemoveError::Below(template.build.clone())),
             }
         }
         Ok(())
     }
 
-    /// Removes the builds that were replaced and that nobody leases; says how many went.
+    /// Removes the builds that nobody leases, and that were replaced or were made for sandboxes that
+    /// have had the time to start; says how many went.
     ///
     /// To be called when every sandbox an earlier daemon left has been taken over: one that has
     /// no lease yet would lose its files. Blocking.
@@ -212,31 +250,45 @@ impl Store {
     /// [`RemoveError::Io`]; what was not removed is tried again by the next call.
     pub fn collect(&self) -> Result<usize, RemoveError> {
         let in_use: Vec<BuildId> = self.templates().iter().map(|t| t.build.clone()).collect();
-        let replaced: Vec<BuildId> =
-            self.current().builds.keys().filter(|id| !in_use.contains(id)).cloned().collect();
+        let is_past = |template: &Template| match template.origin {
+            // Every one that was made is there until its owner removes it.
+            Origin::Snapshot => false,
+            Origin::Passing => template.created_at.elapsed().is_ok_and(|age| age > PASSING_FOR),
+            Origin::Built => !in_use.contains(&template.build),
+        };
+        let mut past: Vec<Arc<Template>> = {
+            let seen = self.current();
+            let builds = seen.builds.values().map(|build| &build.template);
+            builds.filter(|template| is_past(template)).cloned().collect()
+        };
+        // What is laid over others goes before them.
+        past.sort_by_key(|template| std::cmp::Reverse(template.below.len()));
         let mut removed = 0;
-        for build in replaced {
-            removed += usize::from(self.remove_build(&build)?);
+        for template in past {
+            removed += usize::from(self.remove_build(&template.build)? == Removed::Gone);
         }
         Ok(removed)
     }
 
-    /// `false` when it is leased.
-    fn remove_build(&self, id: &BuildId) -> Result<bool, RemoveError> {
+    fn remove_build(&self, id: &BuildId) -> Result<Removed, RemoveError> {
         let failed = |source| RemoveError::Io { build: id.clone(), source };
         let going = self.dir.join(format!("{GONE}{id}"));
+        // Nobody publishes meanwhile what is laid over it.
         let _changing = self.lock().map_err(failed)?;
+        if self.fresh().builds.values().any(|build| build.template.below.contains(id)) {
+            return Ok(Removed::Below);
+        }
         let path = self.dir.join(id.as_str());
         let dir = match tree::open_dir(&path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(true),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Removed::Gone),
             other => other.map_err(failed)?,
         };
         if !tree::try_lock(&dir, FlockOperation::NonBlockingLockExclusive).map_err(failed)? {
-            return Ok(false);
+            return Ok(Removed::Leased);
         }
         std::fs::rename(&path, &going).map_err(failed)?;
         tree::remove(&going).map_err(failed)?;
-        Ok(true)
+        Ok(Removed::Gone)
     }
 
     fn builds_of(&self, id: &TemplateId) -> Vec<Arc<Template>> {
@@ -273,6 +325,12 @@ impl Store {
         let dir = tree::open_dir(&self.dir)?;
         rustix::fs::flock(&dir, FlockOperation::LockExclusive)?;
         Ok(dir)
+    }
+
+    /// What is there now, whatever its time stamp says.
+    fn fresh(&self) -> MutexGuard<'_, Seen> {
+        self.seen.lock().stamp = None;
+        self.current()
     }
 
     /// What is there now. One `stat` unless something changed.
@@ -325,7 +383,9 @@ impl Seen {
 fn load(dir: &Path) -> Result<Template, ManifestError> {
     let template = manifest::read(dir)?;
     let rootfs = std::fs::symlink_metadata(dir.join(ROOTFS)).map_err(ManifestError::Rootfs)?;
-    if !rootfs.is_dir() || rootfs.mode() & 0o005 != 0o005 {
+    // Of a sandbox's own root directory its owner decides.
+    let is_open = template.origin != Origin::Built || rootfs.mode() & 0o005 == 0o005;
+    if !rootfs.is_dir() || !is_open {
         return Err(ManifestError::RootfsMode);
     }
     Ok(template)

@@ -18,7 +18,20 @@ pub struct Template {
     /// so that a clock set back cannot bring an old build into use again.
     pub generation: u64,
     pub created_at: SystemTime,
+    pub origin: Origin,
+    /// What its files are laid over, the topmost first; empty for one that is whole.
+    pub below: Vec<BuildId>,
     pub content: NewTemplate,
+}
+
+/// How a template came about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Origin {
+    Built,
+    /// From what a sandbox had written.
+    Snapshot,
+    /// As a snapshot, for sandboxes that are started at once: it goes when none uses it any more.
+    Passing,
 }
 
 /// What the maker of a template says of it.

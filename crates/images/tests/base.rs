@@ -61,7 +61,7 @@ async fn the_base_template_is_a_system_programs_can_use() {
     assert!(named("sudo") && named("bash") && named("libc6"));
 
     let lease = store.lease(&template.id).unwrap();
-    let rootfs = lease.rootfs();
+    let rootfs = &lease.layers()[0];
     let mode = |path: &str| fs::symlink_metadata(rootfs.join(path)).unwrap().mode() & 0o7777;
     assert_eq!(mode("code"), 0o777);
     assert_eq!(mode("usr/local"), 0o777);

@@ -8,7 +8,7 @@ mod seccomp;
 use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{DirBuilderExt, chown};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use async_trait::async_trait;
@@ -72,9 +72,16 @@ impl Container {
         let paths = RootPaths::new(spec.dir, &self.config.view, spec.id);
         faults.hit("create.mount.before", budget).await?;
         let owner = spec.slot.net().uid_base;
+        let is_first_run = spec.layers.len() == 1 && !paths.upper.exists();
         spec.held.mount =
-            Some(RootMount::create(spec.base, paths.clone(), spec.slot.userns(), owner)?);
-        write_resolvers(spec, &paths)?;
+            Some(RootMount::create(spec.layers, paths.clone(), spec.slot.userns(), owner)?);
+        // Whatever a sandbox has written may lead anywhere: nothing is written into that.
+        if is_first_run {
+            write_resolvers(spec, &paths)?;
+        }
+        if self.config.runtime.mounts_in_proc() {
+            write_boot_id(&paths)?;
+        }
         faults.hit("create.mount.after", budget).await?;
         self.write_bundle(spec, &paths)
     }
@@ -85,6 +92,7 @@ impl Container {
             root: &paths.root,
             agent: &self.config.agent,
             seccomp: &self.seccomp,
+            boot_id: self.config.runtime.mounts_in_proc().then_some(paths.boot_id.as_path()),
             cgroup_path: (!self.config.runtime.leaves_cgroups_alone())
                 .then(|| format!("/{}/{}", self.config.cgroup_root, spec.id)),
         };
@@ -98,19 +106,26 @@ impl Container {
 /// Puts `/etc/resolv.conf` into the writable layer: a plain file that programs may change.
 fn write_resolvers(spec: &BootSpec<'_>, paths: &RootPaths) -> Result<(), BootError> {
     let write = || {
-        let owner = Some(spec.slot.net().uid_base);
         let etc = paths.upper.join("etc");
         fs::DirBuilder::new().mode(0o755).create(&etc)?;
         // The mode given to mkdir is cut by the umask, and this directory hides the base's.
         fs::set_permissions(&etc, std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
-        chown(&etc, owner, owner)?;
         let file = etc.join("resolv.conf");
         let lines: String = spec.resolvers.iter().map(|r| format!("nameserver {r}\n")).collect();
         fs::write(&file, lines)?;
-        fs::set_permissions(&file, std::os::unix::fs::PermissionsExt::from_mode(0o644))?;
-        chown(&file, owner, owner)
+        fs::set_permissions(&file, std::os::unix::fs::PermissionsExt::from_mode(0o644))
     };
     write().map_err(|source| BootError::Write { what: "/etc/resolv.conf", source })
+}
+
+/// Makes what the sandbox sees as the id of its boot (random(4)): one run is one boot, so one that
+/// starts anew with its files has another, and none has the host's.
+fn write_boot_id(paths: &RootPaths) -> Result<(), BootError> {
+    let write = || {
+        fs::write(&paths.boot_id, fs::read("/proc/sys/kernel/random/uuid")?)?;
+        fs::set_permissions(&paths.boot_id, std::os::unix::fs::PermissionsExt::from_mode(0o444))
+    };
+    write().map_err(|source| BootError::Write { what: "the id of its boot", source })
 }
 
 #[async_trait]

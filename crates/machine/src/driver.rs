@@ -1,7 +1,7 @@
 use std::fmt;
 use std::future::Future;
 use std::net::Ipv4Addr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use async_trait::async_trait;
 use host::HostError;
@@ -19,8 +19,8 @@ pub struct BootSpec<'a> {
     pub id: &'a str,
     /// The lifecycle's directory; everything the driver writes is below it.
     pub dir: &'a Path,
-    /// The template's root file system, never written to.
-    pub base: &'a Path,
+    /// The template's root file system in layers, the topmost first. Never written to.
+    pub layers: &'a [PathBuf],
     pub hostname: &'a str,
     /// The guest agent's environment.
     pub env: &'a [(&'a str, String)],

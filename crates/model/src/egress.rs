@@ -4,6 +4,14 @@ use std::fmt;
 use std::net::Ipv4Addr;
 use std::str::FromStr;
 
+use crate::Secret;
+
+pub use domain::{DomainError, DomainPattern, HostName};
+pub use proxy::{Credentials, ProxyError, SocksProxy};
+
+mod domain;
+mod proxy;
+
 /// Text that is no range of addresses.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0:?} must be an IPv4 address, or one with the length of a prefix, such as 8.8.8.0/24")]
@@ -70,15 +78,80 @@ impl fmt::Display for Ipv4Range {
     }
 }
 
+/// Where no sandbox gets, whatever its rules: private, shared, loopback, link-local (metadata),
+/// protocol assignment, benchmark, multicast and reserved networks, and the address at which Azure's
+/// host serves its machines. The node's firewall has the same list, with its sources.
+pub const ALWAYS_DENIED: [Ipv4Range; 12] = [
+    fixed([0, 0, 0, 0], 8),
+    fixed([10, 0, 0, 0], 8),
+    fixed([100, 64, 0, 0], 10),
+    fixed([127, 0, 0, 0], 8),
+    fixed([169, 254, 0, 0], 16),
+    fixed([168, 63, 129, 16], 32),
+    fixed([172, 16, 0, 0], 12),
+    fixed([192, 0, 0, 0], 24),
+    fixed([192, 168, 0, 0], 16),
+    fixed([198, 18, 0, 0], 15),
+    fixed([224, 0, 0, 0], 4),
+    fixed([240, 0, 0, 0], 4),
+];
+
+const fn fixed([a, b, c, d]: [u8; 4], prefix_len: u8) -> Ipv4Range {
+    Ipv4Range { first: Ipv4Addr::new(a, b, c, d), prefix_len }
+}
+
+/// Headers that requests to a domain are given, instead of what they have of the same names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HeaderRule {
+    pub domain: DomainPattern,
+    /// Names in lower case. Values are credentials as often as not.
+    pub headers: Vec<(String, Secret)>,
+}
+
 /// Rules for connections to the outside. Allowing beats denying, and what nothing is said of is
 /// allowed; where no sandbox gets, no rule leads.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Egress {
     pub allow: Vec<Ipv4Range>,
     pub deny: Vec<Ipv4Range>,
+    /// Names that are allowed, whatever their addresses are.
+    pub domains: Vec<DomainPattern>,
+    /// Through which every connection goes.
+    pub proxy: Option<SocksProxy>,
+    /// They allow nothing by themselves.
+    pub headers: Vec<HeaderRule>,
 }
 
 impl Egress {
+    /// Whether addresses decide everything, so that nobody has to look into a connection.
+    #[must_use]
+    pub fn is_by_address(&self) -> bool {
+        self.domains.is_empty() && self.proxy.is_none() && self.headers.is_empty()
+    }
+
+    /// Whether the rules by address let a connection to `address` through.
+    #[must_use]
+    pub fn permits(&self, address: Ipv4Addr) -> bool {
+        let within = |ranges: &[Ipv4Range]| {
+            ranges.iter().any(|range| range.contains(Ipv4Range::new(address, 32)))
+        };
+        within(&self.allow) || !within(&self.deny)
+    }
+
+    /// Whether `name` is among the names that are allowed.
+    #[must_use]
+    pub fn names(&self, name: &HostName) -> bool {
+        self.domains.iter().any(|domain| domain.matches(name))
+    }
+
+    /// The headers of requests to `name`: those of the name itself, or else of the longest pattern
+    /// that it matches. Those of several are not put together.
+    #[must_use]
+    pub fn headers_for(&self, name: &HostName) -> Option<&HeaderRule> {
+        let matching = self.headers.iter().filter(|rule| rule.domain.matches(name));
+        matching.max_by_key(|rule| rule.domain.rank())
+    }
+
     /// The ranges that lead nowhere. Those in an allowed one are not among them, so of all ranges
     /// that have an address the longest prefix decides.
     pub fn denied(&self) -> impl Iterator<Item = Ipv4Range> + '_ {
@@ -89,7 +162,8 @@ impl Egress {
 
 #[cfg(test)]
 mod tests {
-    use super::{Egress, Ipv4Range};
+    use super::{ALWAYS_DENIED, Egress, HeaderRule, HostName, Ipv4Range};
+    use crate::Secret;
 
     fn ranges(texts: &[&str]) -> Vec<Ipv4Range> {
         texts.iter().map(|text| text.parse().unwrap()).collect()
@@ -131,8 +205,40 @@ mod tests {
         let egress = Egress {
             allow: ranges(&["1.1.1.1", "9.0.0.0/8"]),
             deny: ranges(&["0.0.0.0/0", "1.1.1.1", "9.9.9.9", "1.1.1.0/24"]),
+            ..Egress::default()
         };
+        for (address, permitted) in [("1.1.1.1", true), ("1.1.1.2", false), ("9.9.9.9", true)] {
+            assert_eq!(egress.permits(address.parse().unwrap()), permitted, "{address}");
+        }
         let denied: Vec<_> = egress.denied().collect();
         assert_eq!(denied, ranges(&["0.0.0.0/0", "1.1.1.0/24"]));
+    }
+
+    #[test]
+    fn the_ranges_that_are_always_denied_are_written_as_their_first_address() {
+        for range in ALWAYS_DENIED {
+            assert_eq!(range, Ipv4Range::new(range.first(), range.prefix_len()));
+        }
+    }
+
+    #[test]
+    fn a_name_beats_patterns_and_a_longer_pattern_beats_a_shorter_one() {
+        let rule = |domain: &str| HeaderRule {
+            domain: domain.parse().unwrap(),
+            headers: vec![("x".into(), Secret::new(domain.into()))],
+        };
+        let headers = ["*.com", "*.b.com", "a.b.com"].map(rule).to_vec();
+        let egress = Egress { headers, ..Egress::default() };
+        assert!(!egress.is_by_address() && Egress::default().is_by_address());
+        for (name, rule) in [
+            ("a.b.com", Some("a.b.com")),
+            ("c.b.com", Some("*.b.com")),
+            ("b.com", Some("*.com")),
+            ("com", None),
+        ] {
+            let name: HostName = name.parse().unwrap();
+            let found = egress.headers_for(&name).map(|rule| rule.domain.to_string());
+            assert_eq!(found.as_deref(), rule, "{name}");
+        }
     }
 }

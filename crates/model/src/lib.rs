@@ -10,9 +10,12 @@ mod sandbox_phase;
 mod secret;
 mod spec;
 
-pub use egress::{Egress, Ipv4Range, RangeError};
+pub use egress::{
+    ALWAYS_DENIED, Credentials, DomainError, DomainPattern, Egress, HeaderRule, HostName,
+    Ipv4Range, ProxyError, RangeError, SocksProxy,
+};
 pub use id::{BuildId, IdError, LifecycleId, NodeId, SandboxId, TeamId, TemplateId};
 pub use node_phase::{Change, DrainIsFinal, NodePhase, NodeRequest};
 pub use sandbox_phase::{Operation, SandboxEvent, SandboxPhase, Verdict};
 pub use secret::Secret;
-pub use spec::{EndReason, OnTimeout, Resources, SandboxSpec};
+pub use spec::{EndReason, Keep, OnTimeout, Resources, SandboxSpec};

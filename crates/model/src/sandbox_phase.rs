@@ -12,8 +12,10 @@ pub enum SandboxPhase {
     Live,
     /// A snapshot is taken in place; the machine halts for a moment and stays routable.
     Checkpointing,
-    /// A snapshot is taken and the machine does not run on; not routable any more.
+    /// It is being paused; not routable any more.
     Pausing,
+    /// Its machine stands still with everything it has, until somebody lets it go on.
+    Paused,
     /// Its end was decided; the machine is being killed.
     Stopping,
     /// The release steps run.
@@ -33,8 +35,12 @@ pub enum SandboxEvent {
     Ready,
     /// A snapshot begins after which the machine runs on.
     Checkpoint,
-    /// A snapshot begins after which it does not.
+    /// A pause begins.
     Pause,
+    /// What it keeps is safe and its machine stands still.
+    Freeze,
+    /// It runs again: it was paused long enough, or a pause has failed.
+    Thaw,
     /// The snapshot is complete.
     Seal,
     /// Somebody or something wants it to end: a request, the time limit, a crash, a failed start
@@ -57,11 +63,13 @@ pub struct Illegal {
 }
 
 impl SandboxEvent {
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 11] = [
         Self::Acquire,
         Self::Ready,
         Self::Checkpoint,
         Self::Pause,
+        Self::Freeze,
+        Self::Thaw,
         Self::Seal,
         Self::End,
         Self::Release,
@@ -71,12 +79,13 @@ impl SandboxEvent {
 }
 
 impl SandboxPhase {
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Reserved,
         Self::Booting,
         Self::Live,
         Self::Checkpointing,
         Self::Pausing,
+        Self::Paused,
         Self::Stopping,
         Self::TearingDown,
         Self::Stuck,
@@ -92,25 +101,26 @@ impl SandboxPhase {
         use SandboxPhase as P;
         match (self, event) {
             (P::Reserved, E::Acquire) => Ok(P::Booting),
-            (P::Booting, E::Ready) | (P::Checkpointing, E::Seal) => Ok(P::Live),
+            (P::Booting, E::Ready)
+            | (P::Checkpointing, E::Seal)
+            | (P::Pausing | P::Paused, E::Thaw) => Ok(P::Live),
             (P::Live, E::Checkpoint) => Ok(P::Checkpointing),
             (P::Live, E::Pause) => Ok(P::Pausing),
+            (P::Pausing, E::Freeze) => Ok(P::Paused),
             (
                 P::Reserved
                 | P::Booting
                 | P::Live
                 | P::Checkpointing
                 | P::Pausing
+                | P::Paused
                 | P::Stopping,
                 E::End,
             ) => Ok(P::Stopping),
             // Asking again for the end of what is going already changes nothing.
             (P::TearingDown, E::End) => Ok(P::TearingDown),
             (P::Stopped, E::End) => Ok(P::Stopped),
-            (P::Stopping | P::Stuck, E::Release)
-            | (P::Stuck, E::End)
-            // It has halted with the snapshot: there is nothing left to end.
-            | (P::Pausing, E::Seal) => Ok(P::TearingDown),
+            (P::Stopping | P::Stuck, E::Release) | (P::Stuck, E::End) => Ok(P::TearingDown),
             (P::TearingDown, E::Fail) => Ok(P::Stuck),
             (P::TearingDown, E::Confirm) => Ok(P::Stopped),
             (from, event) => Err(Illegal { from, event }),
@@ -144,19 +154,27 @@ impl SandboxPhase {
             | (P::Live, O::Pause | O::Checkpoint)
             // Ends a start as well as a snapshot: nobody has to wait to be rid of a sandbox.
             | (
-                P::Reserved | P::Booting | P::Live | P::Checkpointing | P::Pausing,
+                P::Reserved | P::Booting | P::Live | P::Checkpointing | P::Pausing | P::Paused,
                 O::Delete | O::Force,
-            ) => V::Admit,
-            (P::Pausing, O::Update | O::Checkpoint)
+            )
+            | (P::Paused, O::Resume) => V::Admit,
+            (P::Pausing, O::Update | O::Checkpoint | O::Resume)
             // Two snapshots of one moment would have to share what each may delete.
             | (P::Checkpointing, O::Pause | O::Checkpoint) => V::Busy,
+            (P::Reserved | P::Booting | P::Live | P::Checkpointing, O::Resume) => V::AlreadyExists,
+            (P::Paused, O::Pause) => V::Done,
             (P::Pausing, O::Pause)
             | (P::Stopping | P::TearingDown | P::Stuck, O::Delete | O::Force) => V::Join,
             (P::Reserved | P::Booting, O::Update | O::Pause | O::Checkpoint)
-            | (P::Stopping | P::TearingDown | P::Stuck, O::Update | O::Pause | O::Checkpoint)
-            | (P::Stopped, O::Update | O::Pause | O::Checkpoint | O::Delete | O::Force) => {
-                V::NotFound
-            }
+            | (P::Paused, O::Update | O::Checkpoint)
+            | (
+                P::Stopping | P::TearingDown | P::Stuck,
+                O::Update | O::Pause | O::Resume | O::Checkpoint,
+            )
+            | (
+                P::Stopped,
+                O::Update | O::Pause | O::Resume | O::Checkpoint | O::Delete | O::Force,
+            ) => V::NotFound,
         }
     }
 }
@@ -168,8 +186,10 @@ pub enum Operation {
     CreateSameId,
     /// Its end or its network is changed.
     Update,
-    /// Snapshot it and stop.
+    /// Halt it.
     Pause,
+    /// Let it go on.
+    Resume,
     /// Snapshot it and run on.
     Checkpoint,
     Delete,
@@ -188,15 +208,18 @@ pub enum Verdict {
     /// There is no such sandbox to its caller.
     NotFound,
     AlreadyExists,
+    /// It is as it is asked to be.
+    Done,
     /// Something that excludes it is under way.
     Busy,
 }
 
 impl Operation {
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::CreateSameId,
         Self::Update,
         Self::Pause,
+        Self::Resume,
         Self::Checkpoint,
         Self::Delete,
         Self::Force,

@@ -14,10 +14,21 @@ pub struct Resources {
     pub disk_mib: u64,
 }
 
+/// What a pause keeps of a sandbox.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Keep {
+    /// Everything: its processes halt and go on later. Its files are kept safe all the same, for the
+    /// day on which the memory is lost.
+    Memory,
+    /// What it has written to its file system. Its processes end; it starts anew later.
+    Files,
+}
+
 /// What becomes of a sandbox when its time is over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OnTimeout {
     Kill,
+    Pause(Keep),
 }
 
 /// Everything a node has to know to run a sandbox.
@@ -70,6 +81,8 @@ pub enum EndReason {
     Reclaimed,
     /// The host was restarted under it.
     HostRestart,
+    /// It was paused, and its processes were not kept.
+    Paused,
 }
 
 impl EndReason {
@@ -84,6 +97,7 @@ impl EndReason {
             Self::NodeStop => "node-stop",
             Self::Reclaimed => "reclaimed",
             Self::HostRestart => "host-restart",
+            Self::Paused => "paused",
         }
     }
 }

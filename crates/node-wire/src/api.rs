@@ -3,12 +3,15 @@ use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use futures::stream::BoxStream;
-use model::{BuildId, Egress, EndReason, LifecycleId, NodeRequest, SandboxId, SandboxSpec};
+use model::{
+    BuildId, Egress, EndReason, Keep, LifecycleId, NodeRequest, SandboxId, SandboxSpec, TemplateId,
+};
 use tokio::sync::broadcast;
 
 use crate::{
     AdoptReport, BuildError, BuildRequest, BuildStatus, CreateError, DrainStatus, Ending, Expected,
-    Explanation, Leaks, NodeError, NodeEvent, NodeInfo, Route, Sample, SandboxStatus, StatusError,
+    Explanation, Leaks, NewSnapshot, NodeError, NodeEvent, NodeInfo, PauseError, PausedStatus,
+    RemoveError, Resumed, Route, Sample, SandboxStatus, SnapshotStatus, StatusError,
 };
 
 /// A sandbox that was just started.
@@ -38,12 +41,58 @@ pub trait NodeApi: fmt::Debug + Send + Sync {
     async fn create(&self, spec: SandboxSpec, limit: Duration) -> Result<Started, CreateError>;
 
     /// Ends a sandbox and answers when everything it held is released. Joins an end that is
-    /// under way.
+    /// under way. One that is paused goes with what was kept of it.
     ///
     /// # Errors
     /// [`NodeError::NotFound`] when the node does not have it, [`NodeError::Stuck`] when a
     /// release step failed; calling again tries again.
     async fn kill(&self, id: &SandboxId, reason: EndReason) -> Result<(), NodeError>;
+
+    /// Pauses a live sandbox and answers when what is to be kept of it is safe: a restart of the
+    /// daemon loses nothing of it, one of the host nothing of its files. Joins a pause that is under
+    /// way. Accepted by a node that drains; there it keeps the files only.
+    ///
+    /// [`NodeEvent::Pausing`] is announced when it is not routable any more, and
+    /// [`NodeEvent::Paused`] before the answer.
+    ///
+    /// # Errors
+    /// See [`PauseError`].
+    async fn pause(&self, id: &SandboxId, keep: Keep) -> Result<PausedStatus, PauseError>;
+
+    /// Lets a paused sandbox go on, under the clock and the rules of `spec`; its environment,
+    /// metadata and token stay what they were where its memory is there. `keep` is
+    /// [`Keep::Files`] to start it anew from its files whatever else is there.
+    ///
+    /// # Errors
+    /// As [`NodeApi::create`]; [`CreateError::NotPaused`] when the node has no such paused
+    /// sandbox, [`CreateError::AlreadyExists`] when it runs, or is on its way to or from it. It is
+    /// as paused as before then.
+    async fn resume(
+        &self,
+        spec: SandboxSpec,
+        keep: Keep,
+        limit: Duration,
+    ) -> Result<Resumed, CreateError>;
+
+    /// Every paused sandbox the node has. Those whose memory is there are in [`NodeApi::list`],
+    /// too.
+    async fn paused(&self) -> Result<Vec<PausedStatus>, NodeError>;
+
+    /// Makes a template of the files of a live sandbox, which halts for that moment.
+    ///
+    /// # Errors
+    /// See [`PauseError`]; nothing of the snapshot is left then.
+    async fn snapshot(
+        &self,
+        id: &SandboxId,
+        new: NewSnapshot,
+    ) -> Result<SnapshotStatus, PauseError>;
+
+    /// Removes every build of a template or snapshot.
+    ///
+    /// # Errors
+    /// See [`RemoveError`].
+    async fn remove_template(&self, id: &TemplateId) -> Result<(), RemoveError>;
 
     /// Moves the end of a live sandbox; a time in the past ends it now.
     ///

@@ -15,6 +15,8 @@ pub enum CreateError {
     DiskFull { free_mib: u64, reserve_mib: u64 },
     #[error("sandbox {0} exists already")]
     AlreadyExists(String),
+    #[error("the node has no paused sandbox {0}")]
+    NotPaused(String),
     #[error("the node has no template {0}")]
     UnknownTemplate(String),
     #[error("the request cannot be run: {0}")]
@@ -44,7 +46,9 @@ impl CreateError {
             | Self::Failed { .. }
             | Self::Expired { .. }
             | Self::Unreachable(_) => true,
-            Self::AlreadyExists(_) | Self::Invalid(_) | Self::Cancelled => false,
+            Self::AlreadyExists(_) | Self::NotPaused(_) | Self::Invalid(_) | Self::Cancelled => {
+                false
+            }
         }
     }
 
@@ -56,6 +60,7 @@ impl CreateError {
             Self::Full { .. } | Self::Unreachable(_) => Some(Duration::from_secs(5)),
             Self::Draining | Self::DiskFull { .. } => Some(Duration::from_secs(30)),
             Self::AlreadyExists(_)
+            | Self::NotPaused(_)
             | Self::UnknownTemplate(_)
             | Self::Invalid(_)
             | Self::Failed { .. }

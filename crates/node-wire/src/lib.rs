@@ -9,8 +9,10 @@ mod drain;
 mod error;
 pub mod grpc;
 mod history;
+mod pause;
 mod route;
 mod status;
+mod wake;
 
 pub use api::{NodeApi, Started};
 pub use build::{BuildError, BuildId, BuildRequest, BuildState, BuildStatus};
@@ -19,7 +21,9 @@ pub use drain::{
 };
 pub use error::{CreateError, NodeError};
 pub use history::{AdoptEnd, AdoptReport, Ending, ExplainedStep, Explanation};
+pub use pause::{NewSnapshot, PauseError, PausedStatus, RemoveError, Resumed, SnapshotStatus};
 pub use route::{Ingress, Route, Routes};
 pub use status::{
     Enforcement, NodeEvent, NodeInfo, NodeMetrics, Processor, Sample, SandboxStatus, TemplateInfo,
 };
+pub use wake::{Knock, WakeError, Waker};

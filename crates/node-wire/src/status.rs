@@ -68,6 +68,8 @@ pub struct TemplateInfo {
     pub resources: Resources,
     pub envd_version: String,
     pub created_at: SystemTime,
+    /// Whether it was made of a sandbox, whose owner alone may use it.
+    pub snapshot: bool,
 }
 
 /// A node.
@@ -119,6 +121,19 @@ pub enum NodeEvent {
         left: Vec<String>,
         at: SystemTime,
     },
+    /// The sandbox is not routable any more, because it is being paused.
+    Pausing { id: SandboxId, lifecycle: LifecycleId, at: SystemTime },
+    /// It is paused. A pause that fails is an [`NodeEvent::Ended`], or a
+    /// [`NodeEvent::Resumed`] when the sandbox runs on.
+    Paused {
+        id: SandboxId,
+        lifecycle: LifecycleId,
+        /// Whether its processes are kept. False, too, when they were and are not any more.
+        memory: bool,
+        at: SystemTime,
+    },
+    /// It runs again, routable as before: a pause has failed.
+    Resumed { id: SandboxId, lifecycle: LifecycleId, at: SystemTime },
     /// Its end was moved.
     EndMoved { id: SandboxId, lifecycle: LifecycleId, ends_at: SystemTime },
 }

@@ -10,13 +10,13 @@ use std::time::{Duration, SystemTime};
 use host::HostError;
 use host::fault::Injected;
 use lifecycle::Budget;
-use model::{EndReason, LifecycleId, Resources, SandboxId, TeamId, TemplateId};
+use model::{BuildId, EndReason, LifecycleId, Resources, SandboxId, TeamId, TemplateId};
 
 use crate::backend::{Holdings, Leftover, NotAdopted};
 use crate::entry::{Entry, Identity, Life};
 use crate::ledger::{Fate, Record, from_micros};
 use crate::start::Inner;
-use crate::supervise::watch;
+use crate::supervise::watch_adopted;
 
 /// What is done with what an earlier daemon left.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -163,6 +163,7 @@ impl Known {
             lifecycle: self.lifecycle.clone(),
             team: TeamId::parse(name).ok()?,
             template: TemplateId::parse(name).ok()?,
+            build: BuildId::parse(name).ok()?,
             resources: Resources { vcpus: 0, memory_mib: 0, disk_mib: 0 },
             metadata: [].into(),
         })
@@ -173,8 +174,8 @@ impl Known {
 async fn try_adopt(inner: &Arc<Inner>, known: &Known) -> Result<Option<EndReason>, AdoptError> {
     let record = match (known.fate, &known.record) {
         (Fate::End(reason), _) => return Ok(Some(reason)),
-        (Fate::Live, None) => return Ok(Some(EndReason::Reclaimed)),
-        (Fate::Live, Some(record)) => record,
+        (Fate::Live | Fate::Paused, None) => return Ok(Some(EndReason::Reclaimed)),
+        (Fate::Live | Fate::Paused, Some(record)) => record,
     };
     let is_other = |identity: Identity| inner.registry.get(&identity.id).is_some();
     if record.identity().is_some_and(is_other) {
@@ -225,7 +226,11 @@ fn enter_live(inner: &Arc<Inner>, record: &Record, held: Box<dyn Holdings>) -> O
         return Some(EndReason::Reclaimed);
     };
     let life = Life { started_at, ends_at };
-    let entry = Entry::adopted(identity, life, inner.pulse.clone());
+    let entry = match record.paused_at_us {
+        Some(at) => Entry::adopted_paused(identity, life, from_micros(at), inner.pulse.clone()),
+        None => Entry::adopted(identity, life, inner.pulse.clone()),
+    };
+    entry.set_on_timeout(record.on_timeout);
     let Some(entry) = inner.registry.enter(entry) else {
         held.leave();
         return Some(EndReason::Reclaimed);
@@ -235,7 +240,7 @@ fn enter_live(inner: &Arc<Inner>, record: &Record, held: Box<dyn Holdings>) -> O
     }
     tracing::debug!(sandbox.id = %entry.id, lifecycle.id = %entry.lifecycle, "sandbox adopted");
     let span = entry.span();
-    inner.tasks.spawn(span, watch(Arc::clone(inner), entry, held));
+    inner.tasks.spawn(span, watch_adopted(Arc::clone(inner), entry, held));
     None
 }
 
@@ -258,6 +263,9 @@ fn enter_dead(inner: &Arc<Inner>, known: Known, reason: EndReason) -> Option<Lef
         tracing::error!(lifecycle.id = %known.lifecycle, "has no name to be entered by; left alone");
         return None;
     };
+    // What was paused, or on its way back from it, is so still, with its files.
+    let is_paused = known.record.as_ref().is_some_and(|record| record.paused_at_us.is_some());
+    entry.set_kept(is_paused);
     let held = Arc::clone(&inner.backend).left_behind(&known.lifecycle, known.record);
     Some(LeftBehind { entry, held, reason, half_made })
 }

@@ -7,13 +7,14 @@ use lifecycle::Budget;
 use machine::Stop;
 use model::admission::{self, Work};
 use model::{
-    BuildId, Egress, EndReason, LifecycleId, NodePhase, NodeRequest, SandboxId, SandboxPhase,
-    SandboxSpec,
+    BuildId, Egress, EndReason, Keep, LifecycleId, NodePhase, NodeRequest, SandboxId, SandboxPhase,
+    SandboxSpec, TemplateId,
 };
 use node_wire::{
     AdoptReport, BuildError, BuildRequest, BuildStatus, CreateError, DrainStatus, Ending,
-    Enforcement, Expected, Explanation, Leaks, NodeApi, NodeError, NodeEvent, NodeInfo, Sample,
-    SandboxStatus, Started, StatusError, TemplateInfo,
+    Enforcement, Expected, Explanation, Leaks, NewSnapshot, NodeApi, NodeError, NodeEvent,
+    NodeInfo, PauseError, PausedStatus, RemoveError, Resumed, Sample, SandboxStatus,
+    SnapshotStatus, Started, StatusError, TemplateInfo,
 };
 use rand::Rng;
 use tokio::sync::{broadcast, oneshot};
@@ -21,6 +22,7 @@ use tokio::sync::{broadcast, oneshot};
 use crate::admission::Admitted;
 use crate::entry::Identity;
 use crate::leave::handed_over;
+use crate::ledger::Record;
 use crate::metrics::sample_now;
 use crate::processor::processor;
 use crate::provision::Order;
@@ -29,7 +31,7 @@ use crate::supervise::{Admission, supervise};
 
 impl Inner {
     /// Refuses work that the disk could not take.
-    fn check_disk(&self) -> Result<(), CreateError> {
+    pub(crate) fn check_disk(&self) -> Result<(), CreateError> {
         let full = self.backend.disk().is_some_and(|disk| {
             disk.free_bytes / MIB < self.config.disk_reserve_mib || !disk.has_inodes
         });
@@ -72,12 +74,22 @@ impl Inner {
         &self,
         pass: Admitted,
         spec: SandboxSpec,
+        from: Option<Record>,
         limit: Duration,
         answer: oneshot::Sender<Result<Started, CreateError>>,
     ) -> Result<(Order, Admission), CreateError> {
         self.check_disk()?;
         let unknown = || CreateError::UnknownTemplate(spec.template.to_string());
-        let template = self.images.get(&spec.template).ok_or_else(unknown)?;
+        let template = match from.as_ref().map(|from| BuildId::parse(&from.build)) {
+            Some(build) => build.ok().and_then(|build| self.images.build(&build)),
+            None if self.backend.sealed_of(&spec.id).is_some() => {
+                return Err(CreateError::AlreadyExists(spec.id.to_string()));
+            }
+            None => self.images.get(&spec.template),
+        };
+        let template = template.ok_or_else(unknown)?;
+        // One that was paused has what it had.
+        let kept = from.as_ref().and_then(Record::identity).map(|had| had.resources);
         let too_many = |_busy| CreateError::TooManyStarting { limit: self.config.max_starting };
         let starting = Arc::clone(&self.starting).try_acquire_owned().map_err(too_many)?;
         let identity = Identity {
@@ -85,12 +97,22 @@ impl Inner {
             lifecycle: new_lifecycle_id()?,
             team: spec.team.clone(),
             template: spec.template.clone(),
-            resources: spec.resources.unwrap_or(template.content.resources),
+            build: template.build.clone(),
+            resources: spec.resources.or(kept).unwrap_or(template.content.resources),
             metadata: spec.metadata.clone(),
         };
         let entry = self.registry.reserve(identity, spec.ttl)?;
+        // Between the look and the entry it may have run, and ended.
+        if from.is_some() && self.backend.sealed_of(&spec.id) != from {
+            self.registry.remove(&entry, |_| {});
+            return Err(CreateError::NotPaused(spec.id.to_string()));
+        }
+        entry.set_kept(from.is_some());
         let stop = Stop { budget: Budget::within(limit), cancelled: entry.ended().clone() };
-        Ok((Order { entry, spec, template, stop }, Admission { pass, starting, limit, answer }))
+        Ok((
+            Order { entry, spec, template, from, stop },
+            Admission { pass, starting, limit, answer },
+        ))
     }
 
     /// Makes the sandbox of whoever was let in, as a task of its own.
@@ -102,8 +124,19 @@ impl Inner {
         spec: SandboxSpec,
         limit: Duration,
     ) -> Result<Started, CreateError> {
+        self.create_from(pass, spec, None, limit).await
+    }
+
+    /// As [`Inner::create_within`], with the files of a paused sandbox if there is one.
+    pub(crate) async fn create_from(
+        self: &Arc<Self>,
+        pass: Admitted,
+        spec: SandboxSpec,
+        from: Option<Record>,
+        limit: Duration,
+    ) -> Result<Started, CreateError> {
         let (answer, answered) = oneshot::channel();
-        let (order, admission) = self.admit(pass, spec, limit, answer)?;
+        let (order, admission) = self.admit(pass, spec, from, limit, answer)?;
         let span = order.entry.span();
         self.tasks.spawn(span, supervise(Arc::clone(self), order, admission));
         answered.await.unwrap_or(Err(CreateError::Cancelled))
@@ -115,6 +148,13 @@ impl Inner {
 pub(crate) enum Refused {
     Starting,
     Draining,
+}
+
+fn not_let_in(refused: Refused) -> CreateError {
+    match refused {
+        Refused::Starting => CreateError::Starting,
+        Refused::Draining => CreateError::Draining,
+    }
 }
 
 const MIB: u64 = 1024 * 1024;
@@ -166,32 +206,37 @@ impl NodeApi for Node {
                     resources: t.content.resources,
                     envd_version: guest_wire::ENVD_VERSION.into(),
                     created_at: t.created_at,
+                    snapshot: t.origin != images::Origin::Built,
                 })
                 .collect(),
         })
     }
 
     async fn create(&self, spec: SandboxSpec, limit: Duration) -> Result<Started, CreateError> {
-        let pass = self.inner.enter(Work::Start).map_err(|refused| match refused {
-            Refused::Starting => CreateError::Starting,
-            Refused::Draining => CreateError::Draining,
-        })?;
+        let pass = self.inner.enter(Work::Start).map_err(not_let_in)?;
         self.inner.create_within(pass, spec, limit).await
     }
 
     async fn kill(&self, id: &SandboxId, reason: EndReason) -> Result<(), NodeError> {
         let not_found = || NodeError::NotFound(id.to_string());
-        let entry = self.inner.registry.get(id).ok_or_else(not_found)?;
+        let stuck = |left| NodeError::Stuck { id: id.to_string(), left };
+        let Some(entry) = self.inner.registry.get(id) else {
+            let was = self.inner.discard_sealed(id).await.map_err(stuck)?;
+            return was.then_some(()).ok_or_else(not_found);
+        };
         let mut state = entry.watch();
         let rounds = state.borrow_and_update().rounds;
-        entry.end(reason);
+        entry.discard(reason);
         loop {
             let now = state.borrow_and_update().clone();
             match now.phase {
-                SandboxPhase::Stopped => return Ok(()),
+                // Its files may have been kept before anybody wanted it gone.
+                SandboxPhase::Stopped => {
+                    return self.inner.discard_sealed(id).await.map(drop).map_err(stuck);
+                }
                 // Only what a round after this call has found counts.
                 SandboxPhase::Stuck if now.rounds > rounds => {
-                    return Err(NodeError::Stuck { id: id.to_string(), left: now.left.join("; ") });
+                    return Err(stuck(now.left.join("; ")));
                 }
                 _ => {}
             }
@@ -201,6 +246,36 @@ impl NodeApi for Node {
                 () = self.inner.handing.done.cancelled() => return Err(handed_over()),
             }
         }
+    }
+
+    async fn pause(&self, id: &SandboxId, keep: Keep) -> Result<PausedStatus, PauseError> {
+        self.inner.pause(id, keep).await
+    }
+
+    async fn resume(
+        &self,
+        spec: SandboxSpec,
+        keep: Keep,
+        limit: Duration,
+    ) -> Result<Resumed, CreateError> {
+        let pass = self.inner.enter(Work::Start).map_err(not_let_in)?;
+        self.inner.resume_within(pass, spec, keep, limit).await
+    }
+
+    async fn paused(&self) -> Result<Vec<PausedStatus>, NodeError> {
+        Ok(self.inner.paused())
+    }
+
+    async fn snapshot(
+        &self,
+        id: &SandboxId,
+        new: NewSnapshot,
+    ) -> Result<SnapshotStatus, PauseError> {
+        self.inner.snapshot(id, new).await
+    }
+
+    async fn remove_template(&self, id: &TemplateId) -> Result<(), RemoveError> {
+        self.inner.remove_template(id).await
     }
 
     async fn set_end(&self, id: &SandboxId, ends_at: SystemTime) -> Result<(), NodeError> {
@@ -230,7 +305,9 @@ impl NodeApi for Node {
             NodeError::Internal(error)
         };
         let backend = Arc::clone(&self.inner.backend);
-        let set = move || backend.restrict(&entry.lifecycle, &egress);
+        let runtime = tokio::runtime::Handle::current();
+        // Whoever hangs up does not leave half of them.
+        let set = move || runtime.block_on(backend.restrict(&entry.lifecycle, &egress));
         let set = tokio::task::spawn_blocking(set).await;
         let set = set.map_err(|died| failed(died.to_string()))?;
         let runs = set.map_err(|error| failed(observe::chain(&error).to_string()))?;

@@ -7,6 +7,7 @@
 use std::fmt;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use ::host::HostError;
 use ::host::census::{CensusError, Item};
@@ -16,12 +17,13 @@ use async_trait::async_trait;
 use futures::future::BoxFuture;
 use images::base;
 use lifecycle::{Budget, Expired};
-use model::{Egress, LifecycleId};
-use node_wire::NodeMetrics;
+use model::{Egress, LifecycleId, SandboxId};
+use node_wire::{NewSnapshot, NodeMetrics};
 use tokio_util::sync::CancellationToken;
 
 use crate::adopt::AdoptError;
 use crate::ledger::{LedgerError, Record};
+use crate::pause::HaltError;
 use crate::pool::stock::Counts;
 use crate::provision::{Cause, Order};
 use crate::start::StartError;
@@ -34,6 +36,7 @@ pub(crate) mod host;
 pub use acquire::CREATE_POINTS;
 pub(crate) use acquire::{Acquire, LIVE_POINTS};
 pub(crate) use closer::Closer;
+pub(crate) use host::WayError;
 
 /// The machine a node is on, with the node's claim on it.
 #[async_trait]
@@ -81,6 +84,20 @@ pub(crate) trait Backend: fmt::Debug + Send + Sync {
     /// # Errors
     /// When it cannot be listed.
     fn set_strays_aside(&self) -> Result<bool, HostError>;
+
+    /// Paused sandboxes of which the files are kept and nothing else is there. Cheap.
+    fn sealed(&self) -> Vec<Record>;
+
+    /// One of them. Cheap.
+    fn sealed_of(&self, id: &SandboxId) -> Option<Record>;
+
+    /// Removes what is kept of `id`, of which no run may be there. Nothing there is fine.
+    ///
+    /// Cancel safety: yes; what was not removed is still known.
+    ///
+    /// # Errors
+    /// See [`StepError`].
+    async fn discard(&self, id: &SandboxId, budget: Budget) -> Result<(), StepError>;
 
     /// Removes what was set aside.
     ///
@@ -149,11 +166,13 @@ pub(crate) trait Backend: fmt::Debug + Send + Sync {
     fn usage(&self, lifecycle: &LifecycleId) -> Usage;
 
     /// Replaces the rules of `lifecycle` for connections to the outside. False when its machine has
-    /// ended. Blocks for about a millisecond.
+    /// ended. Blocks for about a millisecond, and longer where a daemon has to serve them.
+    ///
+    /// Cancel safety: no.
     ///
     /// # Errors
     /// When they could not be set; some of them may be in force.
-    fn restrict(&self, lifecycle: &LifecycleId, rules: &Egress) -> Result<bool, HostError>;
+    async fn restrict(&self, lifecycle: &LifecycleId, rules: &Egress) -> Result<bool, WayError>;
 
     /// The most that `lifecycle` has had. Cheap.
     fn peak(&self, lifecycle: &LifecycleId) -> Peak;
@@ -195,6 +214,58 @@ pub(crate) trait Holdings: fmt::Debug + Send + Sync {
     /// # Errors
     /// When it could not be written; it is written with the next change, or with the last step.
     fn write(&mut self, change: &mut (dyn FnMut(&mut Record) + Send)) -> Result<(), LedgerError>;
+
+    /// Whether what it has written can be kept apart from it.
+    fn is_portable(&self) -> bool;
+
+    /// Halts every process and waits until all stand still.
+    ///
+    /// Cancel safety: yes; it stays in force, also after an error.
+    ///
+    /// # Errors
+    /// See [`HaltError`].
+    async fn freeze(&mut self, budget: Budget) -> Result<(), HaltError>;
+
+    /// Lets the processes go on. May be repeated.
+    ///
+    /// # Errors
+    /// See [`HaltError`].
+    async fn thaw(&mut self) -> Result<(), HaltError>;
+
+    /// Waits until what the sandbox has written is on the disk, with its record.
+    ///
+    /// Cancel safety: yes.
+    ///
+    /// # Errors
+    /// See [`HaltError`].
+    async fn sync(&mut self, budget: Budget) -> Result<(), HaltError>;
+
+    /// Waits for an answer of the guest agent.
+    ///
+    /// Cancel safety: yes.
+    ///
+    /// # Errors
+    /// See [`HaltError`].
+    async fn answers(&self, budget: Budget) -> Result<(), HaltError>;
+
+    /// Makes a template of what the sandbox has written, and says how long it stood still for that.
+    ///
+    /// Cancel safety: no; `cancel` ends it.
+    ///
+    /// # Errors
+    /// See [`HaltError`]; nothing of the template is left then, and the sandbox may stand still.
+    async fn snapshot(
+        &mut self,
+        new: &NewSnapshot,
+        cancel: &CancellationToken,
+        budget: Budget,
+    ) -> Result<Duration, HaltError>;
+
+    /// Gives up what is kept of the sandbox apart from this run, which is live now and has it all.
+    ///
+    /// # Errors
+    /// When something of it is still there. It is not in the way of anything.
+    fn unseal(&mut self) -> Result<(), HaltError>;
 
     /// The last lines of what the machine's maker had to say.
     fn log(&self) -> Vec<String>;

@@ -106,7 +106,7 @@ impl Inner {
         let late = seen.late.iter().filter(|id| !is_left(id)).count()
             + seen.late_builds.iter().filter(|id| !building.contains(id)).count();
         let builds = seen.builds.iter().filter(|id| !building.contains(id)).count();
-        let stopped = seen.rounds.len().saturating_sub(left.len()) + builds;
+        let stopped = seen.rounds.len().saturating_sub(left.len() + seen.kept) + builds;
         let number_of = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
         Outcome { stopped: number_of(stopped), late: number_of(late), failed }
     }
@@ -181,6 +181,8 @@ struct Seen {
     late: BTreeSet<LifecycleId>,
     builds: BTreeSet<BuildId>,
     late_builds: BTreeSet<BuildId>,
+    /// Paused sandboxes, which are so still when their memory has gone.
+    kept: usize,
     begun: bool,
 }
 
@@ -191,7 +193,9 @@ impl Seen {
             return false;
         }
         self.rounds.insert(entry.lifecycle.clone(), entry.state().rounds);
-        if self.begun {
+        if entry.is_kept() {
+            self.kept += 1;
+        } else if self.begun {
             self.late.insert(entry.lifecycle.clone());
         }
         true

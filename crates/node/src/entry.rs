@@ -3,19 +3,27 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::net::IpAddr;
 use std::sync::OnceLock;
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, SystemTime};
 
 use model::{
-    EndReason, LifecycleId, Resources, SandboxEvent, SandboxId, SandboxPhase, TeamId, TemplateId,
+    BuildId, EndReason, Keep, LifecycleId, OnTimeout, Resources, SandboxEvent, SandboxId,
+    SandboxPhase, TeamId, TemplateId,
 };
 use node_wire::{Sample, SandboxStatus};
 use parking_lot::Mutex;
-use tokio::sync::{Notify, oneshot, watch};
+use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::pulse::Pulse;
 use crate::teardown::Step;
+
+// Where it is wherever this file is part of: the model checks have it, too.
+#[path = "entry/wish.rs"]
+pub(crate) mod wish;
+
+use wish::Moves;
 
 /// No sandbox is given more time than this, ten years: sums with it stay in range.
 const FAR: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
@@ -29,6 +37,7 @@ pub(crate) struct Entry {
     pub lifecycle: LifecycleId,
     pub team: TeamId,
     pub template: TemplateId,
+    pub build: BuildId,
     pub resources: Resources,
     pub metadata: BTreeMap<String, String>,
     state: watch::Sender<State>,
@@ -40,6 +49,11 @@ pub(crate) struct Entry {
     retry: Notify,
     moves: Mutex<Moves>,
     moved: Notify,
+    wished: Notify,
+    /// Whether what it has written is kept when it goes.
+    kept: AtomicBool,
+    /// Whether its owner wants nothing of it any more.
+    unwanted: AtomicBool,
     /// Set once it is known.
     addr: OnceLock<IpAddr>,
     samples: Mutex<VecDeque<Sample>>,
@@ -55,6 +69,10 @@ pub(crate) struct State {
     /// For people; [`State::deadline`] is what is kept.
     pub ends_at: SystemTime,
     pub deadline: Instant,
+    /// What becomes of it then.
+    pub on_timeout: OnTimeout,
+    /// Since when it is paused.
+    pub paused_at: Option<SystemTime>,
     /// When its end was decided.
     pub ended_at: Option<SystemTime>,
     /// Whether it was ever live.
@@ -68,22 +86,6 @@ pub(crate) struct State {
     pub pending: Vec<Step>,
     /// The release step that runs, and since when.
     pub step: Option<(Step, Instant)>,
-}
-
-/// Ends that were asked for and are not in force yet.
-#[derive(Debug, Default)]
-struct Moves {
-    asked: Vec<Move>,
-    /// Nobody makes them any more.
-    closed: bool,
-}
-
-/// Another end, that somebody waits for.
-#[derive(Debug)]
-pub(crate) struct Move {
-    pub ends_at: SystemTime,
-    /// Whether it is in force and will be under the next daemon, too; else why not.
-    pub answer: oneshot::Sender<Result<(), String>>,
 }
 
 /// From when to when a sandbox is live.
@@ -118,6 +120,7 @@ pub(crate) struct Identity {
     pub lifecycle: LifecycleId,
     pub team: TeamId,
     pub template: TemplateId,
+    pub build: BuildId,
     pub resources: Resources,
     pub metadata: BTreeMap<String, String>,
 }
@@ -131,6 +134,19 @@ impl Entry {
     /// One that an earlier daemon has made: it runs, and its time goes on.
     pub(crate) fn adopted(identity: Identity, life: Life, pulse: Pulse) -> Self {
         Self::in_phase(SandboxPhase::Live, identity, life, pulse)
+    }
+
+    /// One that an earlier daemon has paused, and whose machine stands still.
+    pub(crate) fn adopted_paused(
+        identity: Identity,
+        life: Life,
+        paused_at: SystemTime,
+        pulse: Pulse,
+    ) -> Self {
+        let entry = Self::in_phase(SandboxPhase::Paused, identity, life, pulse);
+        entry.state.send_modify(|state| state.paused_at = Some(paused_at));
+        entry.set_kept(true);
+        entry
     }
 
     /// One that an earlier daemon has left, and that goes for `reason` since `ended_at`.
@@ -152,8 +168,10 @@ impl Entry {
             started_at: life.started_at,
             ends_at: life.ends_at,
             deadline: life.deadline(),
+            on_timeout: OnTimeout::Kill,
+            paused_at: None,
             ended_at: None,
-            lived: phase == SandboxPhase::Live,
+            lived: matches!(phase, SandboxPhase::Live | SandboxPhase::Paused),
             since: Instant::now(),
             rounds: 0,
             left: Vec::new(),
@@ -165,6 +183,7 @@ impl Entry {
             lifecycle: identity.lifecycle,
             team: identity.team,
             template: identity.template,
+            build: identity.build,
             resources: identity.resources,
             metadata: identity.metadata,
             state: watch::Sender::new(state),
@@ -174,6 +193,9 @@ impl Entry {
             retry: Notify::new(),
             moves: Mutex::default(),
             moved: Notify::new(),
+            wished: Notify::new(),
+            kept: AtomicBool::new(false),
+            unwanted: AtomicBool::new(false),
             addr: OnceLock::new(),
             samples: Mutex::default(),
             cpu: Mutex::default(),
@@ -256,47 +278,21 @@ impl Entry {
         true
     }
 
-    /// Asks for another end. Its supervisor answers; it drops the question of one that ends before.
-    /// `None` when it is not live.
-    pub(crate) fn ask_end(
-        &self,
-        ends_at: SystemTime,
-    ) -> Option<oneshot::Receiver<Result<(), String>>> {
-        let mut moves = self.moves.lock();
-        if moves.closed || self.phase() != SandboxPhase::Live {
-            return None;
-        }
-        let (answer, answered) = oneshot::channel();
-        moves.asked.push(Move { ends_at, answer });
-        drop(moves);
-        self.moved.notify_one();
-        Some(answered)
-    }
-
-    /// Waits for ends that are asked for. Only the supervisor calls this.
-    ///
-    /// Cancel safety: yes.
-    pub(crate) async fn asked_ends(&self) -> Vec<Move> {
-        loop {
-            let asked = std::mem::take(&mut self.moves.lock().asked);
-            if !asked.is_empty() {
-                return asked;
-            }
-            self.moved.notified().await;
-        }
-    }
-
-    /// Nobody answers who asks for another end any more. Only the supervisor calls this.
-    pub(crate) fn close_moves(&self) {
-        *self.moves.lock() = Moves { asked: Vec::new(), closed: true };
-    }
-
     /// Moves the end of a live sandbox. Only the supervisor calls this.
     pub(crate) fn move_end(&self, ends_at: SystemTime) {
         self.state.send_modify(|state| {
             state.ends_at = ends_at;
             state.deadline = deadline(ends_at);
         });
+    }
+
+    /// Whether its time is over and it is to be paused then.
+    pub(crate) fn pauses_now(&self) -> Option<Keep> {
+        let state = self.state.borrow();
+        match state.on_timeout {
+            OnTimeout::Pause(keep) if state.deadline <= Instant::now() => Some(keep),
+            OnTimeout::Pause(_) | OnTimeout::Kill => None,
+        }
     }
 
     /// Ends a live sandbox whose time is over. `false` when it is not, or not live.

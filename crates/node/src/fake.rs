@@ -5,7 +5,7 @@
 use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -15,19 +15,23 @@ use host::fault::Injected;
 use host::{Faults, HostError};
 use images::base;
 use lifecycle::Budget;
-use model::{Egress, LifecycleId};
+use model::{Egress, LifecycleId, SandboxId};
 use node_wire::NodeMetrics;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::adopt::AdoptError;
-use crate::backend::{Backend, CloseError, Closer, Disk, Holdings, Leftover, NotAdopted, Upkeep};
+use crate::backend::{
+    Backend, CloseError, Closer, Disk, Holdings, Leftover, NotAdopted, Upkeep, WayError,
+};
 use crate::fake::holdings::FakeHoldings;
 use crate::fake::table::{SLOTS, Table};
+use crate::leave::LeaveStep;
 use crate::ledger::Record;
 use crate::pool::stock::Counts;
 use crate::start::StartError;
+use crate::teardown::StepError;
 
 mod crash;
 mod holdings;
@@ -44,6 +48,8 @@ pub(crate) struct Fake {
     deaths: watch::Sender<()>,
     /// Whether its disk has no room.
     pub is_full: AtomicBool,
+    /// How much of its memory is used, of a hundred parts.
+    memory_pct: AtomicU64,
     /// Cancelled to make the first of its upkeep tasks panic, and the second end.
     pub upkeep_panics: CancellationToken,
     pub upkeep_ends: CancellationToken,
@@ -66,10 +72,16 @@ impl Fake {
             obeying: watch::Sender::new(false),
             deaths: watch::Sender::new(()),
             is_full: AtomicBool::new(false),
+            memory_pct: AtomicU64::new(10),
             upkeep_panics: CancellationToken::new(),
             upkeep_ends: CancellationToken::new(),
             builds_end: CancellationToken::new(),
         })
+    }
+
+    /// So much of its memory is used from now on, of a hundred parts.
+    pub(crate) fn set_memory(&self, used_pct: u64) {
+        self.memory_pct.store(used_pct, Ordering::SeqCst);
     }
 
     /// What an earlier daemon has left of `lifecycle`.
@@ -95,6 +107,20 @@ impl Fake {
     /// Makes this closer hang from now on.
     pub(crate) fn hang(&self, closer: Option<Closer>) {
         self.table.lock().hangs = closer;
+    }
+
+    /// Sandboxes of which the files are kept.
+    pub(crate) fn sealed_ids(&self) -> Vec<String> {
+        self.table.lock().sealed.keys().cloned().collect()
+    }
+
+    /// Whether the processes of a lifecycle stand still.
+    pub(crate) fn is_frozen(&self, lifecycle: &str) -> bool {
+        self.table.lock().frozen.contains(lifecycle)
+    }
+
+    pub(crate) fn snapshots(&self) -> usize {
+        self.table.lock().snapshots.len()
     }
 
     /// Everything any lifecycle holds.
@@ -217,15 +243,38 @@ impl Backend for Fake {
         Ok(self.table.lock().strays)
     }
 
+    fn sealed(&self) -> Vec<Record> {
+        self.table.lock().sealed.values().cloned().collect()
+    }
+
+    fn sealed_of(&self, id: &SandboxId) -> Option<Record> {
+        self.table.lock().sealed.get(id.as_str()).cloned()
+    }
+
+    async fn discard(&self, id: &SandboxId, _budget: Budget) -> Result<(), StepError> {
+        self.table.lock().sealed.remove(id.as_str());
+        Ok(())
+    }
+
     async fn settle(&self, _budget: Budget) -> Result<(), HostError> {
         self.table.lock().strays = false;
         Ok(())
     }
 
     async fn leave(&self, _budget: Budget) -> Vec<String> {
-        let mut table = self.table.lock();
-        table.node.retain(|there| matches!(there, Closer::Firewall | Closer::Cgroups));
-        Vec::new()
+        let mut errors = Vec::new();
+        let parts = [
+            (LeaveStep::Orphans, None),
+            (LeaveStep::Slots, Some(Closer::Slots)),
+            (LeaveStep::Helpers, Some(Closer::Helpers)),
+            // It stays.
+            (LeaveStep::Firewall, None),
+        ];
+        for (step, goes) in parts {
+            let close = async { self.table.lock().node.retain(|there| Some(*there) != goes) };
+            step.run(&self.faults, &mut errors, close).await;
+        }
+        errors
     }
 
     fn hand_over(&self) {
@@ -325,14 +374,18 @@ impl Backend for Fake {
     }
 
     fn load(&self) -> NodeMetrics {
-        NodeMetrics::default()
+        NodeMetrics {
+            memory_total_bytes: 100 << 30,
+            memory_used_bytes: self.memory_pct.load(Ordering::SeqCst) << 30,
+            ..NodeMetrics::default()
+        }
     }
 
     fn usage(&self, _lifecycle: &LifecycleId) -> Usage {
         Usage::default()
     }
 
-    fn restrict(&self, lifecycle: &LifecycleId, _rules: &Egress) -> Result<bool, HostError> {
+    async fn restrict(&self, lifecycle: &LifecycleId, _rules: &Egress) -> Result<bool, WayError> {
         Ok(self.table.lock().has(lifecycle.as_str(), Class::Process))
     }
 

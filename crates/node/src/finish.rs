@@ -69,12 +69,14 @@ struct Teardown {
 impl Teardown {
     async fn first(mut self) {
         let (entry, reason) = (Arc::clone(&self.entry), self.reason);
-        self.inner.announce(NodeEvent::Ended {
-            id: entry.id.clone(),
-            lifecycle: entry.lifecycle.clone(),
-            reason,
-            at: SystemTime::now(),
-        });
+        if !entry.is_kept() {
+            self.inner.announce(NodeEvent::Ended {
+                id: entry.id.clone(),
+                lifecycle: entry.lifecycle.clone(),
+                reason,
+                at: SystemTime::now(),
+            });
+        }
         entry.on(SandboxEvent::Release, |_| {});
         let began = Instant::now();
         let gone = self.round().await;
@@ -104,7 +106,8 @@ impl Teardown {
         let written = self.held.write(&mut |record| {
             // An earlier daemon had begun with it, and knew better.
             record.ending.get_or_insert_with(|| end.clone());
-            record.access_token = None;
+            // Of one that goes on it is needed again.
+            record.access_token = record.access_token.take().filter(|_| self.entry.is_kept());
             record.failure = record.failure.take().or_else(|| failure.clone());
         });
         if let Err(error) = written {
@@ -162,6 +165,9 @@ impl Teardown {
         };
         if self.plan.rounds() > 0 {
             self.entry.on(SandboxEvent::Release, |_| {});
+        }
+        if self.entry.is_unwanted() {
+            self.keep_nothing();
         }
         self.plan.begin();
         tokio::select! {
@@ -240,7 +246,23 @@ impl Teardown {
         self.plan.pending().iter().map(failure).collect()
     }
 
+    /// Its owner wants nothing of it any more.
+    fn keep_nothing(&mut self) {
+        if let Err(error) = self.held.write(&mut |record| record.paused_at_us = None) {
+            // What is kept after all goes when whoever ends it has waited for its end.
+            tracing::warn!(error = %observe::chain(&error), "its files may be kept for a moment");
+        }
+    }
+
     fn done(self) {
+        if self.entry.is_kept() {
+            self.inner.announce(NodeEvent::Paused {
+                id: self.entry.id.clone(),
+                lifecycle: self.entry.lifecycle.clone(),
+                memory: false,
+                at: SystemTime::now(),
+            });
+        }
         self.inner.registry.remove(&self.entry, |entry| {
             entry.on(SandboxEvent::Confirm, |state| {
                 state.rounds += 1;

@@ -88,7 +88,8 @@ fn ending_of(entry: &Entry) -> Option<Ending> {
         | SandboxPhase::Booting
         | SandboxPhase::Live
         | SandboxPhase::Checkpointing
-        | SandboxPhase::Pausing => true,
+        | SandboxPhase::Pausing
+        | SandboxPhase::Paused => true,
         SandboxPhase::Stopping
         | SandboxPhase::TearingDown
         | SandboxPhase::Stuck

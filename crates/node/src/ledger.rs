@@ -6,6 +6,7 @@
 
 mod past;
 mod record;
+mod sealed;
 
 use std::fs;
 use std::io::{self, Write};
@@ -18,6 +19,7 @@ use observe::metrics::{RECORD_WRITE, result_of};
 
 pub(crate) use past::{prune, read_all};
 pub(crate) use record::{End, Failure, Fate, Record, from_micros, micros};
+pub(crate) use sealed::SealedDir;
 
 /// What the record's file is called, with the number of the writing behind it.
 ///

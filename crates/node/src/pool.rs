@@ -1,7 +1,10 @@
 //! Slots: made ahead, used once.
 //!
-//! An index is free again only when the kernel has taken its link away; until then it is passed
-//! over, so that no two sandboxes ever share an address or a user id.
+//! An index is free again only when the kernel has taken its link away, so that no two sandboxes ever
+//! share an address or a user id, and when the host has forgotten the connections from and to its
+//! address: to the firewall, packets of a stranger could belong to one of them. That is done for many
+//! at a time and beside the creates, as the kernel looks through all it remembers. A new daemon knows
+//! of no address who had it last, so it begins with forgetting all that nobody has.
 
 use std::collections::BTreeSet;
 use std::os::fd::{AsFd, OwnedFd};
@@ -9,13 +12,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use host::identity::SLOTS;
-use host::net::{Slot, is_linked, linked_slots};
+use host::net::{Slot, forget_connections, is_linked, linked_slots};
 use host::{Faults, HostError, Mark};
 use lifecycle::{Budget, Expired, Owned};
 use observe::metrics::{SLOTS as SLOTS_MADE, result_of};
 use tokio_util::sync::CancellationToken;
 
-use crate::pool::stock::{Closed, Counts, Refused, Stock};
+use crate::pool::stock::{Closed, Counts, Making, Refused, Stock};
 
 pub(crate) mod stock;
 
@@ -28,6 +31,8 @@ pub(crate) struct Pool {
     helpers: OwnedFd,
     faults: Faults,
     stock: Arc<Stock<Owned<Slot>>>,
+    /// Held by who has the host forget: who needs an index waits for what is under way.
+    forgetting: Arc<tokio::sync::Mutex<()>>,
 }
 
 /// No slot could be had.
@@ -39,7 +44,7 @@ pub(crate) enum SlotError {
     Closed(#[from] Closed),
     #[error(transparent)]
     Host(#[from] HostError),
-    #[error("the thread that made the slot ended")]
+    #[error("the thread that worked on slots ended")]
     Thread(#[from] tokio::task::JoinError),
 }
 
@@ -54,6 +59,9 @@ impl From<Refused> for SlotError {
 
 /// The pool waits this long after it failed to make a slot.
 const PAUSE_AFTER_FAILURE: Duration = Duration::from_secs(1);
+/// Between two times that the host is made to forget, unless an index is wanted before. Of 2048 that
+/// are used one after the other, those of a second are few.
+const FORGET_EVERY: Duration = Duration::from_secs(1);
 
 impl Pool {
     pub(crate) fn new(
@@ -63,8 +71,8 @@ impl Pool {
         helpers: OwnedFd,
         faults: Faults,
     ) -> Self {
-        let stock = Arc::new(Stock::new(SLOTS));
-        Self { mark, agent_port, warm: usize::from(warm), helpers, faults, stock }
+        let (stock, forgetting) = (Arc::new(Stock::new(SLOTS)), Arc::default());
+        Self { mark, agent_port, warm: usize::from(warm), helpers, faults, stock, forgetting }
     }
 
     /// A slot from the pool, or one made now when it is empty.
@@ -91,7 +99,7 @@ impl Pool {
         Ok(linked_slots(self.mark)?.into_iter().filter(|index| !self.stock.has(*index)).collect())
     }
 
-    /// The index may be used again once its link is gone.
+    /// The index may be used again once its link is gone and the host has forgotten it.
     pub(crate) fn released(&self, index: u16) {
         self.stock.released(index);
     }
@@ -132,9 +140,61 @@ impl Pool {
         }
     }
 
+    /// Has the host forget the connections of slots that were used, until `stop`.
+    pub(crate) async fn keep_forgetting(self: Arc<Self>, stop: CancellationToken) {
+        loop {
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => return,
+                () = self.stock.wait_used() => {}
+            }
+            if let Err(error) = self.forget().await {
+                tracing::warn!(error = %observe::chain(&error), "connections are remembered still");
+            }
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => return,
+                () = tokio::time::sleep(FORGET_EVERY) => {}
+            }
+        }
+    }
+
+    /// Has the host forget all that was used and has no link any more. That goes on without whoever
+    /// waits for it.
+    async fn forget(self: &Arc<Self>) -> Result<(), SlotError> {
+        let turn = Arc::clone(&self.forgetting).lock_owned().await;
+        let pool = Arc::clone(self);
+        let forgotten = tokio::task::spawn_blocking(move || {
+            let _turn = turn;
+            let linked: BTreeSet<u16> = linked_slots(pool.mark)?.into_iter().collect();
+            let forgetting = pool.stock.begin_to_forget(|index| linked.contains(&index));
+            if forgetting.indexes().is_empty() {
+                return Ok(());
+            }
+            let slots = forgetting.indexes().iter().copied().collect();
+            let connections = forget_connections(pool.mark, &slots)?;
+            tracing::debug!(slots = slots.len(), connections, "connections forgotten");
+            forgetting.done();
+            Ok(())
+        });
+        forgotten.await?
+    }
+
+    /// Begins to make a slot, and waits for a free index when there is none but those to be forgotten.
+    async fn begin(self: &Arc<Self>) -> Result<Making<Owned<Slot>>, SlotError> {
+        let linked = |index| is_linked(self.mark, index);
+        match self.stock.begin(linked) {
+            Err(Refused::Exhausted) => {
+                self.forget().await?;
+                Ok(self.stock.begin(linked)?)
+            }
+            begun => Ok(begun?),
+        }
+    }
+
     /// Makes a slot and puts it on the shelf. That goes on without whoever waits for it.
     async fn make(self: &Arc<Self>) -> Result<(), SlotError> {
-        let making = self.stock.begin(|index| is_linked(self.mark, index))?;
+        let making = self.begin().await?;
         let pool = Arc::clone(self);
         let made = tokio::task::spawn_blocking(move || {
             let (index, holders) = (making.index(), pool.helpers.as_fd());
@@ -145,6 +205,14 @@ impl Pool {
         let made = made.await.unwrap_or_else(|ended| Err(ended.into()));
         SLOTS_MADE.count([result_of(made.is_ok())]);
         made
+    }
+
+    /// Has the host forget what was used, at the end. It forgets by itself after a time, and whoever
+    /// has the addresses next begins with it.
+    pub(crate) async fn forget_last(self: &Arc<Self>) {
+        if let Err(error) = self.forget().await {
+            tracing::warn!(error = %observe::chain(&error), "connections are remembered still");
+        }
     }
 
     /// Hands out no slot and makes none any more, and lets go of those that are ready. What is

@@ -12,9 +12,9 @@ use machine::{BootError, Stop};
 use model::{SandboxEvent, SandboxSpec};
 use node_wire::CreateError;
 
-use crate::backend::{Acquire, Holdings, LIVE_POINTS};
+use crate::backend::{Acquire, Holdings, LIVE_POINTS, WayError};
 use crate::entry::{Entry, Life};
-use crate::ledger::{Failure, LedgerError, micros};
+use crate::ledger::{Failure, LedgerError, Record, micros};
 use crate::pool::SlotError;
 use crate::start::Inner;
 
@@ -51,6 +51,10 @@ pub(crate) enum Cause {
     Stopped(#[from] machine::Stopped),
     #[error(transparent)]
     Injected(#[from] Injected),
+    #[error(transparent)]
+    Way(#[from] WayError),
+    #[error("take the files that were kept of it")]
+    Unseal(#[source] std::io::Error),
     #[error("it has no {0} yet")]
     Without(&'static str),
     #[error("the step panicked: {0}")]
@@ -77,6 +81,7 @@ impl Cause {
     fn is_disk_full(&self) -> bool {
         match self {
             Self::Ledger(error) => error.is_disk_full(),
+            Self::Way(error) => error.is_disk_full(),
             Self::Host(error) | Self::Boot(BootError::Host(error)) => error.is_disk_full(),
             Self::Boot(BootError::Write { source, .. }) => {
                 source.kind() == std::io::ErrorKind::StorageFull
@@ -132,6 +137,8 @@ pub(crate) struct Order {
     pub entry: Arc<Entry>,
     pub spec: SandboxSpec,
     pub template: Arc<Template>,
+    /// The paused sandbox whose files it starts with.
+    pub from: Option<Record>,
     pub stop: Stop,
 }
 
@@ -173,6 +180,8 @@ async fn write_life(
     held.write(&mut |record| {
         record.started_at_us = Some(micros(life.started_at));
         record.ends_at_us = Some(micros(life.ends_at));
+        // What it has written is its own again.
+        record.paused_at_us = None;
     })?;
     Ok(faults.hit(after, order.stop.budget).await?)
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::pin::pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use host::census::{Item, Kind, Owner};
@@ -11,6 +12,7 @@ use node_wire::{Expected, LeakItem, Leaks};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::entry::Entry;
 use crate::start::{Inner, Node};
 use crate::status::Standing;
 
@@ -89,13 +91,19 @@ impl Node {
     pub async fn stop(&self, plan: StopPlan, escalation: &Escalation) -> ShutdownReport {
         let began = Instant::now();
         let inner = &self.inner;
-        let ended = inner.registry.len();
+        // A paused one is paused still when its memory has gone.
+        let goes = |entry: &Arc<Entry>| !entry.is_kept();
+        let ended = inner.registry.all().iter().filter(|entry| goes(entry)).count();
         let mut errors = Vec::new();
         if let Err(error) = inner.apply(NodeRequest::Drain, &Expected::default()) {
             errors.push(format!("drain: {error}"));
         }
-        let forced = !inner.drained(plan, escalation).await;
-        if forced {
+        let in_time = inner.drained(plan, escalation).await;
+        let forced = !in_time
+            && (inner.registry.all().iter().any(goes)
+                || inner.gate.inside() > 0
+                || inner.builds.running() > 0);
+        if !in_time {
             inner.force_until_empty(Budget::within(plan.force), &escalation.give_up).await;
         }
         let last =

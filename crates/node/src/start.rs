@@ -15,6 +15,7 @@ use node_wire::{AdoptReport, NodeEvent};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, Semaphore, broadcast, watch};
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use crate::adopt::{AdoptError, adopt};
 use crate::backend::Backend;
@@ -44,6 +45,8 @@ pub(crate) struct Inner {
     pub images: Arc<Store>,
     pub registry: Registry,
     pub gate: Gate,
+    /// Cancelled when the node begins to drain.
+    pub draining: CancellationToken,
     pub starting: Arc<Semaphore>,
     pub tasks: TaskGroup,
     /// Pool and sampler: stopped apart from the sandboxes' own tasks.
@@ -203,6 +206,7 @@ impl Inner {
             adopted: Mutex::default(),
             handing: Handing::default(),
             gate: Gate::default(),
+            draining: CancellationToken::new(),
             starting: Arc::new(Semaphore::new(starting)),
             tasks: TaskGroup::default(),
             upkeep: TaskGroup::default(),
@@ -248,6 +252,17 @@ impl Inner {
         }
         Ok(())
     }
+}
+
+/// Changes with every boot of the machine.
+pub(crate) const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
+
+/// Which boot of the machine this is.
+///
+/// # Errors
+/// When [`BOOT_ID`] cannot be read.
+pub(crate) fn boot_id() -> io::Result<String> {
+    Ok(std::fs::read_to_string(BOOT_ID)?.trim().to_owned())
 }
 
 /// Where a helper program is.

@@ -69,6 +69,7 @@ impl Inner {
         if let Change::To(next) = change {
             if next.is_draining() {
                 self.gate.shut();
+                self.draining.cancel();
                 let now = (Instant::now(), SystemTime::now());
                 standing.draining_since.get_or_insert(now);
             }
@@ -167,6 +168,7 @@ fn blocker(entry: &Entry, state: &State) -> Blocker {
         SandboxPhase::Reserved | SandboxPhase::Booting => Class::Starting,
         SandboxPhase::Live | SandboxPhase::Checkpointing => Class::Live,
         SandboxPhase::Pausing
+        | SandboxPhase::Paused
         | SandboxPhase::Stopping
         | SandboxPhase::TearingDown
         | SandboxPhase::Stopped => Class::Stopping,

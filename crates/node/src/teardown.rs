@@ -101,6 +101,10 @@ pub(crate) enum StepError {
     #[error(transparent)]
     Ledger(#[from] crate::ledger::LedgerError),
     #[error(transparent)]
+    Way(#[from] crate::backend::WayError),
+    #[error("keep its files")]
+    Seal(#[source] std::io::Error),
+    #[error(transparent)]
     Injected(#[from] host::fault::Injected),
     #[error("the thread that removed files ended")]
     Thread(#[from] tokio::task::JoinError),

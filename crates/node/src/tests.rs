@@ -12,6 +12,7 @@ mod leave;
 mod log;
 mod matrix;
 mod pairs;
+mod pause;
 mod retry;
 mod stale;
 mod upkeep;

@@ -13,6 +13,7 @@ use observe::metrics::UPKEEP_ENDED;
 use crate::backend::Upkeep;
 use crate::janitor;
 use crate::metrics;
+use crate::relief;
 use crate::start::{Inner, Node};
 use crate::teardown::words_of;
 
@@ -36,7 +37,10 @@ impl Inner {
         let sampler = Upkeep { name: "sampler", work: Box::pin(sample) };
         let collect = janitor::collect(Arc::clone(self), stop.clone());
         let janitor = Upkeep { name: "janitor", work: Box::pin(collect) };
-        for upkeep in Arc::clone(&self.backend).upkeep(stop).into_iter().chain([sampler, janitor]) {
+        let relieve = relief::relieve(Arc::clone(self), stop.clone());
+        let relief = Upkeep { name: "relief", work: Box::pin(relieve) };
+        let own = [sampler, janitor, relief];
+        for upkeep in Arc::clone(&self.backend).upkeep(stop).into_iter().chain(own) {
             self.keep_up(upkeep);
         }
     }

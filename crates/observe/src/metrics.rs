@@ -56,6 +56,14 @@ pub static UPKEEP_ENDED: Counts<1> = Counts::new(
     ["task"],
 );
 
+/// Connections, and requests on them, that went through the filter of a sandbox whose rules are about
+/// names: `ok`, or why they were not let through.
+pub static EGRESS: Counts<1> = Counts::new(
+    "cofferdam_egress_total",
+    "Connections to the outside that were looked into, and what became of them.",
+    ["result"],
+);
+
 /// What somebody should have been told and was not.
 pub static LOST: Counts<1> = Counts::new(
     "cofferdam_lost_total",
@@ -80,6 +88,7 @@ pub fn expose(text: &mut Exposition) {
     RELEASE_STEP.expose(text);
     RECORD_WRITE.expose(text);
     FORCE_ATTEMPTS.expose(text);
+    EGRESS.expose(text);
     LOST.expose(text);
     SLOTS.expose(text);
     UPKEEP_ENDED.expose(text);

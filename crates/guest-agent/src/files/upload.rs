@@ -100,15 +100,8 @@ impl Request<'_> {
         let mut form = multer::Multipart::new(content, boundary(content_type)?);
         let mut paths: Vec<PathBuf> = Vec::new();
         let mut files = Vec::new();
-        while let Some(part) = form.next_field().await.map_err(broken_form)? {
-            if part.name() != Some(FILE_FIELD) {
-                continue;
-            }
-            let named = self.query_path().or_else(|| part.file_name().filter(|n| !n.is_empty()));
-            let path = named.ok_or_else(|| {
-                bad("no path: give the path query parameter or a filename in the part".to_owned())
-            })?;
-            let target = self.target(path)?;
+        while let Some((path, part)) = next_file(&mut form, self.query_path()).await? {
+            let target = self.target(&path)?;
             if paths.contains(&target.path) {
                 return Err(bad(format!(
                     "you cannot upload multiple files to the same path '{}' in one upload \
@@ -129,7 +122,25 @@ impl Request<'_> {
     }
 }
 
-fn boundary(content_type: &str) -> Result<String, RestError> {
+/// The next part that is a file, and what its path is called: in the query, or else in the part.
+pub(super) async fn next_file<'form>(
+    form: &mut multer::Multipart<'form>,
+    in_query: Option<&str>,
+) -> Result<Option<(String, multer::Field<'form>)>, RestError> {
+    while let Some(part) = form.next_field().await.map_err(broken_form)? {
+        if part.name() != Some(FILE_FIELD) {
+            continue;
+        }
+        let named = in_query.or_else(|| part.file_name().filter(|name| !name.is_empty()));
+        let path = named.ok_or_else(|| {
+            bad("no path: give the path query parameter or a filename in the part".to_owned())
+        })?;
+        return Ok(Some((path.to_owned(), part)));
+    }
+    Ok(None)
+}
+
+pub(super) fn boundary(content_type: &str) -> Result<String, RestError> {
     // Of the kinds of multipart only these two have parts that are read like this.
     let as_form = content_type.replacen("multipart/mixed", "multipart/form-data", 1);
     multer::parse_boundary(as_form).map_err(broken_form)

@@ -330,14 +330,47 @@ impl Cgroup {
             Err(error) if is_gone(&error) => return Ok(()),
             Err(error) => return Err(error),
         }
+        self.event("cgroup kill", ("populated", 0), "empty cgroup", budget).await
+    }
+
+    /// Halts every process in it, and waits, by event, until all stand still. What a program inside
+    /// starts later stands still, too.
+    ///
+    /// Cancel safety: yes; it stays in force.
+    ///
+    /// # Errors
+    /// When it is refused, there is no such group, or a process does not stand still at the end of
+    /// `budget`, as one that waits in the kernel for a device. It stays in force then.
+    pub async fn freeze(&self, budget: Budget) -> Result<(), HostError> {
+        write_at(&self.inner.v2()?.dir, &self.below("cgroup.freeze"), "1")?;
+        self.event("cgroup freeze", ("frozen", 1), "freeze cgroup", budget).await
+    }
+
+    /// Lets the processes in it go on. May be repeated.
+    ///
+    /// # Errors
+    /// When it is refused, or there is no such group.
+    pub fn thaw(&self) -> Result<(), HostError> {
+        write_at(&self.inner.v2()?.dir, &self.below("cgroup.freeze"), "0")
+    }
+
+    /// Waits until `cgroup.events` says of a key what is wanted. A group that is gone is empty, and
+    /// says nothing else any more.
+    async fn event(
+        &self,
+        step: &'static str,
+        (key, wanted): (&'static str, u64),
+        what: &'static str,
+        budget: Budget,
+    ) -> Result<(), HostError> {
         let events = self.below("cgroup.events");
-        let file = match open_file(&v2.dir, &events, OFlags::RDONLY) {
+        let file = match open_file(&self.inner.v2()?.dir, &events, OFlags::RDONLY) {
             Ok(file) => file,
             Err(error) if is_gone(&error) => return Ok(()),
             Err(error) => return Err(error),
         };
         let ready = Ready::new(file, Interest::PRIORITY).tried("watch", &events)?;
-        let empty = ready.until(|fd| {
+        let is_so = ready.until(|fd| {
             let mut buffer = [0_u8; 256];
             let len = match rustix::io::pread(fd, &mut buffer, 0) {
                 // The group has been removed meanwhile, which only an empty one can be.
@@ -345,12 +378,13 @@ impl Cgroup {
                 read => read?,
             };
             let text = String::from_utf8_lossy(buffer.get(..len).unwrap_or_default());
-            Ok((keyed(&text, "populated") == Some(0)).then_some(()))
+            Ok((keyed(&text, key) == Some(wanted)).then_some(()))
         });
-        match budget.run("cgroup kill", empty).await {
+        match budget.run(step, is_so).await {
             Ok(result) => result.tried("watch", &events),
-            Err(expired) => Err(io::Error::new(io::ErrorKind::TimedOut, expired))
-                .tried("empty cgroup", &self.name),
+            Err(expired) => {
+                Err(io::Error::new(io::ErrorKind::TimedOut, expired)).tried(what, &self.name)
+            }
         }
     }
 

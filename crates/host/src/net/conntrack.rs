@@ -4,15 +4,14 @@
 //! only. One that outlives its sandbox would also let packets of a stranger through to the next one
 //! with the same address: to the firewall they belong to an established connection.
 
-use std::fs;
 use std::io;
 use std::net::Ipv4Addr;
 use std::os::fd::OwnedFd;
 
 use netlink_packet_core::{
-    DecodeError, DefaultNla, Emitable, NLA_F_NESTED, NLA_TYPE_MASK, NLM_F_ACK, NLM_F_DUMP,
-    NLM_F_REQUEST, NetlinkBuffer, NetlinkDeserializable, NetlinkHeader, NetlinkMessage,
-    NetlinkPayload, NetlinkSerializable, Nla, NlasIterator, Parseable,
+    DecodeError, DefaultNla, Emitable, NLA_TYPE_MASK, NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST,
+    NetlinkBuffer, NetlinkDeserializable, NetlinkHeader, NetlinkMessage, NetlinkPayload,
+    NetlinkSerializable, Nla, NlasIterator, Parseable,
 };
 use rustix::io::Errno;
 use rustix::net::netlink::{self, SocketAddrNetlink};
@@ -27,91 +26,40 @@ const DELETE: u16 = CTNETLINK | 2;
 const CTA_TUPLE_ORIG: u16 = 1;
 const CTA_ID: u16 = 12;
 const CTA_ZONE: u16 = 18;
-const CTA_FILTER: u16 = 25;
 const CTA_TUPLE_IP: u16 = 1;
-const CTA_FILTER_ORIG_FLAGS: u16 = 1;
-const CTA_FILTER_REPLY_FLAGS: u16 = 2;
 const FAMILY_IPV4: u8 = 2;
+/// What tells one connection from all others.
+const NAME: [u16; 3] = [CTA_TUPLE_ORIG, CTA_ID, CTA_ZONE];
 /// Family, version, resource id: what every message of netfilter begins with.
 const NFGENMSG: usize = 4;
 
 /// The largest piece of a listing that the kernel sends at once.
 const MAX_ANSWER: usize = 32 * 1024;
 
-/// An end of a connection, seen from whoever opened it.
-#[derive(Debug, Clone, Copy)]
-enum End {
-    Source,
-    Destination,
-}
+/// The ends of a connection, seen from whoever opened it: `CTA_IP_V4_SRC`, `CTA_IP_V4_DST`.
+const ENDS: [u16; 2] = [1, 2];
 
-impl End {
-    const BOTH: [Self; 2] = [Self::Source, Self::Destination];
-
-    /// `CTA_IP_V4_SRC`, `CTA_IP_V4_DST`.
-    const fn attribute(self) -> u16 {
-        match self {
-            Self::Source => 1,
-            Self::Destination => 2,
-        }
-    }
-
-    /// The bit that makes a filter compare it.
-    const fn flag(self) -> u32 {
-        match self {
-            Self::Source => 1 << 0,
-            Self::Destination => 1 << 1,
-        }
-    }
-}
-
-/// How many connections the host remembers, where it can.
-const COUNT: &str = "/proc/sys/net/netfilter/nf_conntrack_count";
-/// Up to so many the kernel has looked through in a quarter of a millisecond.
-const QUICK: u32 = 1000;
-
-/// Removes every connection from or to `address` from the memory of the calling thread's network
-/// namespace. A host that remembers none is done in microseconds, one that cannot remember, too.
-/// Otherwise the kernel looks through all of them: blocks for 0.3 ms with hardly any, for 5 ms with
-/// ten thousand.
+/// Removes every connection that was opened from or to an address that `is_meant` from the memory of
+/// the calling thread's network namespace, and says how many there were.
+///
+/// The kernel looks through all it remembers, once for as many addresses as are meant: blocks for
+/// 0.3 ms with hardly any, for some 10 ms with ten thousand. A host that cannot remember is done at
+/// once.
 ///
 /// # Errors
-/// What the kernel says.
-pub(super) fn forget(address: Ipv4Addr) -> io::Result<()> {
-    forget_ends(&End::BOTH, address)
-}
-
-/// Removes the connections that were opened from `address`, unless the host remembers so many that
-/// it would take long. What is left is for [`forget`].
-///
-/// # Errors
-/// What the kernel says.
-pub(super) fn forget_if_quick(address: Ipv4Addr) -> io::Result<()> {
-    // Not there, or not readable: [`forget`] finds out.
-    let count = fs::read_to_string(COUNT).ok().and_then(|text| text.trim().parse::<u32>().ok());
-    match count {
-        Some(1..=QUICK) => forget_ends(&[End::Source], address),
-        _ => Ok(()),
+/// What the kernel says. Some may be removed by then.
+pub(super) fn forget(is_meant: impl Fn(Ipv4Addr) -> bool) -> io::Result<usize> {
+    let forgotten = Conntrack::open().and_then(|mut conntrack| {
+        let meant = conntrack.list(|message| message.ends().any(&is_meant))?;
+        let count = meant.len();
+        meant.into_iter().try_for_each(|connection| conntrack.remove(connection))?;
+        Ok(count)
+    });
+    match forgotten {
+        // Without the module nothing is remembered.
+        Err(error) if is_absent(&error) => Ok(0),
+        forgotten => forgotten,
     }
-}
-
-fn forget_ends(ends: &[End], address: Ipv4Addr) -> io::Result<()> {
-    let mut conntrack = match Conntrack::open() {
-        Err(error) if is_absent(&error) => return Ok(()),
-        opened => opened?,
-    };
-    for &end in ends {
-        match conntrack.remove_all(end, address) {
-            // A kernel before 6.9 removes one by its whole name, or all of them, and says so.
-            Err(error) if is_absent(&error) => match conntrack.remove_each(end, address) {
-                // Without the module nothing is remembered.
-                Err(error) if is_absent(&error) => return Ok(()),
-                removed => removed?,
-            },
-            removed => removed?,
-        }
-    }
-    Ok(())
 }
 
 fn is_absent(error: &io::Error) -> bool {
@@ -134,33 +82,28 @@ impl Conntrack {
         Ok(Self { socket, sequence: 0 })
     }
 
-    /// Removes in one call what has `address` at its `end`.
-    fn remove_all(&mut self, end: End, address: Ipv4Addr) -> io::Result<()> {
-        let request = Message { kind: DELETE, attributes: filter(end, address) };
-        self.request(request, NLM_F_ACK, |_none| {})
+    /// Lists those that are `wanted`.
+    fn list(&mut self, wanted: impl Fn(&Message) -> bool) -> io::Result<Vec<Message>> {
+        let request = Message { kind: LIST, attributes: Vec::new() };
+        let mut found = Vec::new();
+        self.request(request, NLM_F_DUMP, |message| {
+            if wanted(&message) {
+                found.push(message);
+            }
+        })?;
+        Ok(found)
     }
 
-    /// Lists what has `address` at its `end`, and removes one after the other.
-    fn remove_each(&mut self, end: End, address: Ipv4Addr) -> io::Result<()> {
-        let request = Message { kind: LIST, attributes: filter(end, address) };
-        let mut found = Vec::new();
-        self.request(request, NLM_F_DUMP, |message| found.push(message))?;
-        for Message { mut attributes, .. } in found {
-            let is = |nla: &DefaultNla, kind| nla.kind() & NLA_TYPE_MASK == kind;
-            // To the kernel, removing what has no name is removing all there is.
-            if !attributes.iter().any(|nla| is(nla, CTA_TUPLE_ORIG)) {
-                return Err(io::Error::new(io::ErrorKind::InvalidData, "a nameless connection"));
-            }
-            // The id spares a new connection of the same name.
-            let name = [CTA_TUPLE_ORIG, CTA_ID, CTA_ZONE];
-            attributes.retain(|nla| name.iter().any(|&kind| is(nla, kind)));
-            let request = Message { kind: DELETE, attributes };
-            match self.request(request, NLM_F_ACK, |_none| {}) {
-                Err(error) if Errno::from_io_error(&error) == Some(Errno::NOENT) => {}
-                removed => removed?,
-            }
+    /// Removes one that was listed; one that has gone meanwhile is fine.
+    fn remove(&mut self, Message { mut attributes, .. }: Message) -> io::Result<()> {
+        // The id spares a new connection of the same name. What has no name was not listed for its
+        // address: to the kernel, removing it would be removing all there is.
+        attributes.retain(|nla| NAME.contains(&(nla.kind() & NLA_TYPE_MASK)));
+        let request = Message { kind: DELETE, attributes };
+        match self.request(request, NLM_F_ACK, |_none| {}) {
+            Err(error) if Errno::from_io_error(&error) == Some(Errno::NOENT) => Ok(()),
+            removed => removed,
         }
-        Ok(())
     }
 
     fn request(
@@ -222,6 +165,18 @@ struct Message {
     attributes: Vec<DefaultNla>,
 }
 
+impl Message {
+    /// The addresses of the connection that it is about.
+    fn ends(&self) -> impl Iterator<Item = Ipv4Addr> + use<> {
+        let tuple = value_of(&self.attributes, CTA_TUPLE_ORIG).unwrap_or_default();
+        let addresses = within(&value_of(&within(&tuple), CTA_TUPLE_IP).unwrap_or_default());
+        ENDS.into_iter().filter_map(move |end| {
+            let octets: [u8; 4] = value_of(&addresses, end)?.try_into().ok()?;
+            Some(Ipv4Addr::from(octets))
+        })
+    }
+}
+
 impl NetlinkSerializable for Message {
     fn message_type(&self) -> u16 {
         self.kind
@@ -255,23 +210,17 @@ impl From<Message> for NetlinkPayload<Message> {
     }
 }
 
-/// Compares one address, and nothing else.
-fn filter(end: End, address: Ipv4Addr) -> Vec<DefaultNla> {
-    let address = DefaultNla::new(end.attribute(), address.octets().to_vec());
-    let flags = |kind, flags: u32| DefaultNla::new(kind, flags.to_ne_bytes().to_vec());
-    vec![
-        nested(CTA_TUPLE_ORIG, &[nested(CTA_TUPLE_IP, &[address])]),
-        nested(
-            CTA_FILTER,
-            &[flags(CTA_FILTER_ORIG_FLAGS, end.flag()), flags(CTA_FILTER_REPLY_FLAGS, 0)],
-        ),
-    ]
+/// The value of the attribute `kind`.
+fn value_of(attributes: &[DefaultNla], kind: u16) -> Option<Vec<u8>> {
+    let nla = attributes.iter().find(|nla| nla.kind() & NLA_TYPE_MASK == kind)?;
+    let mut value = vec![0; nla.value_len()];
+    nla.emit_value(&mut value);
+    Some(value)
 }
 
-fn nested(kind: u16, inner: &[DefaultNla]) -> DefaultNla {
-    let mut value = vec![0; inner.buffer_len()];
-    inner.emit(&mut value);
-    DefaultNla::new(kind | NLA_F_NESTED, value)
+/// The attributes in the value of another one; those that cannot be read are left out.
+fn within(value: &[u8]) -> Vec<DefaultNla> {
+    NlasIterator::new(value).filter_map(|nla| DefaultNla::parse(&nla.ok()?).ok()).collect()
 }
 
 #[cfg(test)]

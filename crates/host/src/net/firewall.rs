@@ -1,7 +1,9 @@
 //! The node's one constant nftables table: no sandbox reaches another, the host, a private network
 //! or a metadata address; all reach the internet through the host's address.
 //!
-//! Nothing in it names a single sandbox, so it never changes while sandboxes come and go.
+//! Nothing in it names a single sandbox, so it never changes while sandboxes come and go. What is for
+//! an address without a link goes nowhere: no stranger's network gets it, and the host does not
+//! remember a connection to whoever has the address next.
 
 use std::fmt::Write as _;
 use std::net::Ipv4Addr;
@@ -160,7 +162,12 @@ table inet {table} {{
     type filter hook forward priority -10; policy accept;
     oifname {links} iifname != {links} ct state established,related accept
     oifname {links} drop
+    ip daddr {network} drop
     iifname {links} jump egress
+  }}
+  chain output {{
+    type filter hook output priority -10; policy accept;
+    ip daddr {network} oifname != {links} oifname != \"lo\" drop
   }}
   chain egress {{
     meta nfproto ipv6 drop
@@ -181,7 +188,8 @@ table inet {table} {{
 
 #[cfg(test)]
 mod tests {
-    use std::net::Ipv4Addr;
+    use std::io::ErrorKind;
+    use std::net::{Ipv4Addr, TcpListener, TcpStream, UdpSocket};
     use std::path::{Path, PathBuf};
     use std::time::Duration;
 
@@ -193,6 +201,7 @@ mod tests {
     use crate::thread;
 
     const NFT: &str = "/usr/sbin/nft";
+    const IP: &str = "/usr/sbin/ip";
     const LIMIT: Duration = Duration::from_secs(30);
 
     fn in_new_network(test: impl AsyncFnOnce(Firewall) + Send) {
@@ -226,6 +235,33 @@ mod tests {
                 firewall.release(budget).await.unwrap();
                 assert!(!firewall.exists(budget).await.unwrap());
             }
+        });
+    }
+
+    #[test]
+    fn the_host_sends_to_sandboxes_over_their_links_alone_and_to_its_own_ends_of_them() {
+        in_new_network(async |firewall| {
+            let budget = Budget::within(LIMIT);
+            for line in [
+                "link set lo up",
+                "address add 10.213.224.0/31 dev lo",
+                "link add out type veth peer name away",
+                "link set out up",
+                "link set away up",
+                "route add default dev out",
+            ] {
+                let words: Vec<&str> = line.split(' ').collect();
+                let done = run(Path::new(IP), &words, None, budget).await.unwrap();
+                assert!(done.status.success(), "{line}: {}", done.output);
+            }
+            firewall.apply(&[], budget).await.unwrap();
+            let end = TcpListener::bind((Ipv4Addr::new(10, 213, 224, 0), 0)).unwrap();
+            TcpStream::connect_timeout(&end.local_addr().unwrap(), LIMIT).unwrap();
+            let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).unwrap();
+            let sent = |last| socket.send_to(b"x", (Ipv4Addr::new(10, 213, last, 3), 9));
+            let denied = sent(224).unwrap_err();
+            assert_eq!(denied.kind(), ErrorKind::PermissionDenied, "its link is gone");
+            sent(223).unwrap();
         });
     }
 

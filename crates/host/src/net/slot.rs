@@ -14,7 +14,6 @@ use lifecycle::{Budget, Release};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, listen, socket_with, sockopt};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
-use super::conntrack;
 use super::is_linked;
 use super::netlink::Netlink;
 use super::way::{Subnet, Way};
@@ -69,13 +68,15 @@ impl Slot {
     pub const POINTS: [&str; 4] =
         ["slot.namespaces", "slot.link", "slot.host_end", "slot.guest_end"];
 
-    /// Makes slot `index`. Blocks for about a millisecond. On an error nothing of it is left but
-    /// what the kernel takes away by itself.
+    /// Makes slot `index`, of whose last use the host must have been made to [`forget`]. Blocks for
+    /// about a millisecond. On an error nothing of it is left but what the kernel takes away by itself.
     ///
     /// `agent_port` is the TCP port on which the guest agent will serve.
     ///
     /// # Errors
     /// The step that failed.
+    ///
+    /// [`forget`]: super::forget_connections
     pub fn create(
         mark: Mark,
         index: u16,
@@ -98,9 +99,6 @@ impl Slot {
     ) -> Result<Self, HostError> {
         let name = mark.link(index);
         let net = SlotNet::of(mark, index);
-        // Here, and not with the release alone: until the link was gone a packet could be on its
-        // way, and bring back what was forgotten.
-        conntrack::forget(net.guest).tried("forget connections of", &name)?;
         let after = |point| faults.pass(point).tried("make", &name);
         let Namespaces { user: userns, net: netns } =
             make_namespaces(net.uid_base, UIDS_PER_SLOT, holders)
@@ -153,31 +151,6 @@ impl Slot {
         self.listener.as_fd()
     }
 
-    /// Has only those addresses lead to the outside that are in `open`, or not in `closed`; of two
-    /// subnets that have an address the narrower one decides, and `closed` of two that are the same.
-    ///
-    /// In force with the answer, for connections that are open, too. What was set before is forgotten;
-    /// a failure leaves some of it. The link itself, with the host's end, stays reachable for answers.
-    ///
-    /// # Errors
-    /// When a route cannot be made or removed.
-    pub fn restrict(&self, open: &[Subnet], closed: &[Subnet]) -> Result<(), HostError> {
-        let wanted = ways(self.net, open, closed);
-        inside(self.netns.as_fd(), || {
-            let mut netlink = Netlink::open()?;
-            for way in &wanted {
-                netlink.set_route(*way)?;
-            }
-            for old in netlink.ways()? {
-                if wanted.iter().all(|way| way.to != old.to) {
-                    netlink.remove_route(old)?;
-                }
-            }
-            Ok(())
-        })
-        .tried("set the rules of", &self.name)
-    }
-
     /// Lets go of the guest agent's socket: from now on only the sandbox holds it, so connections
     /// are refused when the agent is gone instead of waiting for nobody.
     ///
@@ -203,13 +176,8 @@ impl Release for Slot {
         &self.name
     }
 
-    /// The descriptors close when the owner is consumed. What the host remembers of the sandbox's
-    /// connections would take the room of others until the slot is made again.
+    /// The descriptors close when the owner is consumed.
     async fn release(&self, _budget: Budget) -> Result<(), HostError> {
-        if let Err(error) = conntrack::forget_if_quick(self.net.guest) {
-            // Making the slot again does it, and does not go on without.
-            tracing::warn!(slot = self.name, %error, "connections of a slot are remembered still");
-        }
         Ok(())
     }
 }
@@ -237,7 +205,7 @@ fn host_end(netlink: &mut Netlink, name: &str, address: Ipv4Addr) -> io::Result<
 
 /// The routes of a slot: of all that have an address, the kernel takes the one with the longest
 /// prefix. Nobody inside may change them.
-fn ways(net: SlotNet, open: &[Subnet], closed: &[Subnet]) -> Vec<Way> {
+pub(super) fn ways(net: SlotNet, open: &[Subnet], closed: &[Subnet]) -> Vec<Way> {
     // The way to the host's end is the kernel's own, and how the sandbox is reached.
     let link = Subnet { first: net.guest.min(net.host), prefix_len: LINK_PREFIX };
     let opened = [Subnet::ALL].iter().chain(open);
@@ -286,7 +254,7 @@ fn set_sysctl(key: &str, value: &str) -> io::Result<()> {
 }
 
 /// Runs `work` in a thread of its own that is in the network namespace `netns`.
-fn inside<T: Send>(
+pub(super) fn inside<T: Send>(
     netns: BorrowedFd<'_>,
     work: impl FnOnce() -> io::Result<T> + Send,
 ) -> io::Result<T> {

@@ -180,7 +180,7 @@ fn make_root(
     DirBuilder::new().mode(0o755).create(&base).tried("make", base.to_string_lossy())?;
     fs::write(base.join("file"), "of the base").tried("write", base.to_string_lossy())?;
     let paths = RootPaths::new(dir, dir, "probe");
-    let root = RootMount::create(&base, paths.clone(), userns.as_fd(), UID_BASE)?;
+    let root = RootMount::create(&[base], paths.clone(), userns.as_fd(), UID_BASE)?;
     let used = use_root(&paths);
     match runtime.block_on(root.close(Budget::within(STEP_LIMIT))) {
         Ok(_closed) => used,

@@ -9,11 +9,13 @@ use std::time::Duration;
 use lifecycle::{Budget, Expired};
 use rustix::fs::{MemfdFlags, Mode, OFlags};
 use rustix::process::Signal;
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use super::clone::{self, ExecPlan};
 use super::{ExitStatus, Process};
 use crate::HostError;
 use crate::error::Tried;
+use crate::thread::in_own_thread;
 
 /// A program to start. Standard input is `/dev/null`; standard output and error go where
 /// [`Spawn::output`] says, to `/dev/null` when it says nothing.
@@ -197,6 +199,27 @@ pub async fn run(
     input: Option<&[u8]>,
     budget: Budget,
 ) -> Result<Finished, RunError> {
+    run_by(None, program, args, input, budget).await
+}
+
+/// As [`run`], with the helper in the network namespace `netns`.
+pub(crate) async fn run_in_network(
+    netns: BorrowedFd<'_>,
+    program: &Path,
+    args: &[&str],
+    input: Option<&[u8]>,
+    budget: Budget,
+) -> Result<Finished, RunError> {
+    run_by(Some(netns), program, args, input, budget).await
+}
+
+async fn run_by(
+    netns: Option<BorrowedFd<'_>>,
+    program: &Path,
+    args: &[&str],
+    input: Option<&[u8]>,
+    budget: Budget,
+) -> Result<Finished, RunError> {
     let name = program.display().to_string();
     let memory = |what| rustix::fs::memfd_create(what, MemfdFlags::CLOEXEC);
     let output = memory("helper output").tried("make output buffer for", &name)?;
@@ -213,13 +236,22 @@ pub async fn run(
         }
         None => open_null().tried("open", "/dev/null")?,
     };
-    let process = Spawn::new(program)
+    let spawn = Spawn::new(program)
         .args(args)
         .env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
         .env("LC_ALL", "C")
         .input(stdin.as_fd())
-        .output(output.as_fd())
-        .start()?;
+        .output(output.as_fd());
+    let process = match netns {
+        Some(netns) => in_own_thread("netns", || {
+            move_into_link_name_space(netns, Some(LinkNameSpaceType::Network))?;
+            // What cannot be started is told as such, with its cause.
+            Ok(spawn.start())
+        })
+        .tried("enter a network for", &name)??,
+        None => spawn.start()?,
+    };
+    drop(spawn);
     let mut armed = KillOnDrop(Some(process));
     let status = match budget.run("helper", armed.exited()).await {
         Ok(status) => status?,

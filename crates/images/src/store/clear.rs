@@ -3,7 +3,7 @@ use std::path::PathBuf;
 
 use model::BuildId;
 
-use super::{RemoveError, Store};
+use super::{RemoveError, Removed, Store};
 
 impl Store {
     /// Removes every build, and then the directory. What is in use, or being made, by another
@@ -20,7 +20,7 @@ impl Store {
             let build = entry.file_name().to_str().and_then(build_of);
             let gone = match build {
                 Some(build) if entry.file_type()?.is_dir() => {
-                    self.remove_build(&build).map_err(cause)?
+                    self.remove_build(&build).map_err(cause)? == Removed::Gone
                 }
                 _ => false,
             };

@@ -10,7 +10,7 @@ use rand::Rng;
 use rustix::fs::FlockOperation;
 
 use super::{NEW, ROOTFS, Store};
-use crate::{NewTemplate, Template, manifest, tree};
+use crate::{Lease, NewTemplate, Origin, Template, manifest, tree};
 
 /// A template that is being made. Nobody sees it until it is published; if its maker dies, the
 /// next [`Store::open`] removes it.
@@ -72,6 +72,14 @@ impl Store {
     /// [`PublishError::Begin`]: no directory could be made for it.
     pub fn begin(&self) -> Result<Draft, PublishError> {
         let build = BuildId::parse(&uuid::Uuid::new_v4().to_string()).map_err(PublishError::Id)?;
+        self.begin_as(build)
+    }
+
+    /// Starts a template whose build is to have this id, which nobody else may have.
+    ///
+    /// # Errors
+    /// As [`Store::begin`].
+    pub fn begin_as(&self, build: BuildId) -> Result<Draft, PublishError> {
         let path = self.dir.join(format!("{NEW}{build}"));
         let failed = |source| PublishError::Begin { dir: self.dir.clone(), source };
         let _changing = self.lock().map_err(failed)?;
@@ -99,10 +107,46 @@ impl Store {
         }
     }
 
+    /// Makes a finished draft, which is what a sandbox of `lease` has written, a build of `id` and
+    /// the one in use. Blocking: waits until the files are on disk.
+    ///
+    /// # Errors
+    /// Hands the draft back with the cause; nothing has changed for readers then.
+    pub fn publish_layer(
+        &self,
+        draft: Draft,
+        id: TemplateId,
+        origin: Origin,
+        lease: &Lease,
+    ) -> Result<Arc<Template>, (Draft, PublishError)> {
+        let under = lease.template();
+        let below = std::iter::once(&under.build).chain(&under.below).cloned().collect();
+        // Nobody finds it by the names of what it is made of.
+        let content = NewTemplate { aliases: Vec::new(), ..under.content.clone() };
+        match self.publish_as(&draft, content, |_| Ok(Some(id)), (origin, below)) {
+            Ok(template) => Ok(template),
+            Err(error) => Err((draft, error)),
+        }
+    }
+
     fn publish_draft(
         &self,
         draft: &Draft,
         content: NewTemplate,
+    ) -> Result<Arc<Template>, PublishError> {
+        let old = |content: &NewTemplate| {
+            let old = content.aliases.first().and_then(|alias| self.find(alias));
+            Ok(old.map(|old| old.id.clone()))
+        };
+        self.publish_as(draft, content, old, (Origin::Built, Vec::new()))
+    }
+
+    fn publish_as(
+        &self,
+        draft: &Draft,
+        content: NewTemplate,
+        id_of: impl FnOnce(&NewTemplate) -> Result<Option<TemplateId>, PublishError>,
+        (origin, below): (Origin, Vec<BuildId>),
     ) -> Result<Arc<Template>, PublishError> {
         let build = || draft.build.clone();
         let describe = |source| PublishError::Describe { build: build(), source };
@@ -114,15 +158,18 @@ impl Store {
         rustix::fs::syncfs(&draft.dir).map_err(|error| sync(error.into()))?;
 
         let changing = self.lock().map_err(rename)?;
-        let old = content.aliases.first().and_then(|alias| self.find(alias));
+        let id = match id_of(&content)? {
+            Some(id) => id,
+            None => new_template_id().map_err(PublishError::Id)?,
+        };
+        let old = self.builds_of(&id).iter().map(|old| old.generation).max();
         let template = Template {
-            id: match &old {
-                Some(old) => old.id.clone(),
-                None => new_template_id().map_err(PublishError::Id)?,
-            },
+            id,
             build: build(),
-            generation: old.map_or(1, |old| old.generation + 1),
+            generation: old.map_or(1, |old| old + 1),
             created_at: SystemTime::now(),
+            origin,
+            below,
             content,
         };
         manifest::write(&draft.path, &template).map_err(describe)?;

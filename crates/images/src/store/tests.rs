@@ -5,7 +5,7 @@ use std::sync::Arc;
 use model::{BuildId, Resources, TemplateId};
 
 use super::{RemoveError, Store};
-use crate::{LeaseError, NewTemplate, Package, Template};
+use crate::{Lease, LeaseError, NewTemplate, Origin, Package, Template, copy_layer};
 
 fn content() -> NewTemplate {
     NewTemplate {
@@ -47,7 +47,7 @@ fn a_published_template_is_read_back_as_it_was_by_the_next_process() {
     assert_eq!(store.find("other"), None);
     assert_eq!(made.content, content());
     let lease = store.lease(&made.id).unwrap();
-    assert_eq!(fs::read_to_string(lease.rootfs().join("file")).unwrap(), "one");
+    assert_eq!(fs::read_to_string(lease.layers()[0].join("file")).unwrap(), "one");
     let template_dir = dir.path().join(made.build.as_str());
     assert_eq!(names(&template_dir), ["rootfs", "template.json"], "scratch files are gone");
     let mode =
@@ -89,7 +89,7 @@ fn a_lease_holds_off_removal_by_this_process_and_by_another() {
         let error = store.remove(&made.id).unwrap_err();
         assert!(matches!(error, RemoveError::Leased(ref build) if *build == made.build), "{error}");
     }
-    assert!(second.rootfs().join("file").is_file());
+    assert!(second.layers()[0].join("file").is_file());
     drop(second);
     other.remove(&made.id).unwrap();
     assert!(names(dir.path()).is_empty());
@@ -110,10 +110,10 @@ fn a_new_build_takes_over_the_template_and_the_old_one_lasts_as_long_as_its_leas
     for store in [&store, &watching] {
         assert_eq!(store.templates(), [Arc::clone(&new)], "one build is in use");
         let lease = store.lease(&old.id).unwrap();
-        assert_eq!(fs::read_to_string(lease.rootfs().join("file")).unwrap(), "new");
+        assert_eq!(fs::read_to_string(lease.layers()[0].join("file")).unwrap(), "new");
     }
     assert_eq!(store.collect().unwrap(), 0, "the old build is leased");
-    assert_eq!(fs::read_to_string(running.rootfs().join("file")).unwrap(), "old");
+    assert_eq!(fs::read_to_string(running.layers()[0].join("file")).unwrap(), "old");
     // A daemon that takes over a sandbox gets the very build it was started from.
     assert_eq!(store.lease_build(&old.build).unwrap().build(), &old.build);
     drop(running);
@@ -143,7 +143,7 @@ fn a_template_that_cannot_be_read_is_left_out_and_left_alone() {
     let text = fs::read_to_string(&manifest).unwrap();
     let rows = [
         ("not-json", "}".to_owned()),
-        ("newer", text.replace("\"format\": 1", "\"format\": 2")),
+        ("newer", text.replace("\"format\": 1", "\"format\": 3")),
         ("misnamed", text.clone()),
         ("bad-id", text.replace(good.id.as_str(), "../../etc")),
     ];
@@ -216,4 +216,85 @@ fn everything_is_removed_but_what_is_in_use_or_not_ours() {
     }
     assert_eq!(store.remove_all().unwrap(), Vec::<std::path::PathBuf>::new());
     assert!(!path.exists());
+}
+
+/// Publishes a layer over what `lease` is of.
+fn publish_over(store: &Store, lease: &Lease, id: &str, origin: Origin) -> Arc<Template> {
+    let draft = store.begin().unwrap();
+    fs::create_dir(draft.rootfs()).unwrap();
+    store.publish_layer(draft, TemplateId::parse(id).unwrap(), origin, lease).unwrap()
+}
+
+#[test]
+fn a_snapshot_has_the_layers_below_it_for_as_long_as_it_is_there() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path()).unwrap();
+    let base = publish(&store, "one");
+    let first = publish_over(&store, &store.lease(&base.id).unwrap(), "s1", Origin::Snapshot);
+    let second = publish_over(&store, &store.lease(&first.id).unwrap(), "s2", Origin::Snapshot);
+    assert_eq!(second.below, [first.build.clone(), base.build.clone()]);
+    assert_eq!(store.find("base"), Some(Arc::clone(&base)), "it is not called as what it is of");
+    let store = Store::open(dir.path()).unwrap();
+    assert_eq!(store.get(&second.id), Some(Arc::clone(&second)));
+    let path = |build: &BuildId| dir.path().join(build.as_str()).join("rootfs");
+    let lease = store.lease(&second.id).unwrap();
+    assert_eq!(lease.layers(), [&second.build, &first.build, &base.build].map(path));
+    // A new build takes nothing from those that are made of the old one.
+    publish(&store, "two");
+    assert_eq!(store.collect().unwrap(), 0);
+    assert!(matches!(store.remove(&first.id), Err(RemoveError::Below(_))));
+    assert!(matches!(store.remove(&second.id), Err(RemoveError::Leased(_))));
+    drop(lease);
+    store.remove(&second.id).unwrap();
+    store.remove(&first.id).unwrap();
+    assert_eq!(store.collect().unwrap(), 1);
+    assert!(matches!(store.lease_build(&base.build), Err(LeaseError::BuildGone(_))));
+}
+
+#[test]
+fn what_was_made_for_one_moment_goes_when_nobody_has_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path()).unwrap();
+    let base = publish(&store, "one");
+    let made = publish_over(&store, &store.lease(&base.id).unwrap(), "s1", Origin::Passing);
+    assert_eq!(store.collect().unwrap(), 0, "whom it was made for has had no time yet");
+    let file = dir.path().join(made.build.as_str()).join("template.json");
+    let text = fs::read_to_string(&file).unwrap();
+    let created = jiff::Timestamp::try_from(made.created_at).unwrap().to_string();
+    fs::write(file, text.replace(&created, "2001-01-01T00:00:00Z")).unwrap();
+    let store = Store::open(dir.path()).unwrap();
+    let lease = store.lease(&made.id).unwrap();
+    assert_eq!(store.collect().unwrap(), 0);
+    drop(lease);
+    assert_eq!(store.collect().unwrap(), 1);
+    assert_eq!(store.templates(), [base]);
+}
+
+#[tokio::test]
+async fn a_copy_of_a_layer_is_the_same_in_everything() {
+    use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(&dir.path().join("images")).unwrap();
+    let upper = dir.path().join("upper");
+    fs::create_dir_all(upper.join("deep/er")).unwrap();
+    fs::write(upper.join("deep/file"), "text").unwrap();
+    fs::set_permissions(upper.join("deep/file"), fs::Permissions::from_mode(0o4751)).unwrap();
+    fs::hard_link(upper.join("deep/file"), upper.join("link")).unwrap();
+    symlink("/etc/passwd", upper.join("symlink")).unwrap();
+    let draft = store.begin().unwrap();
+    let budget = lifecycle::Budget::within(std::time::Duration::from_secs(60));
+    let cancel = tokio_util::sync::CancellationToken::new();
+    copy_layer(&upper, &draft, &cancel, budget).await.unwrap();
+    let (of, copy) = (|name: &str| upper.join(name), |name: &str| draft.rootfs().join(name));
+    for name in ["", "deep", "deep/er", "deep/file", "link", "symlink"] {
+        let what = |path| {
+            let meta = fs::symlink_metadata(path).unwrap();
+            (meta.mode(), meta.uid(), meta.gid(), meta.mtime_nsec(), meta.nlink())
+        };
+        assert_eq!(what(copy(name)), what(of(name)), "{name}");
+    }
+    assert_eq!(fs::read_link(copy("symlink")).unwrap(), Path::new("/etc/passwd"));
+    let inode = |name| fs::metadata(copy(name)).unwrap().ino();
+    assert_eq!(inode("link"), inode("deep/file"));
+    draft.discard().unwrap();
 }

@@ -20,6 +20,8 @@ pub(super) struct Bundle<'a> {
     pub root: &'a Path,
     pub agent: &'a Path,
     pub seccomp: &'a Policy,
+    /// The file that is the id of its boot, for runtimes that can show one.
+    pub boot_id: Option<&'a Path>,
     /// Set for runtimes that move the machine into a cgroup themselves.
     pub cgroup_path: Option<String>,
 }
@@ -59,7 +61,7 @@ impl Bundle<'_> {
 
     fn mounts(&self) -> Value {
         let shm = format!("size={}k", (self.spec.memory_bytes / 2 / 1024).max(1024));
-        json!([
+        let mut mounts = json!([
             { "destination": "/proc", "type": "proc", "source": "proc",
               "options": ["nosuid", "noexec", "nodev"] },
             { "destination": "/dev", "type": "tmpfs", "source": "tmpfs",
@@ -74,7 +76,14 @@ impl Bundle<'_> {
               "options": ["nosuid", "noexec", "nodev", "ro"] },
             { "destination": AGENT, "type": "bind", "source": self.agent,
               "options": ["bind", "ro", "nosuid", "nodev"] },
-        ])
+        ]);
+        if let (Some(boot_id), Some(mounts)) = (self.boot_id, mounts.as_array_mut()) {
+            mounts.push(json!({
+                "destination": "/proc/sys/kernel/random/boot_id", "type": "bind", "source": boot_id,
+                "options": ["bind", "ro", "nosuid", "nodev", "noexec"],
+            }));
+        }
+        mounts
     }
 
     fn linux(&self) -> Value {

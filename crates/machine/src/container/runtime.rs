@@ -110,6 +110,12 @@ impl Runtime {
         self.kind == Kind::Crun
     }
 
+    /// Whether it mounts what it is told over a file in `/proc`. runc refuses all but a few that it
+    /// knows.
+    pub(super) fn mounts_in_proc(&self) -> bool {
+        self.kind == Kind::Crun
+    }
+
     /// The calls for one lifecycle.
     pub(super) fn on<'a>(&'a self, id: &'a str, dir: &'a Path) -> Call<'a> {
         Call { runtime: self, id, dir }

@@ -1,19 +1,22 @@
 use super::{Operation, SandboxEvent, SandboxPhase, Verdict};
 
 use SandboxPhase::{
-    Booting, Checkpointing, Live, Pausing, Reserved, Stopped, Stopping, Stuck, TearingDown,
+    Booting, Checkpointing, Live, Paused, Pausing, Reserved, Stopped, Stopping, Stuck, TearingDown,
 };
 
 /// Every pair, by hand: the table as a person reads it. An event that is not named is illegal.
 #[test]
 fn every_pair_of_phase_and_event_is_decided() {
-    use SandboxEvent::{Acquire, Checkpoint, Confirm, End, Fail, Pause, Ready, Release, Seal};
-    let rows: [(SandboxPhase, &[(SandboxEvent, SandboxPhase)]); 9] = [
+    use SandboxEvent::{
+        Acquire, Checkpoint, Confirm, End, Fail, Freeze, Pause, Ready, Release, Seal, Thaw,
+    };
+    let rows: [(SandboxPhase, &[(SandboxEvent, SandboxPhase)]); 10] = [
         (Reserved, &[(Acquire, Booting), (End, Stopping)]),
         (Booting, &[(Ready, Live), (End, Stopping)]),
         (Live, &[(Checkpoint, Checkpointing), (Pause, Pausing), (End, Stopping)]),
         (Checkpointing, &[(Seal, Live), (End, Stopping)]),
-        (Pausing, &[(Seal, TearingDown), (End, Stopping)]),
+        (Pausing, &[(Freeze, Paused), (Thaw, Live), (End, Stopping)]),
+        (Paused, &[(Thaw, Live), (End, Stopping)]),
         (Stopping, &[(End, Stopping), (Release, TearingDown)]),
         (TearingDown, &[(End, TearingDown), (Fail, Stuck), (Confirm, Stopped)]),
         (Stuck, &[(End, TearingDown), (Release, TearingDown)]),
@@ -31,18 +34,19 @@ fn every_pair_of_phase_and_event_is_decided() {
 /// Every pair, by hand: rows are phases, columns are operations.
 #[test]
 fn every_pair_of_phase_and_operation_is_decided() {
-    use Verdict::{Admit as A, AlreadyExists as X, Busy as B, Join as J, NotFound as N};
-    // create, update, pause, checkpoint, delete, force
+    use Verdict::{Admit as A, AlreadyExists as X, Busy as B, Done as D, Join as J, NotFound as N};
+    // create, update, pause, resume, checkpoint, delete, force
     let rows = [
-        (Reserved, [X, N, N, N, A, A]),
-        (Booting, [X, N, N, N, A, A]),
-        (Live, [X, A, A, A, A, A]),
-        (Checkpointing, [X, A, B, B, A, A]),
-        (Pausing, [X, B, J, B, A, A]),
-        (Stopping, [X, N, N, N, J, J]),
-        (TearingDown, [X, N, N, N, J, J]),
-        (Stuck, [X, N, N, N, J, J]),
-        (Stopped, [A, N, N, N, N, N]),
+        (Reserved, [X, N, N, X, N, A, A]),
+        (Booting, [X, N, N, X, N, A, A]),
+        (Live, [X, A, A, X, A, A, A]),
+        (Checkpointing, [X, A, B, X, B, A, A]),
+        (Pausing, [X, B, J, B, B, A, A]),
+        (Paused, [X, N, D, A, N, A, A]),
+        (Stopping, [X, N, N, N, N, J, J]),
+        (TearingDown, [X, N, N, N, N, J, J]),
+        (Stuck, [X, N, N, N, N, J, J]),
+        (Stopped, [A, N, N, N, N, N, N]),
     ];
     assert_eq!(rows.map(|(phase, _)| phase), SandboxPhase::ALL);
     for (phase, verdicts) in rows {

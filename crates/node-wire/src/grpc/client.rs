@@ -2,40 +2,45 @@
 
 mod events;
 mod link;
+mod streams;
 
 use std::fmt;
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
-use connectrpc::client::{ClientConfig, ClientTransport, ServerStream};
+use connectrpc::client::ClientConfig;
 use connectrpc::{ErrorCode, Protocol};
 use futures::StreamExt as _;
 use futures::stream::{BoxStream, iter, unfold};
 use http::header::AUTHORIZATION;
 use http::{HeaderMap, HeaderValue, Uri};
 use lifecycle::{Budget, Expired, TaskGroup};
-use model::{BuildId, Egress, EndReason, LifecycleId, NodeRequest, SandboxId, SandboxSpec, Secret};
+use model::{
+    BuildId, Egress, EndReason, Keep, LifecycleId, NodeRequest, SandboxId, SandboxSpec, Secret,
+    TemplateId,
+};
 use tokio::sync::broadcast;
 
 use self::events::Events;
 use self::link::Link;
+use self::streams::{Broken, collect, next_drain};
 use super::MAX_RESPONSE_BYTES;
-use super::convert::{Malformed, ms, texts};
-use super::failure::{build_error, create_error, node_error, sandbox_error, status_error};
+use super::convert::{Malformed, ms, to_e2b};
+use super::failure::{
+    build_error, create_error, node_error, pause_error, remove_error, sandbox_error, status_error,
+};
 use super::info_service::change;
 use super::proto::cofferdam::node::v1::{self, NodeServiceClient};
 use super::proto::{
-    InfoServiceClient, SandboxDeleteRequest, SandboxNetworkEgressConfig, SandboxServiceClient,
-    SandboxUpdateRequest,
+    InfoServiceClient, SandboxDeleteRequest, SandboxServiceClient, SandboxUpdateRequest,
 };
 use crate::{
     AdoptReport, BuildError, BuildRequest, BuildStatus, CreateError, DrainStatus, Ending, Expected,
-    Explanation, Leaks, NodeApi, NodeError, NodeEvent, NodeInfo, Sample, SandboxStatus, Started,
+    Explanation, Leaks, NewSnapshot, NodeApi, NodeError, NodeEvent, NodeInfo, PauseError,
+    PausedStatus, RemoveError, Resumed, Sample, SandboxStatus, SnapshotStatus, Started,
     StatusError,
 };
 
-/// The longest list that is taken: many times what a node runs.
-const MAX_ITEMS: usize = 65_536;
 /// Sandboxes that are asked after in one message; many times as many fit into one.
 const MAX_ASKED: usize = 4096;
 
@@ -121,37 +126,14 @@ fn not_understood(malformed: Malformed) -> NodeError {
     NodeError::Internal(format!("its answer is not understood: {malformed}"))
 }
 
-/// Every message of a stream that ends.
-macro_rules! collect {
-    ($call:expr, $message:ty) => {{
-        let mut stream = $call.await.map_err(node_error)?;
-        let mut all = Vec::new();
-        while let Some(message) = stream.message::<$message>().await.map_err(node_error)? {
-            if all.len() == MAX_ITEMS {
-                return Err(NodeError::Internal("its list does not end".to_owned()));
-            }
-            all.push(message.to_owned_message().try_into().map_err(not_understood)?);
-        }
-        all
-    }};
+/// The same of the answer to a start.
+fn not_started(malformed: Malformed) -> CreateError {
+    CreateError::Failed { step: "answer", message: malformed.to_string() }
 }
 
-type Drains = ServerStream<
-    <Link as ClientTransport>::ResponseBody,
-    v1::__buffa::view::DrainStatusView<'static>,
->;
-
-/// The next drain status; `None` when the stream is over, in whatever way.
-async fn next_drain(stream: &mut Drains) -> Option<DrainStatus> {
-    match stream.message::<v1::DrainStatus>().await {
-        Ok(message) => DrainStatus::try_from(message?.to_owned_message())
-            .inspect_err(|bad| tracing::warn!(error = %bad, "a drain status is not understood"))
-            .ok(),
-        Err(error) => {
-            tracing::info!(error = %observe::chain(&error), "no more news of a node's drain");
-            None
-        }
-    }
+/// The same of the answer to a pause: what became of the sandbox is not known.
+fn not_paused(malformed: Malformed) -> PauseError {
+    PauseError::Unreachable(format!("its answer is not understood: {malformed}"))
 }
 
 #[async_trait]
@@ -168,10 +150,7 @@ impl NodeApi for Client {
             ..v1::CreateSandboxRequest::default()
         };
         let answer = self.nodes.create_sandbox(request).await.map_err(create_error)?;
-        answer.into_owned().try_into().map_err(|malformed: Malformed| CreateError::Failed {
-            step: "answer",
-            message: malformed.to_string(),
-        })
+        answer.into_owned().try_into().map_err(not_started)
     }
 
     async fn kill(&self, id: &SandboxId, reason: EndReason) -> Result<(), NodeError> {
@@ -182,6 +161,66 @@ impl NodeApi for Client {
         };
         let answer = self.sandboxes.delete(request).await;
         answer.map(drop).map_err(|error| sandbox_error(error, id))
+    }
+
+    async fn pause(&self, id: &SandboxId, keep: Keep) -> Result<PausedStatus, PauseError> {
+        let request = v1::PauseSandboxRequest {
+            sandbox: id.to_string(),
+            keep: v1::Keep::from(keep).into(),
+            ..v1::PauseSandboxRequest::default()
+        };
+        let answer = self.nodes.pause_sandbox(request).await;
+        let answer = answer.map_err(|error| pause_error(error, id))?;
+        answer.into_owned().try_into().map_err(not_paused)
+    }
+
+    async fn resume(
+        &self,
+        spec: SandboxSpec,
+        keep: Keep,
+        limit: Duration,
+    ) -> Result<Resumed, CreateError> {
+        let id = spec.id.to_string();
+        let request = v1::ResumeSandboxRequest {
+            spec: v1::SandboxSpec::from(spec).into(),
+            keep: v1::Keep::from(keep).into(),
+            limit_ms: ms(limit),
+            ..v1::ResumeSandboxRequest::default()
+        };
+        let answer = match self.nodes.resume_sandbox(request).await {
+            // A node of an older version has paused nothing.
+            Err(error) if error.code == ErrorCode::Unimplemented => {
+                return Err(CreateError::NotPaused(id));
+            }
+            answer => answer.map_err(create_error)?.into_owned(),
+        };
+        answer.try_into().map_err(not_started)
+    }
+
+    async fn paused(&self) -> Result<Vec<PausedStatus>, NodeError> {
+        self.events.settled().await;
+        let call = self.nodes.list_paused_sandboxes(v1::ListPausedSandboxesRequest::default());
+        match collect!(call, v1::PausedSandbox) {
+            // A node of an older version has paused nothing.
+            Err(Broken::Failed(error)) if error.code == ErrorCode::Unimplemented => Ok(Vec::new()),
+            paused => Ok(paused?),
+        }
+    }
+
+    async fn snapshot(
+        &self,
+        id: &SandboxId,
+        new: NewSnapshot,
+    ) -> Result<SnapshotStatus, PauseError> {
+        let answer = self.nodes.snapshot_sandbox((id, new).into()).await;
+        let answer = answer.map_err(|error| pause_error(error, id))?;
+        answer.into_owned().try_into().map_err(not_paused)
+    }
+
+    async fn remove_template(&self, id: &TemplateId) -> Result<(), RemoveError> {
+        let request = v1::RemoveTemplateRequest { template: id.to_string(), ..Default::default() };
+        let answer = self.nodes.remove_template(request).await;
+        answer.map(drop).map_err(|error| remove_error(error, id))
     }
 
     async fn set_end(&self, id: &SandboxId, ends_at: SystemTime) -> Result<(), NodeError> {
@@ -195,14 +234,9 @@ impl NodeApi for Client {
     }
 
     async fn set_egress(&self, id: &SandboxId, egress: Egress) -> Result<(), NodeError> {
-        let rules = SandboxNetworkEgressConfig {
-            allowed_cidrs: texts(&egress.allow),
-            denied_cidrs: texts(&egress.deny),
-            ..SandboxNetworkEgressConfig::default()
-        };
         let request = SandboxUpdateRequest {
             sandbox_id: id.to_string(),
-            egress: Some(rules).into(),
+            egress: Some(to_e2b(&egress)).into(),
             ..SandboxUpdateRequest::default()
         };
         let answer = self.sandboxes.update(request).await;
@@ -213,7 +247,7 @@ impl NodeApi for Client {
         // What happens after this list is in the events, for whoever has asked for them before.
         self.events.settled().await;
         let call = self.nodes.list_sandboxes(v1::ListSandboxesRequest::default());
-        Ok(collect!(call, v1::Sandbox))
+        Ok(collect!(call, v1::Sandbox)?)
     }
 
     async fn ended(&self, ids: &[SandboxId]) -> Result<Vec<Ending>, NodeError> {
@@ -223,7 +257,7 @@ impl NodeApi for Client {
                 sandboxes: ids.iter().map(ToString::to_string).collect(),
                 ..v1::ListEndingsRequest::default()
             });
-            let some: Vec<Ending> = collect!(call, v1::Ending);
+            let some: Vec<Ending> = collect!(call, v1::Ending)?;
             endings.extend(some);
         }
         Ok(endings)
@@ -333,6 +367,6 @@ impl NodeApi for Client {
 
     async fn builds(&self) -> Result<Vec<BuildStatus>, NodeError> {
         let call = self.nodes.list_builds(v1::ListBuildsRequest::default());
-        Ok(collect!(call, v1::Build))
+        Ok(collect!(call, v1::Build)?)
     }
 }

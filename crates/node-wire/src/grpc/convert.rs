@@ -2,8 +2,11 @@
 
 mod build;
 mod drain;
+mod egress;
+mod event;
 mod history;
 mod info;
+mod pause;
 mod sandbox;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -16,7 +19,10 @@ use parking_lot::Mutex;
 use super::failure::Failure;
 use super::proto::cofferdam::node::v1;
 
-pub(super) use sandbox::{end_reason, event, ranges, texts};
+pub(super) use egress::{from_e2b, to_e2b};
+pub(super) use event::event;
+pub(super) use pause::keep;
+pub(super) use sandbox::end_reason;
 
 /// A message that is not a value.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -152,9 +158,9 @@ fn from_wire<A: Copy, B: PartialEq + buffa::Enumeration>(
 mod tests {
     use std::time::Duration;
 
-    use model::{EndReason, NodePhase, SandboxPhase};
+    use model::{EndReason, Keep, NodePhase, OnTimeout, SandboxPhase};
 
-    use super::{MAX_DURATION, PHASES, drain, duration, ms, sandbox, word};
+    use super::{MAX_DURATION, PHASES, drain, duration, ms, pause, sandbox, word};
     use crate::Class;
 
     /// Every value of ours, once, and to a value of its own on the wire.
@@ -187,15 +193,20 @@ mod tests {
             R::NodeStop,
             R::Reclaimed,
             R::HostRestart,
+            R::Paused,
         ];
         for reason in reasons {
             // Whoever adds one has to add it here.
             match reason {
                 R::Request | R::Timeout | R::Crashed => {}
-                R::StartFailed | R::NodeStop | R::Reclaimed | R::HostRestart => {}
+                R::StartFailed | R::NodeStop | R::Reclaimed | R::HostRestart | R::Paused => {}
             }
         }
         is_whole(&sandbox::REASONS, &reasons);
+        let keeps = [Keep::Memory, Keep::Files];
+        is_whole(&pause::KEEPS, &keeps);
+        let [memory, files] = keeps.map(OnTimeout::Pause);
+        is_whole(&sandbox::ON_TIMEOUT, &[OnTimeout::Kill, memory, files]);
     }
 
     #[test]

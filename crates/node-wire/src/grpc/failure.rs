@@ -3,6 +3,8 @@
 //! The detail is a `google.rpc.ErrorInfo` of the domain `cofferdam`; from it the client makes the
 //! same value again that the node gave. Without one, only the code is known.
 
+mod pause;
+mod reason;
 mod told;
 
 use connectrpc::{ConnectError, ErrorCode, ErrorDetail};
@@ -10,7 +12,10 @@ use connectrpc::{ConnectError, ErrorCode, ErrorDetail};
 use super::proto::google::rpc::ErrorInfo;
 use crate::{BuildError, CreateError, NodeError, StatusError};
 
-pub(super) use told::{build_error, create_error, node_error, sandbox_error, status_error};
+pub(super) use reason::Reason;
+pub(super) use told::{
+    build_error, create_error, node_error, pause_error, remove_error, sandbox_error, status_error,
+};
 
 const DOMAIN: &str = "cofferdam";
 const DETAIL: &str = "google.rpc.ErrorInfo";
@@ -21,91 +26,6 @@ const MAX_TEXT_BYTES: usize = 2048;
 /// E2B's texts, which its control plane shows or looks for.
 const DRAINING: &str = "orchestrator is draining";
 const NO_WAY_BACK: &str = "service drain cannot be reversed";
-
-/// Why, for programs. Names are part of the contract.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Reason {
-    NodeDraining,
-    NodeStarting,
-    NodeFull,
-    TooManyStarting,
-    DiskFull,
-    AlreadyExists,
-    UnknownTemplate,
-    InvalidRequest,
-    StartFailed,
-    StartExpired,
-    StartCancelled,
-    SandboxNotFound,
-    SandboxStuck,
-    DrainIsFinal,
-    StatusIsStale,
-    BuildNotFound,
-    TooManyBuilds,
-    Unsupported,
-    NodeUnreachable,
-    NodeFailed,
-    ServerStopping,
-    EventsMissed,
-}
-
-impl Reason {
-    const ALL: [Self; 22] = [
-        Self::NodeDraining,
-        Self::NodeStarting,
-        Self::NodeFull,
-        Self::TooManyStarting,
-        Self::DiskFull,
-        Self::AlreadyExists,
-        Self::UnknownTemplate,
-        Self::InvalidRequest,
-        Self::StartFailed,
-        Self::StartExpired,
-        Self::StartCancelled,
-        Self::SandboxNotFound,
-        Self::SandboxStuck,
-        Self::DrainIsFinal,
-        Self::StatusIsStale,
-        Self::BuildNotFound,
-        Self::TooManyBuilds,
-        Self::Unsupported,
-        Self::NodeUnreachable,
-        Self::NodeFailed,
-        Self::ServerStopping,
-        Self::EventsMissed,
-    ];
-
-    const fn as_str(self) -> &'static str {
-        match self {
-            Self::NodeDraining => "NODE_DRAINING",
-            Self::NodeStarting => "NODE_STARTING",
-            Self::NodeFull => "NODE_FULL",
-            Self::TooManyStarting => "TOO_MANY_STARTING",
-            Self::DiskFull => "DISK_FULL",
-            Self::AlreadyExists => "ALREADY_EXISTS",
-            Self::UnknownTemplate => "UNKNOWN_TEMPLATE",
-            Self::InvalidRequest => "INVALID_REQUEST",
-            Self::StartFailed => "START_FAILED",
-            Self::StartExpired => "START_EXPIRED",
-            Self::StartCancelled => "START_CANCELLED",
-            Self::SandboxNotFound => "SANDBOX_NOT_FOUND",
-            Self::SandboxStuck => "SANDBOX_STUCK",
-            Self::DrainIsFinal => "DRAIN_IS_FINAL",
-            Self::StatusIsStale => "STATUS_IS_STALE",
-            Self::BuildNotFound => "BUILD_NOT_FOUND",
-            Self::TooManyBuilds => "TOO_MANY_BUILDS",
-            Self::Unsupported => "UNSUPPORTED",
-            Self::NodeUnreachable => "NODE_UNREACHABLE",
-            Self::NodeFailed => "NODE_FAILED",
-            Self::ServerStopping => "SERVER_STOPPING",
-            Self::EventsMissed => "EVENTS_MISSED",
-        }
-    }
-
-    fn parse(text: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|reason| reason.as_str() == text)
-    }
-}
 
 /// An error about to be told.
 #[derive(Debug)]
@@ -206,6 +126,10 @@ impl From<CreateError> for Failure {
             CreateError::AlreadyExists(id) => {
                 let text = format!("sandbox '{id}' already exists");
                 Self::new(C::AlreadyExists, R::AlreadyExists, text).fact("id", id)
+            }
+            CreateError::NotPaused(id) => {
+                let text = format!("sandbox files for '{id}' not found");
+                Self::new(C::FailedPrecondition, R::NotPaused, text).fact("id", id)
             }
             CreateError::UnknownTemplate(id) => {
                 let text = format!("sandbox files for '{id}' not found");

@@ -79,10 +79,15 @@ pub(super) fn change(request: NodeRequest) -> ServiceStatusChangeRequest {
     }
 }
 
-/// Disk promised to sandboxes that run, in bytes.
+/// Disk promised to sandboxes that run or stand still, in bytes.
 fn disk_allocated(sandboxes: &[SandboxStatus]) -> u64 {
-    let live = sandboxes.iter().filter(|sandbox| sandbox.phase == SandboxPhase::Live);
-    live.map(|sandbox| sandbox.resources.disk_mib.saturating_mul(MIB)).fold(0, u64::saturating_add)
+    let holds = |phase: SandboxPhase| {
+        phase.is_routable() || matches!(phase, SandboxPhase::Pausing | SandboxPhase::Paused)
+    };
+    let holding = sandboxes.iter().filter(|sandbox| holds(sandbox.phase));
+    holding
+        .map(|sandbox| sandbox.resources.disk_mib.saturating_mul(MIB))
+        .fold(0, u64::saturating_add)
 }
 
 fn signed(number: u64) -> i64 {

@@ -4,16 +4,16 @@ use connectrpc::{
     ConnectError, RequestContext, Response, ServiceRequest, ServiceResult, ServiceStream,
 };
 use futures::{Stream, StreamExt as _, future, stream};
-use model::{LifecycleId, NodeRequest, SandboxId, SandboxSpec};
+use model::{LifecycleId, NodeRequest, SandboxId, SandboxSpec, TemplateId};
 use observe::metrics::{LOST, LOST_EVENTS};
 use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::RecvError;
 use tokio_util::sync::CancellationToken;
 
-use super::convert::{Malformed, duration, id};
+use super::convert::{Malformed, duration, id, keep};
 use super::failure::Failure;
 use super::proto::cofferdam::node::v1;
-use crate::{BuildRequest, Expected, NodeApi, NodeEvent};
+use crate::{BuildRequest, Expected, NewSnapshot, NodeApi, NodeEvent};
 
 /// Everything E2B's services have no words for: three lines a call.
 #[derive(Debug)]
@@ -97,6 +97,50 @@ impl v1::NodeService for Nodes {
         _request: ServiceRequest<'_, v1::ListSandboxesRequest>,
     ) -> ServiceResult<ServiceStream<v1::Sandbox>> {
         each(self.node.list().await.map_err(Failure::from)?)
+    }
+
+    async fn pause_sandbox(
+        &self,
+        _context: RequestContext,
+        request: ServiceRequest<'_, v1::PauseSandboxRequest>,
+    ) -> ServiceResult<v1::PausedSandbox> {
+        let message = request.to_owned_message();
+        let sandbox: SandboxId = id("sandbox", &message.sandbox).map_err(refused)?;
+        let keep = keep(message.keep).map_err(refused)?;
+        let paused = self.node.pause(&sandbox, keep).await.map_err(Failure::from)?;
+        Response::ok(v1::PausedSandbox::from(paused))
+    }
+
+    async fn resume_sandbox(
+        &self,
+        _context: RequestContext,
+        request: ServiceRequest<'_, v1::ResumeSandboxRequest>,
+    ) -> ServiceResult<v1::ResumeSandboxResponse> {
+        let message = request.to_owned_message();
+        let spec = message.spec.into_option().ok_or_else(|| refused(Malformed::missing("spec")))?;
+        let spec = SandboxSpec::try_from(spec).map_err(refused)?;
+        let keep = keep(message.keep).map_err(refused)?;
+        let resumed = self.node.resume(spec, keep, duration(message.limit_ms)).await;
+        Response::ok(v1::ResumeSandboxResponse::from(resumed.map_err(Failure::from)?))
+    }
+
+    async fn list_paused_sandboxes(
+        &self,
+        _context: RequestContext,
+        _request: ServiceRequest<'_, v1::ListPausedSandboxesRequest>,
+    ) -> ServiceResult<ServiceStream<v1::PausedSandbox>> {
+        each(self.node.paused().await.map_err(Failure::from)?)
+    }
+
+    async fn snapshot_sandbox(
+        &self,
+        _context: RequestContext,
+        request: ServiceRequest<'_, v1::SnapshotSandboxRequest>,
+    ) -> ServiceResult<v1::Snapshot> {
+        let asked: Result<(SandboxId, NewSnapshot), _> = request.to_owned_message().try_into();
+        let (sandbox, new) = asked.map_err(refused)?;
+        let snapshot = self.node.snapshot(&sandbox, new).await.map_err(Failure::from)?;
+        Response::ok(v1::Snapshot::from(snapshot))
     }
 
     async fn list_endings(
@@ -237,5 +281,15 @@ impl v1::NodeService for Nodes {
         _request: ServiceRequest<'_, v1::ListBuildsRequest>,
     ) -> ServiceResult<ServiceStream<v1::Build>> {
         each(self.node.builds().await.map_err(Failure::from)?)
+    }
+
+    async fn remove_template(
+        &self,
+        _context: RequestContext,
+        request: ServiceRequest<'_, v1::RemoveTemplateRequest>,
+    ) -> ServiceResult<v1::RemoveTemplateResponse> {
+        let template: TemplateId = id("template", request.template).map_err(refused)?;
+        self.node.remove_template(&template).await.map_err(Failure::from)?;
+        Response::ok(v1::RemoveTemplateResponse::default())
     }
 }

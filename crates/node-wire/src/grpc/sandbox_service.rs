@@ -6,27 +6,28 @@ use std::time::Duration;
 
 use buffa_types::google::protobuf::Empty;
 use connectrpc::{ErrorCode, RequestContext, Response, ServiceRequest, ServiceResult};
-use model::{EndReason, SandboxId, SandboxPhase};
+use model::{EndReason, Keep, SandboxId, SandboxSpec};
 use tracing::warn;
 
 use self::executions::Executions;
-use self::order::Order;
-use super::convert::{end_reason, id, optional_time};
-use super::failure::Failure;
+use self::order::{Order, Stock};
+use super::convert::{Malformed, end_reason, id, optional_time};
+use super::failure::{Failure, Reason};
 use super::proto::{
     RunningSandbox, SandboxCheckpointRequest, SandboxCheckpointResponse, SandboxConfig,
     SandboxCreateRequest, SandboxCreateResponse, SandboxDeleteRequest, SandboxListResponse,
     SandboxPauseRequest, SandboxPauseResponse, SandboxService, SandboxUpdateRequest,
 };
-use crate::{CreateError, NodeApi, NodeError, SandboxStatus};
+use crate::{CreateError, NewSnapshot, NodeApi, NodeError, PauseError, SandboxStatus, Started};
 
 /// The longest a create may take, as at E2B; a caller's deadline may be nearer.
 const CREATE_LIMIT: Duration = Duration::from_secs(60);
 
 /// E2B's words for sandboxes.
 ///
-/// Unlike E2B's, this node ends a sandbox itself when its time is over, answers a delete when
-/// everything is released, and refuses a create while it drains.
+/// Unlike E2B's, this node ends or pauses a sandbox itself when its time is over, answers a delete
+/// when everything is released, and refuses a create while it drains. A paused sandbox stays where
+/// it is: only this node can resume it.
 #[derive(Debug)]
 pub(super) struct Sandboxes {
     node: Arc<dyn NodeApi>,
@@ -48,9 +49,12 @@ impl Sandboxes {
         if info.phase.is_draining() {
             return Err(CreateError::Draining.into());
         }
-        let Order { spec, ends_at, execution } = Order::read(message, &info.templates)?;
+        let resumes = message.sandbox.snapshot;
+        let paused = if resumes { self.node.paused().await? } else { Vec::new() };
+        let stock = Stock { templates: &info.templates, paused: &paused };
+        let Order { spec, ends_at, execution, resume } = Order::read(message, &stock)?;
         let id = spec.id.clone();
-        let started = self.node.create(spec, limit).await?;
+        let (started, memory) = self.run(spec, resume, limit).await?;
         if let Some(execution) = execution {
             self.executions.note(&id, &started.status.lifecycle, execution);
         }
@@ -67,15 +71,33 @@ impl Sandboxes {
         }
         Ok(SandboxCreateResponse {
             client_id: info.id.to_string(),
-            // There is no memory to resume, so every start is one from the file system.
-            filesystem_boot_applied: true,
+            // A new sandbox has no memory to go on with, not even that of its template.
+            filesystem_boot_applied: !memory,
             ..SandboxCreateResponse::default()
         })
     }
 
+    /// Starts a sandbox, or lets it go on; and whether its processes went on.
+    async fn run(
+        &self,
+        spec: SandboxSpec,
+        resume: Option<Keep>,
+        limit: Duration,
+    ) -> Result<(Started, bool), Failure> {
+        let Some(keep) = resume else { return Ok((self.node.create(spec, limit).await?, false)) };
+        match self.node.resume(spec, keep, limit).await {
+            Ok(resumed) => Ok((resumed.started, resumed.memory)),
+            Err(error @ CreateError::TooManyStarting { .. }) => {
+                let text = "too many sandboxes resuming on this node, please retry";
+                Err(Failure::from(error).told_as(ErrorCode::ResourceExhausted, text))
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
     async fn find(&self, id: &SandboxId) -> Result<SandboxStatus, Failure> {
         let all = self.node.list().await?;
-        let found = all.into_iter().find(|s| s.id == *id && s.phase == SandboxPhase::Live);
+        let found = all.into_iter().find(|s| s.id == *id && s.phase.is_routable());
         found.ok_or_else(|| NodeError::NotFound(id.to_string()).into())
     }
 
@@ -114,6 +136,17 @@ impl Sandboxes {
 
 fn sandbox_id(text: &str) -> Result<SandboxId, Failure> {
     Ok(id("sandbox_id", text)?)
+}
+
+/// A checkpoint: a template that has its build's name, which is the only one it is told by.
+fn snapshot(build: &str) -> Result<NewSnapshot, Failure> {
+    let illegal = |error: Malformed| {
+        // After any other code the caller kills the sandbox, which runs on.
+        Failure::new(ErrorCode::FailedPrecondition, Reason::InvalidRequest, error.to_string())
+    };
+    let template = id("build_id", build).map_err(illegal)?;
+    let build = id("build_id", build).map_err(illegal)?;
+    Ok(NewSnapshot { template, build, passing: false })
 }
 
 /// Update and pause do not name the sandbox that is not there.
@@ -167,7 +200,7 @@ impl SandboxService for Sandboxes {
         let node = self.node.drain_status().await.map_err(Failure::from)?.node;
         let all = self.node.list().await.map_err(Failure::from)?;
         self.executions.forget_all_but(&all);
-        let live = all.into_iter().filter(|sandbox| sandbox.phase == SandboxPhase::Live);
+        let live = all.into_iter().filter(|sandbox| sandbox.phase.is_routable());
         Response::ok(SandboxListResponse {
             sandboxes: live.map(|sandbox| self.running(node.as_str(), sandbox)).collect(),
             ..SandboxListResponse::default()
@@ -192,10 +225,12 @@ impl SandboxService for Sandboxes {
         request: ServiceRequest<'_, SandboxPauseRequest>,
     ) -> ServiceResult<SandboxPauseResponse> {
         let sandbox = sandbox_id(request.sandbox_id)?;
-        self.find(&sandbox).await.map_err(in_short)?;
-        let text =
-            format!("this node cannot pause sandboxes; '{sandbox}' runs on until its end_time");
-        Err(Failure::unsupported(text).into())
+        let keep = if request.filesystem_only { Keep::Files } else { Keep::Memory };
+        match self.node.pause(&sandbox, keep).await {
+            // The node does so by itself when its time is over, at which the caller asks for it.
+            Ok(_) | Err(PauseError::Paused(_)) => Response::ok(SandboxPauseResponse::default()),
+            Err(error) => Err(in_short(error.into()).into()),
+        }
     }
 
     async fn checkpoint(
@@ -204,11 +239,8 @@ impl SandboxService for Sandboxes {
         request: ServiceRequest<'_, SandboxCheckpointRequest>,
     ) -> ServiceResult<SandboxCheckpointResponse> {
         let sandbox = sandbox_id(request.sandbox_id)?;
-        self.find(&sandbox).await?;
-        // E2B's control plane takes a sandbox for lost, and kills it, after every other code than
-        // this one and ResourceExhausted.
-        let text = format!("this node cannot take checkpoints; sandbox '{sandbox}' runs on");
-        let refusal = Failure::unsupported(text.as_str());
-        Err(refusal.told_as(ErrorCode::FailedPrecondition, text).into())
+        let new = snapshot(request.build_id)?;
+        self.node.snapshot(&sandbox, new).await.map_err(Failure::from)?;
+        Response::ok(SandboxCheckpointResponse::default())
     }
 }

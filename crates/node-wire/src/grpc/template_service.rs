@@ -14,7 +14,7 @@ use super::proto::{
     TemplateBuildStatusResponse, TemplateConfig, TemplateCreateRequest, TemplateService,
     TemplateStatusRequest,
 };
-use crate::{BuildError, BuildRequest, BuildState, BuildStatus, NodeApi, NodeError};
+use crate::{BuildError, BuildRequest, BuildState, BuildStatus, NodeApi, NodeError, TemplateInfo};
 
 /// E2B's words for template builds.
 ///
@@ -29,6 +29,17 @@ pub(super) struct Templates {
 impl Templates {
     pub(super) fn new(node: Arc<dyn NodeApi>) -> Self {
         Self { node }
+    }
+
+    /// Removes what a checkpoint has made, if `build` is one; and whether it is.
+    async fn remove_checkpoint(&self, build: &BuildId) -> Result<bool, Failure> {
+        let info = self.node.info().await?;
+        let made = |template: &TemplateInfo| {
+            template.snapshot && template.build == *build && template.id.as_str() == build.as_str()
+        };
+        let Some(template) = info.templates.into_iter().find(made) else { return Ok(false) };
+        self.node.remove_template(&template.id).await?;
+        Ok(true)
     }
 
     /// What a finished build has made; `None` when it has been replaced since.
@@ -149,8 +160,13 @@ impl TemplateService for Templates {
             return Err(ConnectError::unknown("template id and build id are required fields"));
         }
         let build = id("buildID", request.buildID).map_err(refused)?;
-        self.node.build_delete(&build).await.map_err(Failure::from)?;
-        Response::ok(Empty::default())
+        match self.node.build_delete(&build).await {
+            Ok(()) => Response::ok(Empty::default()),
+            Err(BuildError::NotFound(_)) if self.remove_checkpoint(&build).await? => {
+                Response::ok(Empty::default())
+            }
+            Err(error) => Err(Failure::from(error).into()),
+        }
     }
 
     async fn init_layer_file_upload(

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use model::{Egress, EndReason, NodePhase, SandboxId};
+use model::{Egress, EndReason, HeaderRule, NodePhase, SandboxId, Secret, SocksProxy};
 use node_wire::{CreateError, NodeError};
 use prost::Message as _;
 use prost_reflect::DynamicMessage;
@@ -148,18 +148,13 @@ async fn every_wish_that_cannot_be_fulfilled_is_refused_by_name_before_anything_
     let service = Service::start().await;
     let peer = Peer::connect(service.address).await;
     let wishes = [
-        (json!({ "snapshot": true }), "snapshot"),
-        (json!({ "autoPause": true }), "auto_pause"),
         (json!({ "volumeMounts": [{ "id": "v", "path": "/v" }] }), "volumeMounts"),
-        (json!({ "autoResume": { "policy": "any" } }), "auto_resume"),
         (json!({ "iam": { "tokens": { "t": {} } } }), "iam"),
         (
-            json!({ "network": { "egress": { "allowedDomains": ["example.org"] } } }),
-            "network.egress.allowed_domains",
-        ),
-        (
-            json!({ "network": { "egress": { "rules": { "example.org": {} } } } }),
-            "network.egress.rules",
+            json!({ "network": { "egress": { "rules": { "example.org": { "rules": [
+                { "transform": { "headers": { "a": "Bearer ${e2b.secrets.KEY}" } } }
+            ] } } } } }),
+            "a placeholder in network.egress.rules",
         ),
         (
             json!({ "network": { "ingress": { "trafficAccessToken": "t" } } }),
@@ -175,10 +170,6 @@ async fn every_wish_that_cannot_be_fulfilled_is_refused_by_name_before_anything_
         let text = format!("{field} is not supported by this node");
         assert_eq!(told(&refused), (Code::Unimplemented, text.as_str()));
     }
-    let proxy = json!({ "network": { "egress": { "egressProxyAddress": "p:1" } } });
-    let refused = peer.refused(CREATE, order(json!({ "sandbox": proxy }))).await;
-    let text = "egress proxy is not supported by this orchestrator build";
-    assert_eq!(told(&refused), (Code::Unimplemented, text));
     assert!(service.node.orders.lock().is_empty());
 }
 
@@ -317,19 +308,34 @@ async fn update_moves_the_end_and_sets_rules_or_does_neither() {
     let ends_at = || service.node.sandboxes.lock().values().next().unwrap().ends_at;
     let before = ends_at();
     for (rules, code) in [
-        (json!({ "allowedDomains": ["example.org"] }), Code::Unimplemented),
+        (json!({ "allowedDomains": ["1.2.3.4"] }), Code::InvalidArgument),
+        (json!({ "egressProxyAddress": "p" }), Code::InvalidArgument),
         (json!({ "deniedCidrs": ["10.0.0.0/33"] }), Code::InvalidArgument),
     ] {
         let both = json!({ "sandboxId": "i1", "endTime": "2998-01-01T00:00:00Z", "egress": rules });
         assert_eq!(peer.refused(update, both).await.code(), code);
     }
-    let rules = json!({ "allowedCidrs": ["10.1.0.0/16"], "deniedCidrs": ["10.0.0.0/8"] });
+    let rules = json!({
+        "allowedCidrs": ["10.1.0.0/16"],
+        "deniedCidrs": ["10.0.0.0/8"],
+        "allowedDomains": ["*.example.org"],
+        "egressProxyAddress": "p:1",
+        "egressProxyUsername": "u",
+        "rules": { "a.org": { "rules": [{ "transform": { "headers": { "X-A": "b" } } }] } },
+    });
     peer.call(update, json!({ "sandboxId": "i1", "egress": rules })).await.unwrap();
     peer.call(update, json!({ "sandboxId": "i1", "egress": {} })).await.unwrap();
     let set: Vec<Egress> =
         service.node.rules.lock().iter().map(|(_, rules)| rules.clone()).collect();
     let range = |text: &str| vec![text.parse().unwrap()];
-    let first = Egress { allow: range("10.1.0.0/16"), deny: range("10.0.0.0/8") };
+    let headers = vec![("x-a".to_owned(), Secret::new("b".into()))];
+    let first = Egress {
+        allow: range("10.1.0.0/16"),
+        deny: range("10.0.0.0/8"),
+        domains: vec!["*.example.org".parse().unwrap()],
+        proxy: Some(SocksProxy::new("p:1", Some("u".into()), None).unwrap()),
+        headers: vec![HeaderRule { domain: "a.org".parse().unwrap(), headers }],
+    };
     assert_eq!(set, [first, Egress::default()], "none of those that were refused");
     assert_eq!(ends_at(), before);
     let moved = json!({ "sandboxId": "i1", "endTime": "1970-01-01T00:01:00Z" });
@@ -357,25 +363,6 @@ async fn delete_says_what_is_not_there_and_what_could_not_be_released() {
     let refused = peer.refused(delete, json!({ "sandboxId": "i1" })).await;
     assert_eq!(told(&refused), (Code::Internal, "failed to delete sandbox 'i1'"));
     assert!(has_reason(&refused, "SANDBOX_STUCK") && has_reason(&refused, "slot: busy"));
-}
-
-#[tokio::test]
-async fn pause_and_checkpoint_are_refused_and_leave_the_sandbox_running() {
-    let service = Service::start().await;
-    let peer = Peer::connect(service.address).await;
-    peer.call(CREATE, order(json!({}))).await.unwrap();
-    let refused = peer.refused("/SandboxService/Pause", json!({ "sandboxId": "i1" })).await;
-    let text = "this node cannot pause sandboxes; 'i1' runs on until its end_time";
-    assert_eq!(told(&refused), (Code::Unimplemented, text));
-    let refused = peer.refused("/SandboxService/Checkpoint", json!({ "sandboxId": "i1" })).await;
-    let text = "this node cannot take checkpoints; sandbox 'i1' runs on";
-    assert_eq!(told(&refused), (Code::FailedPrecondition, text));
-    assert!(has_reason(&refused, "UNSUPPORTED"));
-    assert_eq!(service.node.sandboxes.lock().len(), 1);
-    let refused = peer.refused("/SandboxService/Pause", json!({ "sandboxId": "gone" })).await;
-    assert_eq!(told(&refused), (Code::NotFound, "sandbox not found"));
-    let refused = peer.refused("/SandboxService/Checkpoint", json!({ "sandboxId": "gone" })).await;
-    assert_eq!(told(&refused), (Code::NotFound, "sandbox 'gone' not found"));
 }
 
 #[tokio::test]

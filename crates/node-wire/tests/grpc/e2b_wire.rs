@@ -1,4 +1,6 @@
-//! Names, numbers and types of E2B's services: what is on the wire must never change.
+//! Names, numbers and types of messages: what is on the wire must never change.
+
+use std::collections::BTreeSet;
 
 use prost_reflect::{Cardinality, FieldDescriptor, Kind};
 
@@ -47,4 +49,31 @@ fn e2bs_services_and_messages_have_the_names_numbers_and_types_they_had() {
     }
     let found = lines.join("\n") + "\n";
     assert_eq!(found, include_str!("golden/e2b_wire.txt"), "found:\n{found}");
+}
+
+/// Each on a line: our own service may have more than it had, but not less and nothing else. Peers of
+/// another version rely on it.
+#[test]
+fn what_our_own_service_had_it_has() {
+    let pool = pool();
+    let file = pool.get_file_by_name("cofferdam/node/v1/node.proto").unwrap();
+    let mut found = BTreeSet::new();
+    for method in file.services().flat_map(|service| service.methods().collect::<Vec<_>>()) {
+        let stream = if method.is_server_streaming() { "stream " } else { "" };
+        let (input, output) = (method.input(), method.output());
+        let line = format!("{}: {} -> {stream}{}", method.name(), input.name(), output.name());
+        found.insert(line);
+    }
+    for kind in file.enums() {
+        let value = |name: &str, number| format!("{}: {number} {name}", kind.name());
+        found.extend(kind.values().map(|known| value(known.name(), known.number())));
+    }
+    for message in file.messages() {
+        found
+            .extend(message.fields().map(|known| format!("{}: {}", message.name(), field(&known))));
+    }
+    let lines = || found.iter().map(String::as_str).collect::<Vec<_>>().join("\n");
+    for had in include_str!("golden/node_wire.txt").lines() {
+        assert!(found.contains(had), "not so any more: {had}\nfound:\n{}", lines());
+    }
 }

@@ -1,4 +1,7 @@
-//! A node without machines: phases, sandboxes, builds and events are as on a real one.
+//! A node without machines: phases, sandboxes, pauses, builds and events are as on a real one.
+
+mod documents;
+pub(crate) mod pause;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
@@ -8,14 +11,14 @@ use async_trait::async_trait;
 use futures::StreamExt as _;
 use futures::stream::{BoxStream, unfold};
 use model::{
-    BuildId, Change, Egress, EndReason, LifecycleId, NodePhase, NodeRequest, Resources, SandboxId,
-    SandboxPhase, SandboxSpec,
+    BuildId, Change, Egress, EndReason, Keep, LifecycleId, NodePhase, NodeRequest, SandboxId,
+    SandboxPhase, SandboxSpec, TemplateId,
 };
 use node_wire::{
-    AdoptReport, AttemptStatus, Blocker, BuildError, BuildRequest, BuildState, BuildStatus, Class,
-    ClassCount, CreateError, DrainStatus, Ending, Enforcement, Expected, ExplainedStep,
-    Explanation, LeakItem, Leaks, NodeApi, NodeError, NodeEvent, NodeInfo, NodeMetrics, Processor,
-    Route, Sample, SandboxStatus, Started, StatusError, TemplateInfo,
+    AdoptReport, BuildError, BuildRequest, BuildState, BuildStatus, CreateError, DrainStatus,
+    Ending, Enforcement, Expected, Explanation, Leaks, NewSnapshot, NodeApi, NodeError, NodeEvent,
+    NodeInfo, NodeMetrics, PauseError, PausedStatus, Processor, RemoveError, Resumed, Route,
+    Sample, SandboxStatus, SnapshotStatus, Started, StatusError,
 };
 use parking_lot::Mutex;
 use tokio::sync::{broadcast, watch};
@@ -49,6 +52,7 @@ pub(crate) struct FakeNode {
     pub(crate) adopted: Mutex<Option<AdoptReport>>,
     pub(crate) fail_status: Mutex<Option<StatusError>>,
     pub(crate) fail_build: Mutex<Option<BuildError>>,
+    pub(crate) pauses: pause::Pauses,
 }
 
 impl Default for FakeNode {
@@ -67,6 +71,7 @@ impl Default for FakeNode {
             adopted: Mutex::default(),
             fail_status: Mutex::default(),
             fail_build: Mutex::default(),
+            pauses: pause::Pauses::default(),
         }
     }
 }
@@ -103,118 +108,6 @@ impl FakeNode {
 
     fn check(&self) -> Result<(), NodeError> {
         self.fail.lock().clone().map_or(Ok(()), Err)
-    }
-
-    pub(crate) fn template() -> TemplateInfo {
-        TemplateInfo {
-            id: "base".parse().unwrap(),
-            build: "b-1".parse().unwrap(),
-            aliases: vec!["base".into(), "default".into()],
-            resources: Resources { vcpus: 2, memory_mib: 512, disk_mib: 1024 },
-            envd_version: "0.6.4".into(),
-            created_at: moment(5),
-        }
-    }
-
-    pub(crate) fn document(&self) -> DrainStatus {
-        let phase = self.phase();
-        let live = u32::try_from(self.sandboxes.lock().len()).unwrap();
-        let count =
-            |class| ClassCount { class, count: if class == Class::Live { live } else { 0 } };
-        let draining = phase.is_draining();
-        DrainStatus {
-            node: "node-1".parse().unwrap(),
-            service_instance: "instance-1".into(),
-            phase,
-            changed_at: moment(20),
-            epoch: 7,
-            accepting: !draining,
-            draining_since: draining.then(|| moment(20)),
-            force_at: draining.then(|| moment(80)),
-            counts: Class::ALL.map(count).to_vec(),
-            blockers: self
-                .sandboxes
-                .lock()
-                .keys()
-                .map(|id| Blocker {
-                    class: Class::Live,
-                    id: id.to_string(),
-                    state: "live".into(),
-                    age: Duration::from_millis(1500),
-                    ends_at: Some(moment(60)),
-                    last_error: Some("busy".into()),
-                })
-                .collect(),
-            attempt: (phase == NodePhase::Forcing).then(|| AttemptStatus {
-                number: 2,
-                started_at: moment(30),
-                running: true,
-                stopped: 3,
-                late: 1,
-                failed: vec!["slot: busy".into()],
-            }),
-            eta: draining.then(|| Duration::from_secs(9)),
-            leaked: draining.then_some(0),
-        }
-    }
-
-    pub(crate) fn census() -> Leaks {
-        let item = |name: &str| LeakItem {
-            kind: "cgroup".into(),
-            name: name.into(),
-            owner: "slot 3".into(),
-        };
-        Leaks { owned: vec![item("a"), item("b")], leaked: vec![item("c")] }
-    }
-
-    /// One of each reason, of two sandboxes.
-    pub(crate) fn endings() -> Vec<Ending> {
-        use EndReason as R;
-        let reasons =
-            [R::Request, R::Timeout, R::Crashed, R::StartFailed, R::NodeStop, R::Reclaimed];
-        let ending = |(at, reason): (u64, EndReason)| Ending {
-            id: format!("i{}", at % 2).parse().unwrap(),
-            lifecycle: format!("l{at}").parse().unwrap(),
-            reason,
-            at: moment(at),
-            detail: if at == 0 { String::new() } else { format!("\u{e9} {at}") },
-        };
-        (0..).zip(reasons).map(ending).collect()
-    }
-
-    pub(crate) fn explanation() -> Explanation {
-        let step = |name: &str, took, error: Option<&str>| ExplainedStep {
-            at: moment(50),
-            name: name.into(),
-            took,
-            error: error.map(Into::into),
-        };
-        Explanation {
-            lifecycle: "l5".parse().unwrap(),
-            steps: vec![
-                step("slot", Some(Duration::from_micros(1234)), None),
-                step("live", None, None),
-                step("mounts", Some(Duration::ZERO), Some("busy")),
-            ],
-            failed_step: Some("mounts".into()),
-            output: vec!["one".into(), "t\u{e9}o".into()],
-            memory_peak_bytes: Some(3 * GIB),
-            cpu_time: Some(Duration::from_micros(77)),
-            reclaimed: vec!["a cgroup".into()],
-        }
-    }
-
-    pub(crate) fn sample() -> Sample {
-        Sample {
-            at: moment(33),
-            cpu_count: 2,
-            cpu_used_pct: 12.5,
-            mem_total_bytes: GIB,
-            mem_used_bytes: 7,
-            mem_cache_bytes: 8,
-            disk_total_bytes: 9,
-            disk_used_bytes: 10,
-        }
     }
 
     fn admit(&self) -> Result<(), CreateError> {
@@ -260,7 +153,7 @@ impl NodeApi for FakeNode {
                 enforced: true,
                 detail: "cgroup v2".into(),
             }],
-            templates: vec![Self::template()],
+            templates: self.templates(),
         })
     }
 
@@ -295,11 +188,42 @@ impl NodeApi for FakeNode {
 
     async fn kill(&self, id: &SandboxId, reason: EndReason) -> Result<(), NodeError> {
         self.check()?;
-        let gone = self.sandboxes.lock().remove(id);
-        gone.ok_or_else(|| NodeError::NotFound(id.to_string()))?;
+        let ran = self.sandboxes.lock().remove(id).is_some();
+        let stood_still = self.pauses.paused.lock().remove(id).is_some();
+        (ran || stood_still).then_some(()).ok_or_else(|| NodeError::NotFound(id.to_string()))?;
         drop(self.held.subscribe().wait_for(|held| !held).await);
         self.kills.lock().push((id.clone(), reason));
         Ok(())
+    }
+
+    async fn pause(&self, id: &SandboxId, keep: Keep) -> Result<PausedStatus, PauseError> {
+        self.do_pause(id, keep)
+    }
+
+    async fn resume(
+        &self,
+        spec: SandboxSpec,
+        keep: Keep,
+        limit: Duration,
+    ) -> Result<Resumed, CreateError> {
+        self.do_resume(spec, keep, limit)
+    }
+
+    async fn paused(&self) -> Result<Vec<PausedStatus>, NodeError> {
+        self.check()?;
+        Ok(self.pauses.paused.lock().values().cloned().collect())
+    }
+
+    async fn snapshot(
+        &self,
+        id: &SandboxId,
+        new: NewSnapshot,
+    ) -> Result<SnapshotStatus, PauseError> {
+        self.do_snapshot(id, new)
+    }
+
+    async fn remove_template(&self, id: &TemplateId) -> Result<(), RemoveError> {
+        self.do_remove_template(id)
     }
 
     async fn set_end(&self, id: &SandboxId, ends_at: SystemTime) -> Result<(), NodeError> {

@@ -15,6 +15,8 @@ mod e2b_builds;
 #[cfg(test)]
 mod e2b_info;
 #[cfg(test)]
+mod e2b_pause;
+#[cfg(test)]
 mod e2b_sandboxes;
 #[cfg(test)]
 mod e2b_wire;
@@ -24,6 +26,8 @@ mod other_client;
 mod other_server;
 #[cfg(test)]
 mod own_client;
+#[cfg(test)]
+mod pause;
 #[cfg(test)]
 mod reconnect;
 #[cfg(test)]

@@ -12,6 +12,11 @@ use crate::own_client::spec;
 const LIST: &str = "/cofferdam.node.v1.NodeService/ListSandboxes";
 const ENDINGS: &str = "/cofferdam.node.v1.NodeService/ListEndings";
 const EXPLAIN: &str = "/cofferdam.node.v1.NodeService/ExplainSandbox";
+const PAUSE: &str = "/cofferdam.node.v1.NodeService/PauseSandbox";
+const RESUME: &str = "/cofferdam.node.v1.NodeService/ResumeSandbox";
+const PAUSED: &str = "/cofferdam.node.v1.NodeService/ListPausedSandboxes";
+const SNAPSHOT: &str = "/cofferdam.node.v1.NodeService/SnapshotSandbox";
+const REMOVE: &str = "/cofferdam.node.v1.NodeService/RemoveTemplate";
 
 async fn all(peer: &Peer, path: &str, asked: Value) -> Vec<Value> {
     let mut stream = peer.stream(path, asked).await.unwrap();
@@ -82,5 +87,76 @@ async fn it_is_told_what_is_remembered_of_a_run() {
     for wrong in [json!({}), json!({ "sandbox": "i1", "lifecycle": "NO" })] {
         assert_eq!(peer.refused(EXPLAIN, wrong).await.code(), Code::InvalidArgument);
     }
+    service.stop().await;
+}
+
+#[tokio::test]
+async fn it_pauses_and_resumes_and_makes_templates_of_sandboxes() {
+    let service = Service::start().await;
+    let peer = Peer::connect(service.address).await;
+    let limit = std::time::Duration::from_secs(1);
+    service.node.create(spec("i1"), limit).await.unwrap();
+    let paused = peer.call(PAUSE, json!({ "sandbox": "i1", "keep": "KEEP_MEMORY" })).await.unwrap();
+    let expected = json!({
+        "id": "i1",
+        "lifecycle": "l1",
+        "team": "team-1",
+        "template": "base",
+        "build": "b-1",
+        "resources": { "vcpus": 4, "memoryMib": "256", "diskMib": "99" },
+        "metadata": { "metadata": "value \u{e9}" },
+        "startedAt": "1970-01-01T00:00:40.250Z",
+        "pausedAt": "1970-01-01T00:01:30.250Z",
+        "memory": true,
+    });
+    assert_eq!(paused, expected);
+    assert_eq!(all(&peer, PAUSED, json!({})).await, [expected]);
+    assert_eq!(all(&peer, LIST, json!({})).await[0]["phase"], "SANDBOX_PHASE_PAUSED");
+
+    let order = json!({ "id": "i1", "team": "team-1", "template": "base", "onTimeout": 3 });
+    let asked = json!({ "spec": order, "keep": "KEEP_FILES", "limitMs": "1000" });
+    let resumed = peer.call(RESUME, asked.clone()).await.unwrap();
+    assert_eq!(resumed["route"]["lifecycle"], "l1again");
+    assert_eq!(resumed.get("memory"), None, "it was started anew");
+    let refused = peer.refused(RESUME, asked).await;
+    assert_eq!(refused.code(), Code::AlreadyExists);
+
+    let snapshot = json!({ "sandbox": "i1", "template": "s-1", "build": "b-9" });
+    let made = peer.call(SNAPSHOT, snapshot).await.unwrap();
+    assert_eq!(made, json!({ "template": "s-1", "build": "b-9", "haltedUs": "12345" }));
+    peer.call(REMOVE, json!({ "template": "s-1" })).await.unwrap();
+    assert_eq!(peer.refused(REMOVE, json!({ "template": "s-1" })).await.code(), Code::NotFound);
+    service.stop().await;
+}
+
+#[tokio::test]
+async fn a_pause_that_makes_no_sense_is_refused_with_the_field_that_is_wrong() {
+    let service = Service::start().await;
+    let peer = Peer::connect(service.address).await;
+    let limit = std::time::Duration::from_secs(1);
+    service.node.create(spec("i1"), limit).await.unwrap();
+    let order = |on_timeout: i32| json!({ "id": "i1", "team": "team-1", "template": "base", "onTimeout": on_timeout });
+    let rows = [
+        (PAUSE, json!({ "sandbox": "i1" }), "keep has a value (0) that is not known"),
+        (PAUSE, json!({ "sandbox": "i1", "keep": 9 }), "keep has a value (9) that is not known"),
+        (PAUSE, json!({ "keep": 1 }), "sandbox is not legal"),
+        (RESUME, json!({ "keep": 1 }), "spec is missing"),
+        (RESUME, json!({ "spec": order(1) }), "keep has a value (0) that is not known"),
+        (
+            RESUME,
+            json!({ "spec": order(9), "keep": 1 }),
+            "spec.on_timeout has a value (9) that is not known",
+        ),
+        (SNAPSHOT, json!({ "sandbox": "i1", "build": "b" }), "template is not legal"),
+        (SNAPSHOT, json!({ "sandbox": "i1", "template": "t" }), "build is not legal"),
+        (SNAPSHOT, json!({ "template": "t", "build": "b" }), "sandbox is not legal"),
+        (REMOVE, json!({}), "template is not legal"),
+    ];
+    for (path, asked, text) in rows {
+        let refused = peer.refused(path, asked).await;
+        assert_eq!(refused.code(), Code::InvalidArgument, "{refused}");
+        assert!(refused.message().starts_with(text), "{refused}");
+    }
+    assert!(service.node.pauses.asked.lock().is_empty());
     service.stop().await;
 }

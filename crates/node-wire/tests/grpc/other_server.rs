@@ -9,32 +9,43 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
 use lifecycle::TaskGroup;
-use model::{DrainIsFinal, EndReason, NodePhase, NodeRequest};
+use model::{DrainIsFinal, EndReason, Keep, NodePhase, NodeRequest};
 use node_wire::grpc::Client;
-use node_wire::{NodeApi, NodeError, StatusError};
+use node_wire::{
+    CreateError, NewSnapshot, NodeApi, NodeError, PauseError, RemoveError, StatusError,
+};
 use parking_lot::Mutex;
 use prost_reflect::DynamicMessage;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tonic::server::Grpc;
 use tonic::{Code, Request, Response, Status};
 
 use crate::dynamic::{self, Dynamic, method};
 use crate::fake_node::moment;
 use crate::harness::{TOKEN, token};
+use crate::own_client::spec;
+
+const WATCH: &str = "/cofferdam.node.v1.NodeService/WatchEvents";
 
 /// What it was asked, and what it answers to which path.
 #[derive(Debug, Default)]
 struct Script {
     asked: Mutex<Vec<(String, Value)>>,
     answers: Mutex<Vec<(&'static str, Result<Value, Status>)>>,
+    /// Whether it thinks about a subscription to its events.
+    held: watch::Sender<bool>,
 }
 
 impl Script {
-    fn answer(&self, path: &str, asked: &Request<DynamicMessage>) -> Result<Value, Status> {
+    async fn answer(&self, path: &str, asked: Request<DynamicMessage>) -> Result<Value, Status> {
         let bearer = asked.metadata().get("authorization").unwrap().to_str().unwrap();
         assert_eq!(bearer, format!("Bearer {TOKEN}"));
         self.asked.lock().push((path.to_owned(), dynamic::json(asked.get_ref())));
+        if path == WATCH {
+            drop(self.held.subscribe().wait_for(|held| !held).await);
+        }
         let answers = self.answers.lock();
         let found = answers.iter().find(|(known, _)| *known == path);
         found.map_or_else(
@@ -65,9 +76,12 @@ async fn other_server() -> Other {
                 let method = method(&path);
                 let output = method.output();
                 let handler = tower::service_fn(move |asked: Request<DynamicMessage>| {
-                    let answer = script.answer(&path, &asked);
-                    let output = output.clone();
-                    async move { answer.map(|json| Response::new(dynamic::message(output, &json))) }
+                    let (script, path, output) =
+                        (Arc::clone(&script), path.clone(), output.clone());
+                    async move {
+                        let json = script.answer(&path, asked).await?;
+                        Ok::<_, Status>(Response::new(dynamic::message(output, &json)))
+                    }
                 });
                 // The codec of a server decodes the input.
                 let mut grpc = Grpc::new(Dynamic { output: method.input() });
@@ -79,6 +93,10 @@ async fn other_server() -> Other {
     });
     let client = Client::new(&format!("http://{address}"), &token()).unwrap();
     Other { script, client, _tasks: tasks }
+}
+
+fn snapshot() -> NewSnapshot {
+    NewSnapshot { template: "s".parse().unwrap(), build: "b".parse().unwrap(), passing: false }
 }
 
 #[tokio::test]
@@ -162,6 +180,83 @@ async fn what_it_explains_is_understood_and_one_that_cannot_explains_nothing() {
 }
 
 #[tokio::test]
+async fn it_is_asked_for_lists_when_it_is_known_whether_changes_will_be_told() {
+    let other = other_server().await;
+    let client = &other.client;
+    // From now on there is a connection, on which calls go in the order they are made.
+    client.leaks().await.unwrap_err();
+    let _events = client.events();
+    other.script.held.send_replace(true);
+    let (mut list, mut paused) = (client.list(), client.paused());
+    let both = (futures::poll!(&mut list), futures::poll!(&mut paused));
+    assert!(both.0.is_pending() && both.1.is_pending());
+    client.leaks().await.unwrap_err();
+    let asked = || other.script.asked.lock().iter().map(|(path, _)| path.clone()).collect();
+    let before: Vec<String> = asked();
+    assert!(before.iter().all(|path| path == WATCH || path.ends_with("/GetLeaks")), "{before:?}");
+    other.script.held.send_replace(false);
+    list.await.unwrap_err();
+    assert_eq!(paused.await.unwrap(), []);
+    let after: Vec<String> = asked();
+    assert!(after.iter().any(|path| path.ends_with("/ListPausedSandboxes")), "{after:?}");
+    assert!(after.iter().any(|path| path.ends_with("/ListSandboxes")), "{after:?}");
+}
+
+#[tokio::test]
+async fn one_of_an_older_version_has_paused_nothing_and_cannot() {
+    let other = other_server().await;
+    let id = "i1".parse().unwrap();
+    assert_eq!(other.client.paused().await.unwrap(), [], "it has no such method");
+    let unable = PauseError::Failed("the node is of a version that cannot pause".into());
+    assert_eq!(other.client.pause(&id, Keep::Memory).await.unwrap_err(), unable);
+    assert_eq!(other.client.snapshot(&id, snapshot()).await.unwrap_err(), unable);
+    let limit = Duration::from_secs(1);
+    let resumed = other.client.resume(spec("i1"), Keep::Memory, limit).await;
+    assert_eq!(resumed.unwrap_err(), CreateError::NotPaused("i1".into()));
+    let removed = other.client.remove_template(&snapshot().template).await;
+    let RemoveError::Internal(why) = removed.unwrap_err() else { panic!("it removes nothing") };
+    assert!(why.contains("of a version"), "{why}");
+}
+
+#[tokio::test]
+async fn what_it_says_of_a_pause_is_understood_or_named() {
+    let other = other_server().await;
+    let id = "i1".parse().unwrap();
+    let path = "/cofferdam.node.v1.NodeService/PauseSandbox";
+    let good = json!({
+        "id": "i1",
+        "lifecycle": "l1",
+        "team": "t",
+        "template": "base",
+        "build": "b",
+        "resources": { "vcpus": 1 },
+        "startedAt": "1970-01-01T00:01:00.250Z",
+        "pausedAt": "1970-01-01T00:02:00.250Z",
+    });
+    *other.script.answers.lock() = vec![(path, Ok(good.clone()))];
+    let paused = other.client.pause(&id, Keep::Files).await.unwrap();
+    assert_eq!((paused.started_at, paused.paused_at), (moment(60), moment(120)));
+    assert!(!paused.memory);
+    let asked = other.script.asked.lock().last().cloned().unwrap();
+    assert_eq!(asked.1, json!({ "sandbox": "i1", "keep": "KEEP_FILES" }));
+    for (field, text) in [
+        ("id", "paused.id is not legal"),
+        ("lifecycle", "paused.lifecycle is not legal"),
+        ("build", "paused.build is not legal"),
+        ("resources", "paused.resources is missing"),
+        ("pausedAt", "paused.paused_at is missing"),
+    ] {
+        let mut answer = good.clone();
+        answer.as_object_mut().unwrap().remove(field);
+        *other.script.answers.lock() = vec![(path, Ok(answer))];
+        // What became of the sandbox is not known.
+        let paused = other.client.pause(&id, Keep::Files).await;
+        let PauseError::Unreachable(why) = paused.unwrap_err() else { panic!("{text}") };
+        assert!(why.contains(text), "{why}");
+    }
+}
+
+#[tokio::test]
 async fn an_answer_that_makes_no_sense_is_an_error_that_names_the_field() {
     let other = other_server().await;
     let path = "/cofferdam.node.v1.NodeService/GetDrainStatus";
@@ -201,6 +296,25 @@ async fn its_errors_are_told_by_their_codes_as_it_gives_no_reasons() {
         ];
     };
     let id = "i1".parse().unwrap();
+    let pause = |status: Status| {
+        *other.script.answers.lock() = vec![
+            ("/cofferdam.node.v1.NodeService/PauseSandbox", Err(status.clone())),
+            ("/cofferdam.node.v1.NodeService/RemoveTemplate", Err(status)),
+        ];
+    };
+    for (code, text) in [(Code::Unavailable, "down for now"), (Code::Internal, "no")] {
+        pause(Status::new(code, text));
+        let failed = other.client.pause(&id, Keep::Memory).await.unwrap_err();
+        assert_eq!(failed, PauseError::Unreachable(text.into()), "what became of it is not known");
+    }
+    pause(Status::new(Code::NotFound, "sandbox not found"));
+    let failed = other.client.pause(&id, Keep::Memory).await.unwrap_err();
+    assert_eq!(failed, PauseError::NotFound("i1".into()));
+    let failed = other.client.remove_template(&snapshot().template).await.unwrap_err();
+    assert_eq!(failed, RemoveError::NotFound("s".into()));
+    pause(Status::new(Code::Internal, "no"));
+    let failed = other.client.remove_template(&snapshot().template).await.unwrap_err();
+    assert_eq!(failed, RemoveError::Internal("no".into()));
     answer(Status::new(Code::Unavailable, "down for now"));
     let failed = other.client.kill(&id, EndReason::Request).await.unwrap_err();
     assert_eq!(failed, NodeError::Unreachable("down for now".into()));

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use futures::StreamExt as _;
 use model::{
-    Egress, EndReason, NodePhase, NodeRequest, OnTimeout, Resources, SandboxId, SandboxSpec, Secret,
+    Egress, EndReason, HeaderRule, NodePhase, NodeRequest, OnTimeout, Resources, SandboxId,
+    SandboxSpec, Secret, SocksProxy,
 };
 use node_wire::grpc::{BadAddress, Client};
 use node_wire::{
@@ -16,6 +17,10 @@ use node_wire::{
 use crate::fake_node::{FakeNode, moment};
 use crate::harness::{Service, token, within};
 
+fn secret(text: &str) -> Secret {
+    Secret::new(text.into())
+}
+
 pub(crate) fn spec(id: &str) -> SandboxSpec {
     let map = |name: &str| BTreeMap::from([(name.to_owned(), "value \u{e9}".to_owned())]);
     SandboxSpec {
@@ -25,13 +30,19 @@ pub(crate) fn spec(id: &str) -> SandboxSpec {
         resources: Some(Resources { vcpus: 4, memory_mib: 256, disk_mib: 99 }),
         env: map("env"),
         metadata: map("metadata"),
-        access_token: Some(Secret::new("agent-token".into())),
+        access_token: Some(secret("agent-token")),
         ttl: Duration::from_millis(61_001),
         on_timeout: OnTimeout::Kill,
         internet: true,
         egress: Egress {
             allow: vec!["1.1.1.1".parse().unwrap()],
             deny: vec!["1.1.1.0/24".parse().unwrap()],
+            domains: vec!["example.com".parse().unwrap(), "*.example.com".parse().unwrap()],
+            proxy: Some(SocksProxy::new("p:1080", Some("u".into()), Some(secret("pw"))).unwrap()),
+            headers: vec![HeaderRule {
+                domain: "*.example.com".parse().unwrap(),
+                headers: vec![("authorization".into(), secret("Bearer x"))],
+            }],
         },
     }
 }
@@ -46,7 +57,7 @@ fn build(id: &str) -> BuildRequest {
 
 /// Equal in everything that is shown; not every type of the contract can be compared.
 #[track_caller]
-fn same(left: &impl std::fmt::Debug, right: &impl std::fmt::Debug) {
+pub(crate) fn same(left: &impl std::fmt::Debug, right: &impl std::fmt::Debug) {
     assert_eq!(format!("{left:?}"), format!("{right:?}"));
 }
 

@@ -4,9 +4,12 @@ use std::time::Duration;
 
 use futures::StreamExt as _;
 use lifecycle::Budget;
-use model::NodeRequest;
+use model::{Keep, NodeRequest};
 use node_wire::grpc::Client;
-use node_wire::{BuildError, BuildRequest, CreateError, NodeApi, NodeError, StatusError};
+use node_wire::{
+    BuildError, BuildRequest, CreateError, NewSnapshot, NodeApi, NodeError, PauseError,
+    RemoveError, StatusError,
+};
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::broadcast::error::RecvError;
 
@@ -105,6 +108,19 @@ async fn every_call_to_a_node_that_is_not_there_says_so() {
     let created = client.create(crate::own_client::spec("i1"), Duration::from_secs(1)).await;
     assert!(matches!(created.unwrap_err(), CreateError::Unreachable(_)));
     assert!(matches!(client.info().await.unwrap_err(), NodeError::Unreachable(_)));
+    assert!(matches!(client.paused().await.unwrap_err(), NodeError::Unreachable(_)));
+    let id = "i1".parse().unwrap();
+    let paused = client.pause(&id, Keep::Memory).await;
+    assert!(matches!(paused.unwrap_err(), PauseError::Unreachable(_)));
+    let spec = crate::own_client::spec("i1");
+    let resumed = client.resume(spec, Keep::Memory, Duration::from_secs(1)).await;
+    assert!(matches!(resumed.unwrap_err(), CreateError::Unreachable(_)));
+    let new =
+        NewSnapshot { template: "s".parse().unwrap(), build: "b".parse().unwrap(), passing: false };
+    let taken = client.snapshot(&id, new).await;
+    assert!(matches!(taken.unwrap_err(), PauseError::Unreachable(_)));
+    let removed = client.remove_template(&"s".parse().unwrap()).await;
+    assert!(matches!(removed.unwrap_err(), RemoveError::Unreachable(_)));
     let changed = client.request(NodeRequest::Drain).await;
     assert!(matches!(changed.unwrap_err(), StatusError::Unreachable(_)));
     let request = BuildRequest {

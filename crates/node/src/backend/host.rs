@@ -20,7 +20,7 @@ use host::view::View;
 use images::{Store, base};
 use lifecycle::{Budget, Owned, Release, close_in};
 use machine::{Container, ContainerConfig, Driver, Runtime};
-use model::{Egress, LifecycleId};
+use model::{Egress, LifecycleId, SandboxId};
 use node_wire::NodeMetrics;
 use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
@@ -28,18 +28,27 @@ use tokio_util::sync::CancellationToken;
 use crate::adopt::AdoptError;
 use crate::backend::host::holdings::HostHoldings;
 use crate::backend::host::load::CpuClock;
+use crate::backend::host::sealed::Sealed;
 use crate::backend::host::upkeep::{forget_ended, reap_orphans};
+use crate::backend::host::ways::Ways;
 use crate::backend::{Backend, CloseError, Closer, Disk, Holdings, Leftover, NotAdopted, Upkeep};
 use crate::config::{Config, LimitsPolicy};
+use crate::leave::LeaveStep;
 use crate::ledger::{Record, ended_dir, read_all};
 use crate::pool::Pool;
 use crate::pool::stock::Counts;
-use crate::start::{StartError, find};
+use crate::start::{BOOT_ID, StartError, boot_id, find};
+use crate::teardown::StepError;
 
 mod adopt;
+mod halt;
 mod holdings;
 mod load;
+mod sealed;
 mod upkeep;
+mod ways;
+
+pub(crate) use ways::WayError;
 
 /// This machine, claimed by a node.
 #[derive(Debug)]
@@ -57,14 +66,14 @@ pub(crate) struct Host {
     firewall_name: Firewall,
     nft: PathBuf,
     images: Arc<Store>,
+    sealed: Arc<Sealed>,
     driver: Arc<dyn Driver>,
     resolvers: Vec<Ipv4Addr>,
+    ways: Arc<Ways>,
     pool: Arc<Pool>,
     cpu: CpuClock,
 }
 
-/// Changes with every boot of the machine.
-const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 const FIREWALL_LIMIT: Duration = Duration::from_secs(10);
 /// Between the two looks at children that nobody waits for.
 const ORPHANS_PAUSE: Duration = Duration::from_millis(50);
@@ -148,8 +157,8 @@ impl Parts {
     async fn assemble(self) -> Result<Host, StartError> {
         let Self { config, claim, cgroups, images, runtime, support, nft } = self;
         let mark = claim.mark();
-        let boot_id = fs::read_to_string(BOOT_ID)
-            .map_err(|source| StartError::Read { path: BOOT_ID.into(), source })?;
+        let boot_id =
+            boot_id().map_err(|source| StartError::Read { path: BOOT_ID.into(), source })?;
         let driver = Arc::new(Container::new(ContainerConfig {
             runtime,
             agent: host::view::show_file(&config.agent, "envd").map_err(StartError::Agent)?,
@@ -175,10 +184,16 @@ impl Parts {
         } else {
             config.resolvers.clone()
         };
+        let lifecycles = config.lifecycles();
+        let sealed = Sealed::open(&lifecycles, &images)
+            .map(Arc::new)
+            .map_err(|source| StartError::Directory { path: lifecycles, source })?;
         Ok(Host {
             cgroups,
+            sealed,
             firewall: Mutex::new(None),
             firewall_name: Firewall::new(nft.clone(), mark),
+            ways: Arc::new(Ways::new(nft.clone(), resolvers.clone())),
             nft,
             images,
             driver,
@@ -187,7 +202,7 @@ impl Parts {
             cpu: CpuClock::default(),
             mark,
             claim: parking_lot::Mutex::new(Some(claim)),
-            boot_id: boot_id.trim().to_owned(),
+            boot_id,
             strays: parking_lot::Mutex::default(),
             config,
         })
@@ -236,28 +251,46 @@ impl Backend for Host {
         self.claim_strays()
     }
 
+    fn sealed(&self) -> Vec<Record> {
+        self.sealed.all()
+    }
+
+    fn sealed_of(&self, id: &SandboxId) -> Option<Record> {
+        self.sealed.get(id.as_str())
+    }
+
+    async fn discard(&self, id: &SandboxId, budget: Budget) -> Result<(), StepError> {
+        // Of a large one the removal is not for the threads that serve.
+        let (sealed, id) = (Arc::clone(&self.sealed), id.to_string());
+        let discard = move || sealed.discard(&id, budget);
+        Ok(tokio::task::spawn_blocking(discard).await??)
+    }
+
     async fn settle(&self, budget: Budget) -> Result<(), HostError> {
         self.remove_strays(budget).await
     }
 
     async fn leave(&self, budget: Budget) -> Vec<String> {
-        let [orphans, slots, helpers] = budget.split([1, 3, 1]);
-        let mut errors = Vec::new();
-        if let Err(expired) = orphans.run("orphans", Self::reap_last_orphans()).await {
-            errors.push(expired.to_string());
-        }
-        if let Err(error) = self.close_slots(slots).await {
-            errors.push(format!("slots: {}", observe::chain(&error)));
-        }
-        if let Err(error) = self.cgroups.named(HELPERS).release(helpers).await {
-            errors.push(format!("helpers: {}", observe::chain(&error)));
-        }
+        let [ways, orphans, slots, helpers] = budget.split([1, 1, 3, 1]);
+        let (faults, mut errors) = (&self.config.faults, Vec::new());
+        let left = self.ways.leave(ways).await;
+        errors.extend(left.err().map(|expired| expired.to_string()));
+        let reap = orphans.run("orphans", Self::reap_last_orphans());
+        let reaped = LeaveStep::Orphans.run(faults, &mut errors, reap).await;
+        errors.extend(reaped.err().map(|expired| expired.to_string()));
+        let closed = LeaveStep::Slots.run(faults, &mut errors, self.close_slots(slots)).await;
+        errors.extend(closed.err().map(|error| format!("slots: {}", observe::chain(&error))));
+        let group = self.cgroups.named(HELPERS);
+        let released = LeaveStep::Helpers.run(faults, &mut errors, group.release(helpers)).await;
+        errors.extend(released.err().map(|error| format!("helpers: {}", observe::chain(&error))));
         // The table keeps standing around those that run on.
-        self.firewall.lock().await.take().into_iter().for_each(Owned::leave);
+        let leave = async { self.firewall.lock().await.take().into_iter().for_each(Owned::leave) };
+        LeaveStep::Firewall.run(faults, &mut errors, leave).await;
         errors
     }
 
     fn hand_over(&self) {
+        self.sealed.let_go();
         drop(self.claim.lock().take());
     }
 
@@ -271,9 +304,11 @@ impl Backend for Host {
 
     fn upkeep(self: Arc<Self>, stop: &CancellationToken) -> Vec<Upkeep> {
         let fill = Arc::clone(&self.pool).keep_filled(stop.clone());
+        let forget_connections = Arc::clone(&self.pool).keep_forgetting(stop.clone());
         let forget = forget_ended(self, stop.clone());
         vec![
             Upkeep { name: "slot pool", work: Box::pin(fill) },
+            Upkeep { name: "connections", work: Box::pin(forget_connections) },
             Upkeep { name: "orphans", work: Box::pin(reap_orphans(stop.clone())) },
             Upkeep { name: "records", work: Box::pin(forget) },
         ]
@@ -284,8 +319,10 @@ impl Backend for Host {
             Closer::Rounds | Closer::Upkeep => {}
             Closer::Orphans => Self::reap_last_orphans().await,
             Closer::Slots => {
+                self.ways.leave(budget).await?;
                 self.pool.close().await;
                 self.pool.wait_unlinked(budget).await?;
+                self.pool.forget_last().await;
             }
             Closer::Firewall => close_in(&mut *self.firewall.lock().await, budget).await?,
             Closer::Helpers => self.cgroups.named(HELPERS).release(budget).await?,
@@ -300,6 +337,7 @@ impl Backend for Host {
     }
 
     fn give_back(&self) -> Result<(), HostError> {
+        self.sealed.let_go();
         let claim = self.claim.lock();
         claim.as_ref().map_or(Ok(()), Claim::give_back)
     }
@@ -328,8 +366,8 @@ impl Backend for Host {
         self.cgroups.named(lifecycle.as_str()).usage()
     }
 
-    fn restrict(&self, lifecycle: &LifecycleId, rules: &Egress) -> Result<bool, HostError> {
-        self.set_rules(lifecycle, rules)
+    async fn restrict(&self, lifecycle: &LifecycleId, rules: &Egress) -> Result<bool, WayError> {
+        self.set_rules(lifecycle, rules).await
     }
 
     fn peak(&self, lifecycle: &LifecycleId) -> Peak {

@@ -27,6 +27,10 @@ impl Fake {
         table.claimed = false;
         table.closing = false;
         table.hangs = None;
+        // What has no files is no sandbox to the next one.
+        for taken in std::mem::take(&mut table.taken) {
+            table.sealed.remove(&taken);
+        }
         table.held.retain(|(_, class)| !OF_DAEMON.contains(class));
     }
 
@@ -36,6 +40,7 @@ impl Fake {
         let files = [Class::Directory, Class::Files, Class::Runtime];
         table.held.retain(|(_, class)| files.contains(class));
         table.slots.clear();
+        table.frozen.clear();
         table.node.clear();
         table.boot_id = "next boot";
     }

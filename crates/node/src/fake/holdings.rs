@@ -1,16 +1,20 @@
 use std::net::Ipv4Addr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use host::fault::Injected;
 use lifecycle::Budget;
 use model::{LifecycleId, SandboxId};
+use node_wire::NewSnapshot;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use crate::backend::acquire::MACHINE_POINTS;
 use crate::backend::{Acquire, Holdings};
 use crate::fake::{Class, Fake, Manner, SLOTS};
 use crate::ledger::{LedgerError, Record};
+use crate::pause::{Halt, HaltError};
 use crate::pool::SlotError;
 use crate::provision::{Cause, Order, answer_of};
 use crate::teardown::{Step, StepError};
@@ -112,6 +116,7 @@ impl FakeHoldings {
         let mut table = self.fake.table.lock();
         let record = Record::new(order, table.boot_id);
         table.records.insert(self.lifecycle.clone(), record);
+        table.taken.extend(order.from.as_ref().map(|from| from.sandbox.clone()));
     }
 
     fn remove_directory(&self) -> Result<(), StepError> {
@@ -176,7 +181,18 @@ impl FakeHoldings {
             let mut obeying = self.fake.obeying.subscribe();
             drop(budget.run("kill", obeying.wait_for(|obeys| *obeys)).await?);
         }
+        self.fake.table.lock().frozen.remove(&self.lifecycle);
         self.let_go(Class::Process, &[])
+    }
+
+    /// Keeps its files, if it is paused.
+    fn seal(&self) {
+        let mut table = self.fake.table.lock();
+        let record = table.records.get(&self.lifecycle).cloned();
+        if let Some(record) = record.filter(|record| record.paused_at_us.is_some()) {
+            table.taken.remove(&record.sandbox);
+            table.sealed.entry(record.sandbox.clone()).or_insert(record);
+        }
     }
 }
 
@@ -213,7 +229,11 @@ impl Holdings for FakeHoldings {
             Step::Mounts => self.let_go(Class::Mount, &[Class::Process]),
             Step::Slot => self.give_slot(),
             Step::Cgroup => self.let_go(Class::Cgroup, &[Class::Process]),
-            Step::Files => self.let_go(Class::Files, &[Class::Mount, Class::Runtime]),
+            Step::Files => {
+                self.let_go(Class::Files, &[Class::Mount, Class::Runtime])?;
+                self.seal();
+                Ok(())
+            }
             Step::Lease => self.let_go(Class::Lease, &[Class::Mount]),
             Step::Directory => self.remove_directory(),
         }
@@ -231,6 +251,68 @@ impl Holdings for FakeHoldings {
         }
         let record = table.records.get_mut(&self.lifecycle).filter(|_| self.is_written);
         record.into_iter().for_each(change);
+        Ok(())
+    }
+
+    fn is_portable(&self) -> bool {
+        true
+    }
+
+    async fn freeze(&mut self, _budget: Budget) -> Result<(), HaltError> {
+        let mut table = self.fake.table.lock();
+        if !table.has(&self.lifecycle, Class::Process) {
+            return Err(HaltError::Gone);
+        }
+        table.frozen.insert(self.lifecycle.clone());
+        Ok(())
+    }
+
+    async fn thaw(&mut self) -> Result<(), HaltError> {
+        self.fake.table.lock().frozen.remove(&self.lifecycle);
+        Ok(())
+    }
+
+    async fn sync(&mut self, budget: Budget) -> Result<(), HaltError> {
+        budget.run("sync", tokio::time::sleep(self.manner().syncs_for)).await?;
+        if !self.fake.table.lock().frozen.contains(&self.lifecycle) {
+            self.fake.table.lock().wrong(format!("{}: synced while it runs", self.lifecycle));
+        }
+        Ok(())
+    }
+
+    async fn answers(&self, budget: Budget) -> Result<(), HaltError> {
+        if self.manner().mute {
+            budget.run("answer", std::future::pending::<()>()).await?;
+        }
+        Ok(())
+    }
+
+    async fn snapshot(
+        &mut self,
+        new: &NewSnapshot,
+        cancel: &CancellationToken,
+        budget: Budget,
+    ) -> Result<Duration, HaltError> {
+        let [before, after] = Halt::Copy.points();
+        self.freeze(budget).await?;
+        self.fake.faults.hit(before, budget).await?;
+        tokio::select! {
+            biased;
+            () = cancel.cancelled() => return Err(HaltError::Gone),
+            () = tokio::time::sleep(self.manner().copies_for) => {}
+        }
+        self.fake.faults.hit(after, budget).await?;
+        self.fake.table.lock().snapshots.push(new.clone());
+        self.thaw().await?;
+        Ok(self.manner().copies_for)
+    }
+
+    fn unseal(&mut self) -> Result<(), HaltError> {
+        if let Some(id) = &self.sandbox {
+            let mut table = self.fake.table.lock();
+            table.sealed.remove(id.as_str());
+            table.taken.remove(id.as_str());
+        }
         Ok(())
     }
 

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use model::SandboxId;
+use node_wire::NewSnapshot;
 
 use crate::backend::Closer;
 use crate::ledger::Record;
@@ -31,6 +32,10 @@ pub(crate) struct Manner {
     pub mute: bool,
     /// It takes this long to be made.
     pub boots_for: Duration,
+    /// What it has written takes this long to be on the disk.
+    pub syncs_for: Duration,
+    /// What it has written takes this long to be copied.
+    pub copies_for: Duration,
     /// It ends by itself this long after it was made.
     pub dies_after: Option<Duration>,
     /// This step takes so long.
@@ -52,6 +57,14 @@ pub(super) struct Table {
     pub claimed: bool,
     /// Daemons that are gone. What one of them held, it holds no more.
     pub daemons: u32,
+    /// Lifecycles whose processes stand still.
+    pub frozen: BTreeSet<String>,
+    /// What is kept of sandboxes, by their records.
+    pub sealed: BTreeMap<String, Record>,
+    /// Those of them whose files are with a run.
+    pub taken: BTreeSet<String>,
+    /// Snapshots that were made.
+    pub snapshots: Vec<NewSnapshot>,
     /// What is written of lifecycles, and of those that have gone.
     pub records: BTreeMap<String, Record>,
     pub past: Vec<Record>,

@@ -3,8 +3,10 @@
 use std::time::{Duration, SystemTime};
 
 use host::process::ProcessIdentity;
-use model::{EndReason, LifecycleId, Resources, SandboxId, TeamId, TemplateId};
-use node_wire::{Ending, ExplainedStep, Explanation};
+use model::{
+    BuildId, EndReason, Keep, LifecycleId, OnTimeout, Resources, SandboxId, TeamId, TemplateId,
+};
+use node_wire::{Ending, ExplainedStep, Explanation, PausedStatus};
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -14,7 +16,7 @@ use crate::entry::Identity;
 use crate::provision::Order;
 
 /// The form of [`Record`]; a daemon reads the form before its own, too.
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 const OLDEST: u32 = 1;
 
 /// Lines of a machine's log that its owner is told, and characters of each.
@@ -53,6 +55,19 @@ pub(crate) struct Record {
     /// Unknown in version 1.
     #[serde(default)]
     pub created_at_us: Option<i64>,
+    /// Set as long as it is paused: then what it has written is kept when the rest goes.
+    #[serde(default)]
+    pub paused_at_us: Option<i64>,
+    /// Whether its files have the owners on disk that it sees. Before version 3 they had those of
+    /// its slot, and nobody else can have them.
+    #[serde(default)]
+    pub portable: bool,
+    #[serde(
+        default = "kill",
+        serialize_with = "on_timeout_to",
+        deserialize_with = "on_timeout_of"
+    )]
+    pub on_timeout: OnTimeout,
     /// Why its start failed.
     #[serde(default)]
     pub failure: Option<Failure>,
@@ -89,6 +104,8 @@ pub(crate) struct End {
 pub(crate) enum Fate {
     /// It was live, and may be so still.
     Live,
+    /// It stood still with everything it has, and may do so still.
+    Paused,
     /// It is taken down, for this reason.
     End(EndReason),
 }
@@ -116,6 +133,9 @@ impl Record {
             ends_at_us: None,
             boot_id: Some(boot_id.to_owned()),
             created_at_us: Some(micros(SystemTime::now())),
+            paused_at_us: order.from.as_ref().and_then(|from| from.paused_at_us),
+            portable: true,
+            on_timeout: spec.on_timeout,
             failure: None,
             ending: None,
         }
@@ -135,6 +155,7 @@ impl Record {
             lifecycle: LifecycleId::parse(&self.lifecycle).ok()?,
             team: TeamId::parse(&self.team).ok()?,
             template: TemplateId::parse(&self.template).ok()?,
+            build: BuildId::parse(&self.build).ok()?,
             resources: Resources {
                 vcpus: self.vcpus,
                 memory_mib: self.memory_mib,
@@ -160,8 +181,27 @@ impl Record {
         match &self.boot_id {
             Some(made_in) if made_in != boot_id => Fate::End(EndReason::HostRestart),
             // A process that is who the record says, in its own cgroup, is of this boot.
+            _ if self.paused_at_us.is_some() => Fate::Paused,
             _ => Fate::Live,
         }
+    }
+
+    /// What is told of it while it is paused. `None` when it is not, or a name in it is none.
+    pub(crate) fn to_paused(&self, memory: bool) -> Option<PausedStatus> {
+        let paused_at_us = self.paused_at_us?;
+        let identity = self.identity()?;
+        Some(PausedStatus {
+            id: identity.id,
+            lifecycle: identity.lifecycle,
+            team: identity.team,
+            template: identity.template,
+            build: identity.build,
+            resources: identity.resources,
+            metadata: identity.metadata,
+            started_at: from_micros(self.started_at_us.unwrap_or(paused_at_us)),
+            paused_at: from_micros(paused_at_us),
+            memory,
+        })
     }
 
     /// How it ended; `None` while it goes on.
@@ -261,7 +301,29 @@ pub(crate) fn from_micros(us: i64) -> SystemTime {
     SystemTime::UNIX_EPOCH.checked_add(since).unwrap_or(SystemTime::UNIX_EPOCH)
 }
 
-const REASONS: [EndReason; 7] = [
+const fn kill() -> OnTimeout {
+    OnTimeout::Kill
+}
+
+const TIMEOUTS: [(OnTimeout, &str); 3] = [
+    (OnTimeout::Kill, "kill"),
+    (OnTimeout::Pause(Keep::Memory), "pause"),
+    (OnTimeout::Pause(Keep::Files), "pause-files"),
+];
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's shape")]
+fn on_timeout_to<S: Serializer>(what: &OnTimeout, to: S) -> Result<S::Ok, S::Error> {
+    let known = TIMEOUTS.into_iter().find(|(known, _)| known == what);
+    to.serialize_str(known.map_or("kill", |(_, word)| word))
+}
+
+fn on_timeout_of<'de, D: Deserializer<'de>>(from: D) -> Result<OnTimeout, D::Error> {
+    let word = String::deserialize(from)?;
+    let known = TIMEOUTS.into_iter().find(|(_, known)| *known == word);
+    known.map(|(what, _)| what).ok_or_else(|| D::Error::custom("not what a timeout can do"))
+}
+
+const REASONS: [EndReason; 8] = [
     EndReason::Request,
     EndReason::Timeout,
     EndReason::Crashed,
@@ -269,6 +331,7 @@ const REASONS: [EndReason; 7] = [
     EndReason::NodeStop,
     EndReason::Reclaimed,
     EndReason::HostRestart,
+    EndReason::Paused,
 ];
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's shape")]
@@ -317,7 +380,7 @@ pub(super) mod tests {
         let half = Record::parse(HALF_MADE).unwrap();
         assert_eq!(half.fate("any"), Fate::End(EndReason::Reclaimed));
         let written = serde_json::to_vec(&live).unwrap();
-        assert!(String::from_utf8_lossy(&written).contains("\"version\":2"));
+        assert!(String::from_utf8_lossy(&written).contains("\"version\":3"));
         assert_eq!(Record::parse(&written), Some(live));
     }
 

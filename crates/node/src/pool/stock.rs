@@ -12,11 +12,14 @@ pub(crate) struct Stock<T> {
     book: Mutex<Book<T>>,
     /// There may be fewer slots than there should be.
     fewer: Notify,
+    /// There may be something to forget.
+    used: Notify,
 }
 
 #[derive(Debug)]
 struct Book<T> {
-    /// An index that is in no place is free: one entry per index is why no two hands have it.
+    /// An index that is in no place is free, and the host remembers nothing of its last use: one
+    /// entry per index is why no two hands have it.
     places: BTreeMap<u16, Place>,
     shelf: VecDeque<(u16, T)>,
     next: u16,
@@ -25,12 +28,16 @@ struct Book<T> {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Place {
+    /// Nobody's; who had it under an earlier daemon, nobody knows.
+    Unknown,
     Making,
     Shelf,
     /// Somebody has taken it.
     Out,
     /// Closed; the kernel may still have the link.
     Released,
+    /// Without a link; the host is made to forget what it remembers of its use.
+    Forgetting,
 }
 
 /// How many slots are where. Each is in one place.
@@ -54,14 +61,15 @@ pub(crate) struct Closed;
 #[derive(Debug)]
 pub(crate) enum Refused {
     Closed(Closed),
-    /// Every index is in use, or its link is still there.
+    /// Every index is in use, or its link or what is remembered of it is still there.
     Exhausted,
 }
 
 impl<T> Stock<T> {
     pub(crate) fn new(size: u16) -> Self {
-        let book = Book { places: BTreeMap::new(), shelf: VecDeque::new(), next: 0, closed: false };
-        Self { size, book: Mutex::new(book), fewer: Notify::default() }
+        let places = (0..size).map(|index| (index, Place::Unknown)).collect();
+        let book = Book { places, shelf: VecDeque::new(), next: 0, closed: false };
+        Self { size, book: Mutex::new(book), fewer: Notify::default(), used: Notify::default() }
     }
 
     /// A slot from the shelf. `None` when it is empty.
@@ -81,7 +89,7 @@ impl<T> Stock<T> {
         Ok(taken.map(|(_, slot)| slot))
     }
 
-    /// Begins to make a slot: gives it an index that nobody has and that is not `linked`.
+    /// Begins to make a slot: gives it an index that nobody has, that is forgotten and not `linked`.
     pub(crate) fn begin(
         self: &Arc<Self>,
         linked: impl Fn(u16) -> bool,
@@ -93,8 +101,7 @@ impl<T> Stock<T> {
         for _ in 0..self.size {
             let index = book.next;
             book.next = (book.next + 1) % self.size;
-            let free = matches!(book.places.get(&index), None | Some(Place::Released));
-            if free && !linked(index) {
+            if !book.places.contains_key(&index) && !linked(index) {
                 book.places.insert(index, Place::Making);
                 drop(book);
                 return Ok(Making { stock: Arc::clone(self), index, finished: false });
@@ -106,7 +113,8 @@ impl<T> Stock<T> {
     /// Keeps an index for whoever has it from an earlier daemon. `false` when it is in use.
     pub(crate) fn claim(&self, index: u16) -> bool {
         let mut book = self.book.lock();
-        let free = index < self.size && !book.places.contains_key(&index);
+        let unused = [None, Some(Place::Unknown), Some(Place::Forgetting)];
+        let free = index < self.size && unused.contains(&book.places.get(&index).copied());
         if free {
             book.places.insert(index, Place::Out);
         }
@@ -118,24 +126,56 @@ impl<T> Stock<T> {
         self.book.lock().places.get(&index) == Some(&Place::Out)
     }
 
-    /// The index of a slot that was taken and is closed: free again once its link is gone. May be
-    /// repeated.
+    /// The index of a slot that was taken and is closed: free again once its link is gone and it is
+    /// forgotten. May be repeated.
     pub(crate) fn released(&self, index: u16) {
         let mut book = self.book.lock();
         match book.places.get(&index) {
             Some(Place::Out) => {
                 book.places.insert(index, Place::Released);
+                drop(book);
+                self.used.notify_one();
             }
-            Some(Place::Released) | None => {}
+            Some(Place::Released | Place::Forgetting | Place::Unknown) | None => {}
             Some(place @ (Place::Making | Place::Shelf)) => {
                 tracing::error!(index, ?place, "a slot that nobody had was given back; refused");
             }
         }
     }
 
-    /// Whether the index is in any place, its link on its way out included.
+    /// Begins to forget: takes every index that is nobody's any more and not `linked`, in order.
+    pub(crate) fn begin_to_forget(self: &Arc<Self>, linked: impl Fn(u16) -> bool) -> Forgetting<T> {
+        let mut book = self.book.lock();
+        let mut indexes = Vec::new();
+        for (&index, place) in &mut book.places {
+            if matches!(place, Place::Unknown | Place::Released) && !linked(index) {
+                *place = Place::Forgetting;
+                indexes.push(index);
+            }
+        }
+        drop(book);
+        Forgetting { stock: Arc::clone(self), indexes }
+    }
+
+    /// Waits until an index is nobody's any more and not forgotten. For one caller at a time.
+    ///
+    /// Cancel safety: yes; a call that nobody waited for is kept.
+    pub(crate) async fn wait_used(&self) {
+        loop {
+            {
+                let book = self.book.lock();
+                if book.count(Place::Unknown) + book.count(Place::Released) > 0 {
+                    return;
+                }
+            }
+            self.used.notified().await;
+        }
+    }
+
+    /// Whether the index is somebody's, or its link may be on its way out.
     pub(crate) fn has(&self, index: u16) -> bool {
-        self.book.lock().places.contains_key(&index)
+        let place = self.book.lock().places.get(&index).copied();
+        place.is_some_and(|place| !matches!(place, Place::Unknown | Place::Forgetting))
     }
 
     /// Slots on the shelf.
@@ -161,7 +201,7 @@ impl<T> Stock<T> {
                 Place::Shelf => counts.warm += 1,
                 Place::Out => counts.out += 1,
                 Place::Released if linked(*index) => counts.leaving += 1,
-                Place::Released => counts.free += 1,
+                Place::Released | Place::Unknown | Place::Forgetting => counts.free += 1,
             }
         }
         counts
@@ -206,7 +246,48 @@ impl<T> Book<T> {
     }
 }
 
-/// A slot that is being made. Dropped unfinished, its index is free again.
+/// Indexes whose use the host is made to forget. Dropped before it is done, they are to be forgotten
+/// still.
+#[derive(Debug)]
+pub(crate) struct Forgetting<T> {
+    stock: Arc<Stock<T>>,
+    indexes: Vec<u16>,
+}
+
+impl<T> Forgetting<T> {
+    pub(crate) fn indexes(&self) -> &[u16] {
+        &self.indexes
+    }
+
+    /// They are free, but for those that were claimed meanwhile.
+    pub(crate) fn done(mut self) {
+        let indexes = std::mem::take(&mut self.indexes);
+        let mut book = self.stock.book.lock();
+        for index in indexes {
+            if book.places.get(&index) == Some(&Place::Forgetting) {
+                book.places.remove(&index);
+            }
+        }
+    }
+}
+
+impl<T> Drop for Forgetting<T> {
+    fn drop(&mut self) {
+        if self.indexes.is_empty() {
+            return;
+        }
+        let mut book = self.stock.book.lock();
+        for index in &self.indexes {
+            if let Some(place @ Place::Forgetting) = book.places.get_mut(index) {
+                *place = Place::Released;
+            }
+        }
+        drop(book);
+        self.stock.used.notify_one();
+    }
+}
+
+/// A slot that is being made. Dropped unfinished, its index is as one that was used.
 #[derive(Debug)]
 pub(crate) struct Making<T> {
     stock: Arc<Stock<T>>,
@@ -232,8 +313,9 @@ impl<T> Making<T> {
 impl<T> Drop for Making<T> {
     fn drop(&mut self) {
         if !self.finished {
-            self.stock.book.lock().places.remove(&self.index);
+            self.stock.book.lock().places.insert(self.index, Place::Released);
             self.stock.fewer.notify_one();
+            self.stock.used.notify_one();
         }
     }
 }

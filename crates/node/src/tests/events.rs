@@ -77,6 +77,9 @@ fn told(events: &mut broadcast::Receiver<NodeEvent>) -> Vec<String> {
             format!("{id} torn down: {}, {forced}, {left}", reason.as_str())
         }
         NodeEvent::EndMoved { id, .. } => format!("{id} moved"),
+        NodeEvent::Pausing { id, .. } => format!("{id} is being paused"),
+        NodeEvent::Paused { id, memory, .. } => format!("{id} paused, memory: {memory}"),
+        NodeEvent::Resumed { id, .. } => format!("{id} runs on"),
     };
     std::iter::from_fn(|| events.try_recv().ok()).map(short).collect()
 }

@@ -9,7 +9,7 @@ use tokio::time::{Instant, sleep};
 use super::crashes::{Site, assert_accounted, daemon, reason};
 use super::{Bench, EVERY, ends, id, secs};
 use crate::fake::{Class, Manner};
-use crate::leave::LeaveReport;
+use crate::leave::{LEAVE_POINTS, LeaveReport};
 use crate::teardown::Step;
 
 const BUDGET: std::time::Duration = secs(20);
@@ -205,4 +205,72 @@ fn a_daemon_leaves_while_it_removes_what_the_one_before_left() {
         assert_eq!(reason(&bench, "i1").await, Some(EndReason::Reclaimed));
         bench.stop_clean("twice left").await;
     });
+}
+
+/// Leaves with a start, an end and a build under way, so that there is something at every step.
+async fn leave_in_the_middle(bench: &Bench) -> LeaveReport {
+    let (start, end) = (bench.create("i2"), bench.kill("i1"));
+    let leaving = async {
+        sleep(secs(1)).await;
+        leave(bench).await
+    };
+    let (_, _, report) = tokio::join!(start, end, leaving);
+    report
+}
+
+/// Two that are live, a third that is slow to start, and the end of a second one that is slow.
+async fn busy(site: &Site) -> Bench {
+    site.fake.behave("i1", Manner { slow: Some((Step::Files, secs(3))), ..Manner::default() });
+    site.fake.behave("i2", Manner { boots_for: secs(2), ..Manner::default() });
+    let bench = site.open_node().await;
+    bench.create_all(["i0", "i1"]).await;
+    bench
+}
+
+#[test]
+fn a_daemon_killed_at_any_point_of_leaving_leaves_what_is_live_and_nothing_else() {
+    for point in LEAVE_POINTS {
+        let site = Site::new();
+        let live = daemon(&site.fake, async {
+            let bench = busy(&site).await;
+            let mut live = bench.list().await;
+            live.retain(|status| status.id == id("i0"));
+            site.faults.arm(point, Fault::Delay, 1);
+            tokio::select! {
+                report = leave_in_the_middle(&bench) => panic!("{point} was not passed: {report:?}"),
+                () = site.hung() => live,
+            }
+        });
+        site.fake.behave("i1", Manner::default());
+        daemon(&site.fake, async {
+            let bench = site.open_node().await;
+            let listed = assert_accounted(&bench, point).await;
+            assert_eq!(listed[..1], live, "{point}");
+            // The one that was about to start is there or was never told of.
+            let others: Vec<_> = listed[1..].iter().map(|status| status.id.as_str()).collect();
+            assert!(others.is_empty() || others == ["i2"], "{point}: {others:?}");
+            assert_eq!(reason(&bench, "i1").await, Some(EndReason::Request), "{point}");
+            bench.stop_clean(point).await;
+        });
+    }
+}
+
+#[test]
+fn a_step_of_leaving_that_fails_is_told_and_holds_up_none_of_the_others() {
+    for point in LEAVE_POINTS {
+        let site = Site::new();
+        daemon(&site.fake, async {
+            let bench = site.open_node().await;
+            bench.create_all(["i1"]).await;
+            site.faults.arm(point, Fault::Error, 1);
+            let report = leave(&bench).await;
+            assert_eq!((report.left, report.errors.len()), (1, 1), "{point}: {report:?}");
+            assert!(report.errors[0].contains(point), "{report:?}");
+        });
+        daemon(&site.fake, async {
+            let bench = site.open_node().await;
+            assert_eq!(assert_accounted(&bench, point).await.len(), 1, "{point}");
+            bench.stop_clean(point).await;
+        });
+    }
 }

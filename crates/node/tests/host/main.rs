@@ -5,11 +5,14 @@
 mod adopt;
 mod create;
 mod drain;
+mod egress;
 mod faults;
 mod guest;
 mod holders;
+mod hostile;
 mod layouts;
 mod network;
+mod pause;
 mod requirements;
 mod runtimes;
 mod slots;

@@ -9,33 +9,34 @@ use std::process::Command;
 use std::time::Duration;
 
 use host::net::{Slot, is_linked};
+use lifecycle::Budget;
 use model::{Egress, Ipv4Range};
 use node_wire::{NodeApi, NodeError};
 use parking_lot::{Mutex, MutexGuard};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
-use testkit::{TestNode, in_view, wait_for};
+use testkit::{TestNode, in_view, wait_for, with_view};
 
 use crate::guest::run;
 use crate::requirements::mark;
 
 const LIMIT: Duration = Duration::from_secs(30);
-const HOST: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 1);
-const INTERNET: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 2);
-const ELSEWHERE: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 3);
+pub(crate) const HOST: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 1);
+pub(crate) const INTERNET: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 2);
+pub(crate) const ELSEWHERE: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 3);
 /// In a private range, and reachable from the host.
-const PRIVATE: Ipv4Addr = Ipv4Addr::new(10, 98, 7, 2);
+pub(crate) const PRIVATE: Ipv4Addr = Ipv4Addr::new(10, 98, 7, 2);
 
 /// The addresses of one internet are on the host.
 static ONE: Mutex<()> = Mutex::new(());
 
 /// A namespace beside the host, joined by a link.
-struct Internet {
+pub(crate) struct Internet {
     name: String,
     _only: MutexGuard<'static, ()>,
 }
 
 impl Internet {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let name = format!("cdtest{}", std::process::id());
         let this = Self { name, _only: ONE.lock() };
         let (ns, link) = (&this.name, this.link());
@@ -55,13 +56,25 @@ impl Internet {
         format!("it{}", std::process::id())
     }
 
-    /// Serves in the namespace until the process ends: who connects is told its own address.
-    fn serve(&self) {
+    /// Has its own programs reach its own addresses.
+    pub(crate) fn loopback_up(&self) {
+        ip(&format!("-n {} link set lo up", self.name));
+    }
+
+    /// Runs `work` in a thread in the namespace.
+    pub(crate) fn within(&self, work: impl FnOnce() + Send + 'static) {
         let file = std::fs::File::open(format!("/run/netns/{}", self.name)).unwrap();
-        let (ready, is_ready) = std::sync::mpsc::channel();
         std::thread::spawn(move || {
             let fd = std::os::fd::AsFd::as_fd(&file);
             move_into_link_name_space(fd, Some(LinkNameSpaceType::Network)).unwrap();
+            work();
+        });
+    }
+
+    /// Serves in the namespace until the process ends: who connects is told its own address.
+    fn serve(&self) {
+        let (ready, is_ready) = std::sync::mpsc::channel();
+        self.within(move || {
             let http = TcpListener::bind(("0.0.0.0", 80)).unwrap();
             let dns = UdpSocket::bind(("0.0.0.0", 53)).unwrap();
             std::thread::spawn(move || answer_names(&dns));
@@ -153,7 +166,11 @@ fn rules_for_connections_are_in_force_from_the_start_and_from_every_change_on() 
         let test = TestNode::start(view, |_| {}).await;
         let range = |address: Ipv4Addr| Ipv4Range::new(address, 32);
         let mut spec = test.spec("i1");
-        spec.egress = Egress { allow: vec![range(INTERNET)], deny: vec![Ipv4Range::ALL] };
+        spec.egress = Egress {
+            allow: vec![range(INTERNET)],
+            deny: vec![Ipv4Range::ALL],
+            ..Egress::default()
+        };
         let id = spec.id.clone();
         let addr = test.node.create(spec, LIMIT).await.unwrap().route.addr;
         let IpAddr::V4(guest) = addr else { panic!("{addr}") };
@@ -164,7 +181,7 @@ fn rules_for_connections_are_in_force_from_the_start_and_from_every_change_on() 
         wait_for("the link to come up", LIMIT, || answers(INTERNET)).await;
         assert!(!answers(ELSEWHERE).await);
         let set = async |allow: &[Ipv4Range], deny: &[Ipv4Range]| {
-            let rules = Egress { allow: allow.to_vec(), deny: deny.to_vec() };
+            let rules = Egress { allow: allow.to_vec(), deny: deny.to_vec(), ..Egress::default() };
             test.node.set_egress(&id, rules).await.unwrap();
             (answers(INTERNET).await, answers(ELSEWHERE).await)
         };
@@ -225,17 +242,63 @@ fn what_the_host_remembers_of_a_sandboxs_connections_is_no_matter_of_the_next() 
         assert_eq!(run(addr, "user", &tcp).await.code, 0);
         wait_for("it to connect", LIMIT, async || known(" tcp ")).await;
         test.node.kill(&crate::requirements::id("i1"), model::EndReason::Request).await.unwrap();
-        // A host that remembers a great many leaves it to whoever makes the slot again.
-        let (mark, slots) = (mark(&test), 0..host::identity::SLOTS);
-        let slot = slots.into_iter().find(|&slot| mark.guest_address(slot) == guest).unwrap();
-        wait_for("the link to go", LIMIT, async || !is_linked(mark, slot)).await;
-        let helpers = Path::new("/sys/fs/cgroup").join(mark.cgroup_root()).join("_helpers");
-        let helpers = std::fs::File::open(helpers).unwrap();
-        let again = Slot::create(mark, slot, guest_wire::ENVD_PORT, helpers.as_fd()).unwrap();
-        assert_eq!(remembered(guest), [""; 0]);
-        drop(again);
-        wait_for("the link to go", LIMIT, async || !is_linked(mark, slot)).await;
+        // Before the address is another's, and with nobody waiting for it.
+        wait_for("it to be forgotten", LIMIT, async || remembered(guest).is_empty()).await;
         test.stop().await;
     });
     drop(internet);
+}
+
+/// A slot that no node gets to in a test.
+const FAR: u16 = 2000;
+
+/// Has the host remember a connection to a slot that nobody has any more.
+async fn remembered_of_nobody(mark: host::Mark) -> Ipv4Addr {
+    let helpers = Path::new("/sys/fs/cgroup").join(mark.cgroup_root()).join("_helpers");
+    let helpers = std::fs::File::open(helpers).unwrap();
+    let slot = Slot::create(mark, FAR, guest_wire::ENVD_PORT, helpers.as_fd()).unwrap();
+    let guest = slot.net().guest;
+    UdpSocket::bind("0.0.0.0:0").unwrap().send_to(b"x", (guest, 9)).unwrap();
+    drop(slot);
+    wait_for("the link to go", LIMIT, async || !is_linked(mark, FAR)).await;
+    guest
+}
+
+#[test]
+fn a_new_daemon_has_the_host_forget_all_but_the_connections_of_those_that_run_on() {
+    if !std::fs::exists("/proc/net/nf_conntrack").unwrap() {
+        println!("skipped, because this host does not show the connections it remembers");
+        return;
+    }
+    let internet = Internet::new();
+    internet.serve();
+    let (dir, stays, nobodys) = with_view(async move |view| {
+        let test = TestNode::start(view, |config| config.resolvers = vec![INTERNET]).await;
+        let addr = test.node.create(test.spec("i1"), LIMIT).await.unwrap().route.addr;
+        let IpAddr::V4(stays) = addr else { panic!("{addr}") };
+        let tcp = format!("exec 3<>/dev/tcp/{INTERNET}/80; exec sleep 1000");
+        let tcp = format!("busybox setsid bash -c '{tcp}' </dev/null >/dev/null 2>&1 &");
+        wait_for("it to connect", LIMIT, async || {
+            run(addr, "user", &tcp).await.code == 0 && is_connected(stays)
+        })
+        .await;
+        let nobodys = remembered_of_nobody(mark(&test)).await;
+        let report = test.node.leave(Budget::within(LIMIT)).await;
+        assert_eq!((report.left, report.errors), (1, Vec::new()));
+        (test.into_dir(), stays, nobodys)
+    });
+    assert_ne!(remembered(nobodys), [""; 0]);
+    in_view(async move |view| {
+        let next = TestNode::start_in(dir, view, |config| config.resolvers = vec![INTERNET]).await;
+        wait_for("it to be forgotten", LIMIT, async || remembered(nobodys).is_empty()).await;
+        assert!(is_connected(stays), "{:?}", remembered(stays));
+        next.stop().await;
+    });
+    drop(internet);
+}
+
+/// Whether the host remembers a connection of `guest` to the internet.
+fn is_connected(guest: Ipv4Addr) -> bool {
+    let to = format!("dst={INTERNET} ");
+    remembered(guest).iter().any(|line| line.contains(" tcp ") && line.contains(&to))
 }

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use lifecycle::{Gate, Pass};
 use model::{
-    EndReason, LifecycleId, Resources, SandboxEvent, SandboxId, SandboxPhase, TeamId, TemplateId,
+    BuildId, EndReason, LifecycleId, Resources, SandboxEvent, SandboxId, SandboxPhase, TeamId,
+    TemplateId,
 };
 use node_wire::CreateError;
 use shuttle::future::block_on;
@@ -26,6 +27,7 @@ pub(crate) fn identity(id: &str, lifecycle: &str) -> Identity {
         lifecycle: LifecycleId::parse(lifecycle).expect("an id"),
         team: TeamId::parse("t").expect("an id"),
         template: TemplateId::parse("base").expect("an id"),
+        build: BuildId::parse("b1").expect("an id"),
         resources: Resources { vcpus: 1, memory_mib: 1, disk_mib: 1 },
         metadata: BTreeMap::new(),
     }

@@ -11,19 +11,31 @@ use crate::planted::Indexes;
 use crate::pool::stock::{Making, Refused, Stock};
 use crate::sync::{Arc, switch};
 
-/// The links of the host. The kernel takes one away some time after its slot was closed.
+/// The host. The kernel takes a link away some time after its slot was closed, and until then it
+/// remembers connections.
 #[derive(Debug, Default)]
-struct Kernel(Ghost<BTreeSet<u16>>);
+struct Kernel {
+    links: Ghost<BTreeSet<u16>>,
+    remembered: Ghost<BTreeSet<u16>>,
+    /// It remembers nothing, as some do.
+    forgetful: bool,
+}
 
 impl Kernel {
     fn has(&self, index: u16) -> bool {
-        self.0.lock().contains(&index)
+        self.links.lock().contains(&index)
     }
 
     fn create(self: &Arc<Self>, index: u16) -> Slot {
         switch();
-        assert!(self.0.lock().insert(index), "two slots have index {index}");
+        assert!(self.links.lock().insert(index), "two slots have index {index}");
+        assert!(!self.remembered.lock().contains(&index), "the host remembers slot {index}");
         Slot { index, kernel: Arc::clone(self), open: true }
+    }
+
+    fn forget(&self, indexes: &[u16]) {
+        switch();
+        self.remembered.lock().retain(|index| !indexes.contains(index));
     }
 }
 
@@ -41,7 +53,11 @@ impl Slot {
         let (index, kernel) = (self.index, Arc::clone(&self.kernel));
         thread::spawn(move || {
             switch();
-            kernel.0.lock().remove(&index);
+            // The last packet.
+            if !kernel.forgetful {
+                kernel.remembered.lock().insert(index);
+            }
+            kernel.links.lock().remove(&index);
         });
     }
 }
@@ -53,6 +69,25 @@ impl Drop for Slot {
 }
 
 type Slots = Arc<Stock<Slot>>;
+
+/// Has the host forget what was used and is not `linked`.
+fn forget(stock: &Slots, kernel: &Kernel, linked: impl Fn(u16) -> bool) {
+    let forgetting = stock.begin_to_forget(linked);
+    kernel.forget(forgetting.indexes());
+    forgetting.done();
+}
+
+/// As the pool does: has it forget only when there is nothing else.
+fn begin(stock: &Slots, kernel: &Kernel) -> Result<Making<Slot>, Refused> {
+    let linked = |index| kernel.has(index);
+    match stock.begin(linked) {
+        Err(Refused::Exhausted) => {
+            forget(stock, kernel, linked);
+            stock.begin(linked)
+        }
+        begun => begun,
+    }
+}
 
 fn finish(making: Making<Slot>, kernel: &Arc<Kernel>) {
     let slot = kernel.create(making.index());
@@ -74,7 +109,7 @@ fn use_one(stock: &Slots, kernel: &Arc<Kernel>, in_a_hurry: bool) {
             switch();
             return close(stock, slot.index, slot);
         }
-        let making = match stock.begin(|index| kernel.has(index)) {
+        let making = match begin(stock, kernel) {
             Ok(making) => making,
             Err(Refused::Closed(_) | Refused::Exhausted) => return,
         };
@@ -123,11 +158,12 @@ fn slots_are_used_by_one_and_all_closed(patient_close: bool) {
     assert_eq!((counts.making, counts.warm, counts.out), (0, 0, 0), "somebody still has one");
 }
 
-/// An index comes back as soon as its link is gone, and no sooner.
+/// An index comes back as soon as its link is gone and it is forgotten, and no sooner.
 fn an_index_is_used_again_only_without_its_link(looks: bool) {
     let stock: Slots = Arc::new(Stock::new(1));
-    let kernel = Arc::new(Kernel::default());
+    let kernel = Arc::new(Kernel { forgetful: !looks, ..Kernel::default() });
     for _ in 0..2 {
+        forget(&stock, &kernel, |index| looks && kernel.has(index));
         let Ok(making) = stock.begin(|index| looks && kernel.has(index)) else { continue };
         finish(making, &kernel);
         if let Ok(Some(slot)) = stock.take() {
@@ -136,10 +172,44 @@ fn an_index_is_used_again_only_without_its_link(looks: bool) {
     }
 }
 
-/// One that could not be made is missing, too.
+/// What was used is told to who forgets it, and is used again afterwards.
+fn who_forgets_is_woken(looks: bool) {
+    let stock: Slots = Arc::new(Stock::new(1));
+    let kernel = Arc::new(Kernel::default());
+    // By an earlier daemon.
+    kernel.remembered.lock().insert(0);
+    let forgetter = {
+        let (stock, kernel) = (Arc::clone(&stock), Arc::clone(&kernel));
+        thread::spawn(move || {
+            for _ in 0..2 {
+                block_on(stock.wait_used());
+                while looks && kernel.has(0) {
+                    thread::yield_now();
+                }
+                forget(&stock, &kernel, |index| looks && kernel.has(index));
+            }
+        })
+    };
+    for _ in 0..2 {
+        let making = loop {
+            match stock.begin(|index| kernel.has(index)) {
+                Ok(making) => break making,
+                Err(_) => thread::yield_now(),
+            }
+        };
+        finish(making, &kernel);
+        let slot = stock.take().expect("open").expect("a slot");
+        close(&stock, 0, slot);
+    }
+    forgetter.join().expect("who forgets");
+}
+
+/// One that could not be made is missing, too, and one whose forgetting failed is to be forgotten.
 fn the_filler_hears_of_a_failure() {
     let stock: Slots = Arc::new(Stock::new(2));
-    let making = stock.begin(|_| false).expect("an index");
+    drop(stock.begin_to_forget(|_| false));
+    assert!(matches!(stock.begin(|_| false), Err(Refused::Exhausted)));
+    let making = begin(&stock, &Kernel::default()).expect("an index");
     let filler = {
         let stock = Arc::clone(&stock);
         thread::spawn(move || block_on(stock.wait_fewer_than(1)))
@@ -158,7 +228,7 @@ fn the_filler_is_woken() {
             // One from the start, and one more for each that is taken.
             for _ in 0..3 {
                 block_on(stock.wait_fewer_than(1));
-                finish(stock.begin(|index| kernel.has(index)).expect("an index"), &kernel);
+                finish(begin(&stock, &kernel).expect("an index"), &kernel);
             }
         })
     };
@@ -195,7 +265,9 @@ impl Give for Stock<Slot> {
 
     fn give(self: &Arc<Self>) -> Option<u16> {
         // Kept for ever, as by a slot that is with a sandbox.
-        self.begin(|_| false).ok().map(|making| std::mem::ManuallyDrop::new(making).index())
+        begin(self, &Kernel::default())
+            .ok()
+            .map(|making| std::mem::ManuallyDrop::new(making).index())
     }
 }
 
@@ -244,10 +316,11 @@ fn an_index_of_an_earlier_daemon_is_claimed_by_one() {
         || {
             let stock: Slots = Arc::new(Stock::new(1));
             assert!(stock.claim(0) && stock.is_out(0));
-            assert!(matches!(stock.begin(|_| false), Err(Refused::Exhausted)));
+            let kernel = Kernel::default();
+            assert!(matches!(begin(&stock, &kernel), Err(Refused::Exhausted)));
             stock.released(0);
             assert!(!stock.is_out(0));
-            drop(stock.begin(|_| false).expect("free again"));
+            drop(begin(&stock, &kernel).expect("free again"));
         },
         1,
     );
@@ -261,6 +334,16 @@ fn no_slot_is_in_two_hands_and_none_is_lost_whenever_the_stock_is_closed() {
 #[test]
 fn an_index_waits_for_its_link() {
     holds(|| an_index_is_used_again_only_without_its_link(true));
+}
+
+#[test]
+fn an_index_is_forgotten_before_it_is_used_again() {
+    holds(|| who_forgets_is_woken(true));
+}
+
+#[test]
+fn forgetting_before_the_link_is_gone_is_found() {
+    is_found("the host remembers slot", || who_forgets_is_woken(false));
 }
 
 #[test]
@@ -294,17 +377,22 @@ fn a_slot_that_nobody_had_cannot_be_given_back() {
     shuttle::check_random(
         || {
             let stock: Slots = Arc::new(Stock::new(1));
-            let making = stock.begin(|_| false).expect("an index");
+            let kernel = Arc::new(Kernel::default());
+            let making = begin(&stock, &kernel).expect("an index");
             stock.released(0);
-            assert!(matches!(stock.begin(|_| false), Err(Refused::Exhausted)));
-            finish(making, &Arc::new(Kernel::default()));
+            assert!(matches!(begin(&stock, &kernel), Err(Refused::Exhausted)));
+            finish(making, &kernel);
             stock.released(0);
             let slot = stock.take().expect("open").expect("a slot");
             close(&stock, 0, slot);
             stock.released(0);
             assert!(stock.has(0), "until its link is known to be gone");
-            drop(stock.begin(|_| false).expect("free again"));
+            while kernel.has(0) {
+                thread::yield_now();
+            }
+            forget(&stock, &kernel, |index| kernel.has(index));
             assert!(!stock.has(0));
+            drop(stock.begin(|_| false).expect("free again"));
         },
         1,
     );

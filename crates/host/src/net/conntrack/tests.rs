@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use lifecycle::Budget;
 
-use super::{Conntrack, End, QUICK, forget, forget_if_quick};
+use super::forget;
 use crate::Mark;
 use crate::net::Firewall;
 use crate::net::netlink::Netlink;
@@ -79,51 +79,65 @@ fn those_that_stay() -> BTreeSet<(String, String)> {
     pairs(&[(STAYS, SERVER), (SERVER, STAYS)])
 }
 
+fn is_gone(address: Ipv4Addr) -> bool {
+    address == GONE
+}
+
 #[test]
-fn the_connections_of_one_address_are_forgotten_in_both_directions_and_no_others() {
+fn the_connections_of_an_address_are_forgotten_in_both_directions_and_no_others() {
     in_network_with_memory(|| {
-        forget(GONE).unwrap();
+        assert_eq!(forget(is_gone).unwrap(), 0);
         let connections = connect();
         assert_eq!(remembered(), all());
-        forget(GONE).unwrap();
+        // By UDP and by TCP, from it and to it.
+        assert_eq!(forget(is_gone).unwrap(), 4);
         assert_eq!(remembered(), those_that_stay());
         // Nothing to forget is nothing to do.
-        forget(GONE).unwrap();
+        assert_eq!(forget(is_gone).unwrap(), 0);
         assert_eq!(remembered(), those_that_stay());
         drop(connections);
     });
 }
 
 #[test]
-fn a_kernel_that_cannot_pick_them_out_removes_them_one_by_one() {
+fn the_connections_of_many_addresses_are_found_among_many_others_in_one_go() {
+    const EACH: u16 = 20;
+    let address = |last| Ipv4Addr::new(127, 0, 1, last);
     in_network_with_memory(|| {
-        let connections = connect();
-        assert_eq!(remembered(), all());
-        let mut conntrack = Conntrack::open().unwrap();
-        for end in End::BOTH {
-            conntrack.remove_each(end, GONE).unwrap();
-            conntrack.remove_each(end, GONE).unwrap();
+        // More than the kernel tells of at once.
+        for last in 1..=100 {
+            let socket = UdpSocket::bind((address(last), 0)).unwrap();
+            for port in 1..=EACH {
+                socket.send_to(b"x", (SERVER, port)).unwrap();
+            }
         }
-        assert_eq!(remembered(), those_that_stay());
-        drop(connections);
+        assert_eq!(remembered().len(), 100);
+        let is_even = |address: Ipv4Addr| address.octets()[3].is_multiple_of(2);
+        assert_eq!(forget(is_even).unwrap(), 50 * usize::from(EACH));
+        let odd: Vec<_> = (1..=100).step_by(2).map(|last| (address(last), SERVER)).collect();
+        assert_eq!(remembered(), pairs(&odd));
     });
 }
 
 #[test]
-fn a_release_forgets_what_was_opened_from_an_address_unless_that_takes_long() {
+fn no_connection_is_remembered_to_an_address_whose_link_is_not_there() {
+    let mark = Mark::new(14, Ipv4Addr::new(10, 213, 0, 0));
     in_network_with_memory(|| {
-        let connections = connect();
-        forget_if_quick(GONE).unwrap();
-        let opened_by_others = pairs(&[(STAYS, SERVER), (SERVER, GONE), (SERVER, STAYS)]);
-        assert_eq!(remembered(), opened_by_others);
-        let many = UdpSocket::bind((GONE, 0)).unwrap();
-        for port in 1..=u16::try_from(QUICK).unwrap() {
-            many.send_to(b"x", (SERVER, port)).unwrap();
+        // A way there that is no slot's, as the host's way out is.
+        let mut netlink = Netlink::open().unwrap();
+        let own = fs::File::open("/proc/thread-self/ns/net").unwrap();
+        netlink.add_veth("out", "far", std::os::fd::AsFd::as_fd(&own)).unwrap();
+        for link in ["far", "out"] {
+            let index = netlink.index_of(link).unwrap();
+            netlink.set_up(index).unwrap();
         }
-        forget_if_quick(GONE).unwrap();
-        assert!(remembered().contains(&(GONE.to_string(), SERVER.to_string())), "left for later");
-        forget(GONE).unwrap();
-        assert_eq!(remembered(), those_that_stay());
-        drop(connections);
+        let out = netlink.index_of("out").unwrap();
+        netlink.add_address(out, mark.host_address(3), 20).unwrap();
+        let udp = UdpSocket::bind((SERVER, 0)).unwrap();
+        udp.send_to(b"x", (STAYS, 9)).unwrap();
+        let other = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).unwrap();
+        let refused = other.send_to(b"x", (mark.guest_address(7), 9)).unwrap_err();
+        assert_eq!(refused.kind(), std::io::ErrorKind::PermissionDenied);
+        assert_eq!(remembered(), pairs(&[(SERVER, STAYS)]));
     });
 }

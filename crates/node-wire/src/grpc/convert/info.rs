@@ -118,6 +118,7 @@ impl From<TemplateInfo> for v1::Template {
             resources: v1::Resources::from(template.resources).into(),
             envd_version: template.envd_version,
             created_at: Some(template.created_at.into()).into(),
+            snapshot: template.snapshot,
             ..Self::default()
         }
     }
@@ -135,6 +136,7 @@ impl TryFrom<v1::Template> for TemplateInfo {
             resources: resources.ok_or_else(|| Malformed::missing("template.resources"))?.into(),
             envd_version: message.envd_version,
             created_at: time("template.created_at", message.created_at.into_option())?,
+            snapshot: message.snapshot,
         })
     }
 }

@@ -1,26 +1,27 @@
-//! Sandboxes, routes, samples and events.
+//! Sandboxes, routes and samples.
 
 use std::net::IpAddr;
 
-use model::{Egress, EndReason, Ipv4Range, OnTimeout, SandboxPhase, SandboxSpec, Secret};
+use model::{EndReason, Keep, OnTimeout, SandboxPhase, SandboxSpec, Secret};
 
-use super::{Malformed, duration, from_wire, id, ms, pairs, time, to_wire};
+use super::{Malformed, duration, egress, from_wire, id, ms, pairs, time, to_wire};
 use crate::grpc::proto::cofferdam::node::v1;
-use crate::{NodeEvent, Route, Sample, SandboxStatus, Started};
+use crate::{Route, Sample, SandboxStatus, Started};
 
-pub(super) const PHASES: [(SandboxPhase, v1::SandboxPhase); 9] = [
+pub(super) const PHASES: [(SandboxPhase, v1::SandboxPhase); 10] = [
     (SandboxPhase::Reserved, v1::SandboxPhase::Reserved),
     (SandboxPhase::Booting, v1::SandboxPhase::Booting),
     (SandboxPhase::Live, v1::SandboxPhase::Live),
     (SandboxPhase::Checkpointing, v1::SandboxPhase::Checkpointing),
     (SandboxPhase::Pausing, v1::SandboxPhase::Pausing),
+    (SandboxPhase::Paused, v1::SandboxPhase::Paused),
     (SandboxPhase::Stopping, v1::SandboxPhase::Stopping),
     (SandboxPhase::TearingDown, v1::SandboxPhase::TearingDown),
     (SandboxPhase::Stuck, v1::SandboxPhase::Stuck),
     (SandboxPhase::Stopped, v1::SandboxPhase::Stopped),
 ];
 
-pub(super) const REASONS: [(EndReason, v1::EndReason); 7] = [
+pub(super) const REASONS: [(EndReason, v1::EndReason); 8] = [
     (EndReason::Request, v1::EndReason::Request),
     (EndReason::Timeout, v1::EndReason::Timeout),
     (EndReason::Crashed, v1::EndReason::Crashed),
@@ -28,9 +29,14 @@ pub(super) const REASONS: [(EndReason, v1::EndReason); 7] = [
     (EndReason::NodeStop, v1::EndReason::NodeStop),
     (EndReason::Reclaimed, v1::EndReason::Reclaimed),
     (EndReason::HostRestart, v1::EndReason::HostRestart),
+    (EndReason::Paused, v1::EndReason::Paused),
 ];
 
-const ON_TIMEOUT: [(OnTimeout, v1::OnTimeout); 1] = [(OnTimeout::Kill, v1::OnTimeout::Kill)];
+pub(super) const ON_TIMEOUT: [(OnTimeout, v1::OnTimeout); 3] = [
+    (OnTimeout::Kill, v1::OnTimeout::Kill),
+    (OnTimeout::Pause(Keep::Memory), v1::OnTimeout::PauseMemory),
+    (OnTimeout::Pause(Keep::Files), v1::OnTimeout::PauseFiles),
+];
 
 /// The reason a word of [`EndReason::as_str`] stands for.
 pub(in crate::grpc) fn end_reason(word: &str) -> Option<EndReason> {
@@ -39,7 +45,7 @@ pub(in crate::grpc) fn end_reason(word: &str) -> Option<EndReason> {
 
 impl From<SandboxSpec> for v1::SandboxSpec {
     fn from(spec: SandboxSpec) -> Self {
-        Self {
+        let mut message = Self {
             id: spec.id.to_string(),
             team: spec.team.to_string(),
             template: spec.template.to_string(),
@@ -50,10 +56,10 @@ impl From<SandboxSpec> for v1::SandboxSpec {
             ttl_ms: ms(spec.ttl),
             on_timeout: to_wire(&ON_TIMEOUT, &spec.on_timeout).into(),
             internet: spec.internet,
-            allow_out: texts(&spec.egress.allow),
-            deny_out: texts(&spec.egress.deny),
             ..Self::default()
-        }
+        };
+        egress::put(&spec.egress, &mut message);
+        message
     }
 }
 
@@ -61,6 +67,7 @@ impl TryFrom<v1::SandboxSpec> for SandboxSpec {
     type Error = Malformed;
 
     fn try_from(message: v1::SandboxSpec) -> Result<Self, Malformed> {
+        let egress = egress::take(&message)?;
         Ok(Self {
             id: id("spec.id", &message.id)?,
             team: id("spec.team", &message.team)?,
@@ -72,26 +79,9 @@ impl TryFrom<v1::SandboxSpec> for SandboxSpec {
             ttl: duration(message.ttl_ms),
             on_timeout: from_wire(&ON_TIMEOUT, "spec.on_timeout", message.on_timeout)?,
             internet: message.internet,
-            egress: Egress {
-                allow: ranges("spec.allow_out", &message.allow_out)?,
-                deny: ranges("spec.deny_out", &message.deny_out)?,
-            },
+            egress,
         })
     }
-}
-
-pub(in crate::grpc) fn texts(ranges: &[Ipv4Range]) -> Vec<String> {
-    ranges.iter().map(ToString::to_string).collect()
-}
-
-pub(in crate::grpc) fn ranges(
-    field: &'static str,
-    texts: &[String],
-) -> Result<Vec<Ipv4Range>, Malformed> {
-    let range = |text: &String| {
-        text.parse().map_err(|error| Malformed::new(field, format!("is not legal: {error}")))
-    };
-    texts.iter().map(range).collect()
 }
 
 impl From<SandboxStatus> for v1::Sandbox {
@@ -216,64 +206,4 @@ impl TryFrom<v1::Sample> for Sample {
             disk_used_bytes: message.disk_used_bytes,
         })
     }
-}
-
-impl From<NodeEvent> for v1::Event {
-    fn from(event: NodeEvent) -> Self {
-        let event = match event {
-            NodeEvent::Ended { id, lifecycle, reason, at } => v1::Ended {
-                sandbox: id.to_string(),
-                lifecycle: lifecycle.to_string(),
-                reason: to_wire(&REASONS, &reason).into(),
-                at: Some(at.into()).into(),
-                ..v1::Ended::default()
-            }
-            .into(),
-            NodeEvent::TornDown { id, lifecycle, reason, forced, left, at } => v1::TornDown {
-                sandbox: id.to_string(),
-                lifecycle: lifecycle.to_string(),
-                reason: to_wire(&REASONS, &reason).into(),
-                forced,
-                left,
-                at: Some(at.into()).into(),
-                ..v1::TornDown::default()
-            }
-            .into(),
-            NodeEvent::EndMoved { id, lifecycle, ends_at } => v1::EndMoved {
-                sandbox: id.to_string(),
-                lifecycle: lifecycle.to_string(),
-                ends_at: Some(ends_at.into()).into(),
-                ..v1::EndMoved::default()
-            }
-            .into(),
-        };
-        Self { event, ..Self::default() }
-    }
-}
-
-/// `None` for the word that the subscription is in force, and for kinds of events that only a
-/// newer node has.
-pub(in crate::grpc) fn event(message: v1::Event) -> Result<Option<NodeEvent>, Malformed> {
-    Ok(match message.event {
-        None | Some(v1::event::Event::Subscribed(_)) => None,
-        Some(v1::event::Event::Ended(ended)) => Some(NodeEvent::Ended {
-            id: id("ended.sandbox", &ended.sandbox)?,
-            lifecycle: id("ended.lifecycle", &ended.lifecycle)?,
-            reason: from_wire(&REASONS, "ended.reason", ended.reason)?,
-            at: time("ended.at", ended.at.into_option())?,
-        }),
-        Some(v1::event::Event::TornDown(torn)) => Some(NodeEvent::TornDown {
-            id: id("torn_down.sandbox", &torn.sandbox)?,
-            lifecycle: id("torn_down.lifecycle", &torn.lifecycle)?,
-            reason: from_wire(&REASONS, "torn_down.reason", torn.reason)?,
-            forced: torn.forced,
-            left: torn.left,
-            at: time("torn_down.at", torn.at.into_option())?,
-        }),
-        Some(v1::event::Event::EndMoved(moved)) => Some(NodeEvent::EndMoved {
-            id: id("end_moved.sandbox", &moved.sandbox)?,
-            lifecycle: id("end_moved.lifecycle", &moved.lifecycle)?,
-            ends_at: time("end_moved.ends_at", moved.ends_at.into_option())?,
-        }),
-    })
 }

@@ -6,12 +6,12 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD_NO_PAD;
 use buffa::Message as _;
 use connectrpc::{ConnectError, ErrorCode};
-use model::{BuildId, DrainIsFinal, NodePhase, SandboxId};
+use model::{BuildId, DrainIsFinal, NodePhase, SandboxId, TemplateId};
 
 use super::{DETAIL, DOMAIN, Reason};
 use crate::grpc::convert::word;
 use crate::grpc::proto::google::rpc::ErrorInfo;
-use crate::{BuildError, CreateError, NodeError, StatusError};
+use crate::{BuildError, CreateError, NodeError, PauseError, RemoveError, StatusError};
 
 /// A status as it arrived.
 struct Told {
@@ -76,6 +76,7 @@ pub(in crate::grpc) fn create_error(error: ConnectError) -> CreateError {
             reserve_mib: told.number("reserve_mib"),
         },
         Some(Reason::AlreadyExists) => CreateError::AlreadyExists(told.fact("id")),
+        Some(Reason::NotPaused) => CreateError::NotPaused(told.fact("id")),
         Some(Reason::UnknownTemplate) => CreateError::UnknownTemplate(told.fact("id")),
         Some(Reason::InvalidRequest) => CreateError::Invalid(told.message()),
         Some(Reason::StartFailed) => {
@@ -146,5 +147,46 @@ pub(in crate::grpc) fn build_error(error: ConnectError, asked: &BuildId) -> Buil
         Some(Reason::Unsupported) => BuildError::Unsupported(told.fact("alias")),
         // There is no other word for a node that answers, but not with an answer.
         _ => BuildError::Unreachable(told.message()),
+    }
+}
+
+/// `asked` is the sandbox the call was about.
+pub(in crate::grpc) fn pause_error(error: ConnectError, asked: &SandboxId) -> PauseError {
+    let told = Told::of(error);
+    match told.reason {
+        Some(Reason::SandboxNotFound) => PauseError::NotFound(told.fact("id")),
+        Some(Reason::SandboxPaused) => PauseError::Paused(told.fact("id")),
+        Some(Reason::SandboxBusy) => PauseError::Busy(told.fact("id")),
+        Some(Reason::DiskFull) => PauseError::DiskFull {
+            free_mib: told.number("free_mib"),
+            reserve_mib: told.number("reserve_mib"),
+        },
+        Some(Reason::LimitReached) => PauseError::Limit(told.message()),
+        Some(Reason::PauseFailed) => PauseError::Failed(told.message()),
+        Some(Reason::SandboxLost) => PauseError::Lost(told.message()),
+        None if told.code == ErrorCode::NotFound => PauseError::NotFound(asked.to_string()),
+        // A node of an older version knows no such call, and one that did not like the request has
+        // not begun.
+        None if told.code == ErrorCode::Unimplemented => {
+            PauseError::Failed("the node is of a version that cannot pause".to_owned())
+        }
+        Some(Reason::InvalidRequest) => PauseError::Failed(told.message()),
+        // Whether it has begun is not known.
+        _ => PauseError::Unreachable(told.message()),
+    }
+}
+
+/// `asked` is the template the call was about.
+pub(in crate::grpc) fn remove_error(error: ConnectError, asked: &TemplateId) -> RemoveError {
+    let told = Told::of(error);
+    match told.reason {
+        Some(Reason::TemplateNotFound) => RemoveError::NotFound(told.fact("id")),
+        Some(Reason::TemplateInUse) => RemoveError::InUse(told.fact("id")),
+        None if told.code == ErrorCode::NotFound => RemoveError::NotFound(asked.to_string()),
+        None if told.code == ErrorCode::Unimplemented => RemoveError::Internal(
+            "the node is of a version that cannot remove templates".to_owned(),
+        ),
+        _ if told.is_unreachable() => RemoveError::Unreachable(told.message()),
+        _ => RemoveError::Internal(told.message()),
     }
 }

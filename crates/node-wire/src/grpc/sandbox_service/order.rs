@@ -3,15 +3,18 @@
 use std::time::SystemTime;
 
 use connectrpc::ErrorCode;
-use model::{Egress, OnTimeout, Resources, SandboxSpec, Secret};
+use model::{Egress, Keep, OnTimeout, Resources, SandboxSpec, Secret, TemplateId};
 
-use crate::grpc::convert::{Malformed, id, ranges, time};
+use crate::grpc::convert::{Malformed, from_e2b, id, time};
 use crate::grpc::failure::{Failure, Reason};
 use crate::grpc::proto::{SandboxConfig, SandboxCreateRequest, SandboxNetworkEgressConfig};
-use crate::{CreateError, TemplateInfo};
+use crate::{CreateError, PausedStatus, TemplateInfo};
 
 /// The longest execution id that is kept; E2B's are UUIDs.
 const MAX_EXECUTION_BYTES: usize = 64;
+
+/// How a value begins that E2B's proxy puts a secret or a token in the place of.
+const PLACEHOLDER: &str = "${e2b.";
 
 #[derive(Debug)]
 pub(super) struct Order {
@@ -19,6 +22,8 @@ pub(super) struct Order {
     pub(super) ends_at: SystemTime,
     /// What the caller calls this run.
     pub(super) execution: Option<String>,
+    /// With what a paused sandbox is to go on; `None` is a new one.
+    pub(super) resume: Option<Keep>,
 }
 
 impl Order {
@@ -26,20 +31,18 @@ impl Order {
     ///
     /// Not looked at, because they describe an artefact or are for the caller itself: kernel and
     /// Firecracker versions, huge pages, alias, base template, the agent's version,
-    /// `max_sandbox_length`, `events_ttl_days`, `auto_pause_filesystem_only`, and `start_time`, as
-    /// a sandbox starts when it starts.
-    pub(super) fn read(
-        message: SandboxCreateRequest,
-        templates: &[TemplateInfo],
-    ) -> Result<Self, Failure> {
+    /// `max_sandbox_length`, `events_ttl_days`, `auto_resume`, which whoever sees the traffic acts
+    /// on, and `start_time`, as a sandbox starts when it starts.
+    pub(super) fn read(message: SandboxCreateRequest, stock: &Stock<'_>) -> Result<Self, Failure> {
+        let keep = if message.filesystem_boot == Some(true) { Keep::Files } else { Keep::Memory };
         let ends_at = time("end_time", message.end_time.into_option())?;
         let config = message.sandbox.into_option();
         let config = config.ok_or_else(|| Malformed::missing("sandbox"))?;
         check(&config)?;
         let rules = config.network.as_option().and_then(|network| network.egress.as_option());
         let egress = rules.map(egress).transpose()?.unwrap_or_default();
-        let template = find(&config, templates)?;
-        let resources = resources(&config, template)?;
+        let Source { template, resources: default, paused } = stock.find(&config)?;
+        let resources = resources(&config, default)?;
         let ttl = ends_at.duration_since(SystemTime::now()).map_err(|_past| {
             let text = "failed to create sandbox: end_time is in the past";
             Failure::new(ErrorCode::Internal, Reason::InvalidRequest, text)
@@ -49,41 +52,78 @@ impl Order {
             let text = format!("execution_id is longer than {MAX_EXECUTION_BYTES} bytes");
             return Err(Failure::invalid(text));
         }
+        let on_timeout = match (config.auto_pause, config.auto_pause_filesystem_only) {
+            (false, _) => OnTimeout::Kill,
+            (true, false) => OnTimeout::Pause(Keep::Memory),
+            (true, true) => OnTimeout::Pause(Keep::Files),
+        };
         let spec = SandboxSpec {
             id: id("sandbox_id", &config.sandbox_id)?,
             team: id("team_id", &config.team_id)?,
-            template: template.id.clone(),
+            template,
             resources: Some(resources),
             env: config.env_vars.into_iter().collect(),
             metadata: config.metadata.into_iter().collect(),
             access_token: config.envd_access_token.map(Secret::new),
             ttl,
-            on_timeout: OnTimeout::Kill,
+            on_timeout,
             internet: config.allow_internet_access.unwrap_or(true),
             egress,
         };
-        Ok(Self { spec, ends_at, execution })
+        Ok(Self { spec, ends_at, execution, resume: paused.then_some(keep) })
     }
 }
 
-/// The template that has what is asked for: the build, if one is named.
-fn find<'a>(
-    config: &SandboxConfig,
-    templates: &'a [TemplateInfo],
-) -> Result<&'a TemplateInfo, Failure> {
-    let named = templates.iter().find(|template| {
-        template.id.as_str() == config.template_id
-            && (config.build_id.is_empty() || template.build.as_str() == config.build_id)
-    });
-    named.ok_or_else(|| {
-        let missing =
-            if config.build_id.is_empty() { &config.template_id } else { &config.build_id };
-        CreateError::UnknownTemplate(missing.clone()).into()
-    })
+/// What a node can start sandboxes from.
+#[derive(Debug)]
+pub(super) struct Stock<'a> {
+    pub(super) templates: &'a [TemplateInfo],
+    pub(super) paused: &'a [PausedStatus],
 }
 
-/// What is not said is as in the template.
-fn resources(config: &SandboxConfig, template: &TemplateInfo) -> Result<Resources, Failure> {
+/// What a sandbox is started from.
+struct Source {
+    template: TemplateId,
+    /// As they are where the order does not say.
+    resources: Resources,
+    /// Whether it is a sandbox, which goes on.
+    paused: bool,
+}
+
+impl Stock<'_> {
+    /// E2B's control plane names every state of a sandbox as a build. A snapshot is found by that
+    /// alone, whatever template it was put into; a paused sandbox is its own name, and has one
+    /// state. It stays its team's.
+    fn find(&self, config: &SandboxConfig) -> Result<Source, Failure> {
+        let of_sandbox = |paused: &&PausedStatus| {
+            paused.id.as_str() == config.sandbox_id && paused.team.as_str() == config.team_id
+        };
+        let paused = self.paused.iter().find(of_sandbox).filter(|_| config.snapshot);
+        if let Some(PausedStatus { template, resources, .. }) = paused {
+            return Ok(Source { template: template.clone(), resources: *resources, paused: true });
+        }
+        let template = self.templates.iter().find(|template| {
+            let build = template.build.as_str() == config.build_id;
+            // An order to resume is not to start anew from what is no state of a sandbox.
+            template.snapshot && build
+                || !config.snapshot
+                    && template.id.as_str() == config.template_id
+                    && (config.build_id.is_empty() || build)
+        });
+        if let Some(TemplateInfo { id, resources, .. }) = template {
+            return Ok(Source { template: id.clone(), resources: *resources, paused: false });
+        }
+        Err(match (config.snapshot, config.build_id.as_str()) {
+            (true, _) => CreateError::NotPaused(config.sandbox_id.clone()),
+            (false, "") => CreateError::UnknownTemplate(config.template_id.clone()),
+            (false, build) => CreateError::UnknownTemplate(build.to_owned()),
+        }
+        .into())
+    }
+}
+
+/// What is not said is as in the `default`.
+fn resources(config: &SandboxConfig, default: Resources) -> Result<Resources, Failure> {
     fn positive<N: TryFrom<i64>>(name: &str, given: i64, default: N) -> Result<N, Failure> {
         if given == 0 {
             return Ok(default);
@@ -91,7 +131,6 @@ fn resources(config: &SandboxConfig, template: &TemplateInfo) -> Result<Resource
         let bad = |_error| Failure::invalid(format!("{name} must be 0 or more, not {given}"));
         N::try_from(given).map_err(bad)
     }
-    let default = template.resources;
     Ok(Resources {
         vcpus: positive("vcpu", config.vcpu, default.vcpus)?,
         memory_mib: positive("ram_mb", config.ram_mb, default.memory_mib)?,
@@ -106,27 +145,19 @@ fn check(config: &SandboxConfig) -> Result<(), Failure> {
         refuse(rules.traffic_access_token.is_some(), "network.ingress.traffic_access_token")?;
         refuse(rules.mask_request_host.is_some(), "network.ingress.mask_request_host")?;
     }
-    let resumes = |policy: &str| !matches!(policy, "" | "off");
-    refuse(config.snapshot, "snapshot")?;
-    // The node ends the sandbox when its time is over; it would be lost before it is paused.
-    refuse(config.auto_pause, "auto_pause")?;
     refuse(!config.volumeMounts.is_empty(), "volumeMounts")?;
-    refuse(resumes(&config.auto_resume.policy), "auto_resume")?;
     refuse(!config.iam.tokens.is_empty(), "iam")
 }
 
-/// Rules for traffic out of a sandbox: those by address can be had.
+/// Rules for traffic out of a sandbox. Headers whose values only E2B's own services know are none.
 pub(super) fn egress(rules: &SandboxNetworkEgressConfig) -> Result<Egress, Failure> {
-    if !rules.egress_proxy_address.is_empty() {
-        let text = "egress proxy is not supported by this orchestrator build";
-        return Err(Failure::unsupported(text));
-    }
-    refuse(!rules.allowed_domains.is_empty(), "network.egress.allowed_domains")?;
-    refuse(!rules.rules.is_empty(), "network.egress.rules")?;
-    Ok(Egress {
-        allow: ranges("network.egress.allowed_cidrs", &rules.allowed_cidrs)?,
-        deny: ranges("network.egress.denied_cidrs", &rules.denied_cidrs)?,
-    })
+    let egress = from_e2b(rules)?;
+    let mut values = egress.headers.iter().flat_map(|rule| &rule.headers);
+    refuse(
+        values.any(|(_, value)| value.expose().contains(PLACEHOLDER)),
+        "a placeholder in network.egress.rules",
+    )?;
+    Ok(egress)
 }
 
 fn refuse(asked: bool, field: &str) -> Result<(), Failure> {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use host::HostError;
 use host::census::{HELPERS, lifecycle_ids};
-use host::net::{Slot, linked_slots, remove_link};
+use host::net::{Redirect, Slot, linked_slots, remove_link};
 use host::process::Process;
 use images::LeaseError;
 use lifecycle::{Budget, Owned};
@@ -13,7 +13,8 @@ use rustix::io::Errno;
 
 use crate::adopt::AdoptError;
 use crate::backend::host::Host;
-use crate::backend::host::holdings::{HostHoldings, restrict};
+use crate::backend::host::holdings::HostHoldings;
+use crate::backend::host::ways::WayError;
 use crate::backend::{Leftover, NotAdopted};
 use crate::ledger::{LifecycleDir, Record};
 
@@ -70,9 +71,12 @@ impl Host {
         if !self.pool.claim(index) {
             return Err(NotAdopted::Refused(format!("slot {index} is another's")));
         }
+        let network = Redirect::of(&slot).map_err(refused)?;
         let mut held = HostHoldings::new(Arc::clone(self), lifecycle);
         let record = held.record.insert(record.clone());
         record.boot_id = Some(self.boot_id.clone());
+        let dir = LifecycleDir::named(&self.config.lifecycles(), lifecycle.as_str());
+        self.ways.adopt(lifecycle.as_str(), dir.path(), network);
         held.lease = Some(lease);
         held.slot = Some(Owned::adopt(slot));
         held.cgroup = Some(Owned::adopt(cgroup));
@@ -83,13 +87,13 @@ impl Host {
     }
 
     /// Replaces the rules of one that runs, found by its record: its supervisor alone has its slot.
-    pub(super) fn set_rules(
+    pub(super) async fn set_rules(
         &self,
         lifecycle: &LifecycleId,
         rules: &Egress,
-    ) -> Result<bool, HostError> {
-        let lifecycles = self.config.lifecycles();
-        let record = LifecycleDir::named(&lifecycles, lifecycle.as_str()).read().ok().flatten();
+    ) -> Result<bool, WayError> {
+        let dir = LifecycleDir::named(&self.config.lifecycles(), lifecycle.as_str());
+        let record = dir.read().ok().flatten();
         let found = record.and_then(|record| record.process.zip(record.slot));
         let Some((identity, index)) = found else { return Ok(false) };
         let Some(process) = Process::adopt(identity)? else { return Ok(false) };
@@ -101,9 +105,9 @@ impl Host {
             Ok(slot) => slot,
             // It has ended while it was looked at.
             Err(_) if !process.is_running()? => return Ok(false),
-            Err(error) => return Err(error),
+            Err(error) => return Err(error.into()),
         };
-        restrict(&slot, rules).map(|()| true)
+        self.ways.set(lifecycle.as_str(), dir.path(), Redirect::of(&slot)?, rules).await
     }
 
     /// What is to be released of `lifecycle`. A slot that another has is left to that one.

@@ -2,22 +2,24 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use guest_wire::rest::InitRequest;
-use host::HostError;
 use host::cgroup::{Cgroup, Limits};
-use host::net::{Slot, Subnet, is_linked, remove_link};
+use host::net::{Slot, is_linked, remove_link};
 use host::process::Process;
 use images::Lease;
 use lifecycle::{Budget, Owned, Release, close_in};
 use machine::{BootSpec, Part};
-use model::{Egress, Ipv4Range, LifecycleId};
+use model::LifecycleId;
+use node_wire::NewSnapshot;
+use tokio_util::sync::CancellationToken;
 
 use crate::backend::host::Host;
 use crate::backend::{Acquire, Holdings};
 use crate::ledger::{LedgerError, LifecycleDir, Record};
+use crate::pause::HaltError;
 use crate::provision::{Cause, Order, answer_of};
 use crate::teardown::{Step, StepError};
 
@@ -61,22 +63,22 @@ impl HostHoldings {
     fn make_directory(&mut self, order: &Order) -> Result<(), Cause> {
         let record = Record::new(order, &self.host.boot_id);
         let lifecycles = self.host.config.lifecycles();
-        self.dir = Some(LifecycleDir::create(&lifecycles, &self.lifecycle, &record)?);
+        let dir = self.dir.insert(LifecycleDir::create(&lifecycles, &self.lifecycle, &record)?);
+        let taken =
+            order.from.as_ref().map(|from| self.host.sealed.take(&from.sandbox, dir.path()));
         self.record = Some(record);
-        Ok(())
+        taken.unwrap_or(Ok(())).map_err(Cause::Unseal)
     }
 
-    fn named_dir(&self) -> LifecycleDir {
+    pub(super) fn named_dir(&self) -> LifecycleDir {
         LifecycleDir::named(&self.host.config.lifecycles(), &self.lifecycle)
     }
 
     async fn take_slot(&mut self, order: &Order) -> Result<(), Cause> {
         // About a millisecond, and never dropped in the middle: a slot that is made has an owner.
         let slot = self.slot.insert(self.host.pool.take().await?);
-        let rules = order.spec.rules();
-        if rules != Egress::default() {
-            restrict(slot, &rules)?;
-        }
+        let dir = has(self.dir.as_ref(), "directory")?.path();
+        self.host.ways.open(&self.lifecycle, dir, slot, &order.spec.rules()).await?;
         let index = slot.net().index;
         Ok(self.write(&mut |record| record.slot = Some(index))?)
     }
@@ -102,7 +104,7 @@ impl HostHoldings {
         let spec = BootSpec {
             id: &self.lifecycle,
             dir: has(self.dir.as_ref(), "directory")?.path(),
-            base: has(self.lease.as_ref(), "lease")?.rootfs(),
+            layers: has(self.lease.as_ref(), "lease")?.layers(),
             hostname: HOSTNAME,
             env: &env,
             memory_bytes: memory_bytes(entry.resources.memory_mib),
@@ -146,6 +148,9 @@ impl HostHoldings {
     }
 
     async fn release_slot(&mut self, budget: Budget) -> Result<(), StepError> {
+        // What is open in its network would keep that.
+        let dir = self.named_dir();
+        self.host.ways.close(&self.lifecycle, dir.path(), budget).await?;
         let own = self.slot.as_ref().map(|slot| slot.net().index);
         close_in(&mut self.slot, budget).await?;
         if let Some(index) = self.left_slot {
@@ -183,21 +188,17 @@ impl HostHoldings {
     }
 }
 
-/// Sets the rules of `slot` for connections to the outside.
-pub(super) fn restrict(slot: &Slot, rules: &Egress) -> Result<(), HostError> {
-    let subnet = |range: Ipv4Range| Subnet { first: range.first(), prefix_len: range.prefix_len() };
-    let open: Vec<Subnet> = rules.allow.iter().copied().map(subnet).collect();
-    let closed: Vec<Subnet> = rules.denied().map(subnet).collect();
-    slot.restrict(&open, &closed)
-}
-
 #[async_trait]
 impl Holdings for HostHoldings {
     async fn acquire(&mut self, what: Acquire, order: &Order) -> Result<(), Cause> {
         match what {
             Acquire::Directory => self.make_directory(order),
             Acquire::Lease => {
-                self.lease = Some(self.host.images.lease(&order.entry.template)?);
+                let images = &self.host.images;
+                self.lease = Some(match &order.from {
+                    Some(_) => images.lease_build(&order.template.build)?,
+                    None => images.lease(&order.entry.template)?,
+                });
                 Ok(())
             }
             Acquire::Slot => self.take_slot(order).await,
@@ -214,6 +215,40 @@ impl Holdings for HostHoldings {
         let written = dir.write(record);
         self.unwritten = written.is_err();
         written
+    }
+
+    fn is_portable(&self) -> bool {
+        self.record.as_ref().is_some_and(|record| record.portable)
+    }
+
+    async fn freeze(&mut self, budget: Budget) -> Result<(), HaltError> {
+        self.freeze_machine(budget).await
+    }
+
+    async fn thaw(&mut self) -> Result<(), HaltError> {
+        self.thaw_machine()
+    }
+
+    async fn sync(&mut self, budget: Budget) -> Result<(), HaltError> {
+        self.sync_files(budget).await
+    }
+
+    async fn answers(&self, budget: Budget) -> Result<(), HaltError> {
+        self.agent_answers(budget).await
+    }
+
+    async fn snapshot(
+        &mut self,
+        new: &NewSnapshot,
+        cancel: &CancellationToken,
+        budget: Budget,
+    ) -> Result<Duration, HaltError> {
+        self.take_snapshot(new, cancel, budget).await
+    }
+
+    fn unseal(&mut self) -> Result<(), HaltError> {
+        let Some(record) = &self.record else { return Ok(()) };
+        self.host.sealed.forget(&record.sandbox).map_err(HaltError::Sync)
     }
 
     fn log(&self) -> Vec<String> {
@@ -254,7 +289,10 @@ impl Holdings for HostHoldings {
                 Some(_) => Ok(close_in(&mut self.cgroup, budget).await?),
                 None => Ok(host.cgroups.named(id).release(budget).await?),
             },
-            Step::Files => self.remove_files(budget).await,
+            Step::Files => {
+                self.seal().await?;
+                self.remove_files(budget).await
+            }
             Step::Lease => {
                 drop(self.lease.take());
                 Ok(())

@@ -1,0 +1,168 @@
+//! The other half of a connection: from the sandbox's own network to where it goes.
+
+use std::fmt;
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpStream as StdStream};
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::time::Duration;
+
+use lifecycle::{Budget, Expired};
+use model::{HostName, SocksProxy};
+use tokio::net::{TcpSocket, TcpStream};
+
+use crate::decision::{OnlyPermitted, Rules, Target};
+use crate::resolve::{LookupError, Resolver};
+use crate::socks::{self, Destination, SocksError};
+
+/// Names, addresses and proxies, all of it together.
+const DIAL_LIMIT: Duration = Duration::from_secs(20);
+/// One of several addresses may take this long.
+const ADDRESS_LIMIT: Duration = Duration::from_secs(8);
+
+/// Where a sandbox's sockets come from.
+pub trait Sockets: fmt::Debug + Send + Sync {
+    /// A new TCP socket, not blocking, in the sandbox's network, whose connections are not handed
+    /// over to us again. Blocks for a fraction of a millisecond.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    fn open(&self) -> io::Result<OwnedFd>;
+
+    /// Where the program that made the connection `accepted` has connected to.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    fn origin(&self, accepted: BorrowedFd<'_>) -> io::Result<SocketAddrV4>;
+}
+
+/// A connection that could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum DialError {
+    #[error(transparent)]
+    Lookup(#[from] LookupError),
+    #[error("no sandbox reaches {0}")]
+    Closed(Ipv4Addr),
+    #[error("the network rules of this sandbox allow none of the addresses of {0}")]
+    NotPermitted(HostName),
+    #[error("{to} cannot be reached")]
+    Connect { to: SocketAddrV4, source: io::Error },
+    #[error("no socket can be made now")]
+    Socket(#[source] io::Error),
+    #[error(transparent)]
+    Socks(#[from] SocksError),
+    #[error("the connection takes too long")]
+    Expired(#[from] Expired),
+}
+
+/// Makes connections for one sandbox.
+#[derive(Debug, Clone)]
+pub(crate) struct Dialer {
+    pub(crate) sockets: Arc<dyn Sockets>,
+    pub(crate) resolver: Arc<Resolver>,
+}
+
+impl Dialer {
+    /// Connects to `target`, through the proxy if the rules have one.
+    pub(crate) async fn dial(
+        &self,
+        rules: Rules<'_>,
+        target: &Target,
+    ) -> Result<TcpStream, DialError> {
+        let connected = async {
+            match &rules.egress.proxy {
+                Some(proxy) => self.through(proxy, rules, target).await,
+                None => self.connect(&self.addresses(rules, target).await?).await,
+            }
+        };
+        Budget::within(DIAL_LIMIT).run("connection to the outside", connected).await?
+    }
+
+    async fn through(
+        &self,
+        proxy: &SocksProxy,
+        rules: Rules<'_>,
+        target: &Target,
+    ) -> Result<TcpStream, DialError> {
+        let destination = match target {
+            Target::Name { name, port, only_permitted: OnlyPermitted(false) } => {
+                Destination::Name(name.clone(), *port)
+            }
+            _ => match self.addresses(rules, target).await?.first() {
+                Some(address) => Destination::Address(*address),
+                None => return Err(no_address()),
+            },
+        };
+        let found = match (proxy.address(), proxy.name()) {
+            (Some(address), _) => vec![address],
+            (None, Some(name)) => self.resolver.lookup(name).await?,
+            (None, None) => Vec::new(),
+        };
+        let at = open_ones(rules, &found)?;
+        let at: Vec<_> = at.map(|ip| SocketAddrV4::new(ip, proxy.port())).collect();
+        let mut stream = self.connect(&at).await?;
+        socks::connect(&mut stream, proxy.credentials(), &destination).await?;
+        Ok(stream)
+    }
+
+    /// The addresses behind `target` to which a connection may go.
+    async fn addresses(
+        &self,
+        rules: Rules<'_>,
+        target: &Target,
+    ) -> Result<Vec<SocketAddrV4>, DialError> {
+        let (name, port, OnlyPermitted(only)) = match target {
+            Target::Address(address) => return Ok(vec![*address]),
+            Target::Name { name, port, only_permitted } => (name, *port, *only_permitted),
+        };
+        let found = self.resolver.lookup(name).await?;
+        let open = open_ones(rules, &found)?;
+        let allowed = open.filter(|address| !only || rules.permits(*address));
+        let allowed: Vec<_> = allowed.map(|address| SocketAddrV4::new(address, port)).collect();
+        if allowed.is_empty() {
+            return Err(DialError::NotPermitted(name.clone()));
+        }
+        Ok(allowed)
+    }
+
+    /// Connects to the first of `addresses` that answers.
+    async fn connect(&self, addresses: &[SocketAddrV4]) -> Result<TcpStream, DialError> {
+        let mut last = no_address();
+        for to in addresses {
+            let connecting = self.socket().await?.connect(SocketAddr::from(*to));
+            match Budget::within(ADDRESS_LIMIT).run("connect", connecting).await {
+                Ok(Ok(stream)) => return Ok(stream),
+                Ok(Err(source)) => last = DialError::Connect { to: *to, source },
+                Err(expired) => last = expired.into(),
+            }
+        }
+        Err(last)
+    }
+
+    async fn socket(&self) -> Result<TcpSocket, DialError> {
+        let sockets = Arc::clone(&self.sockets);
+        let opened = tokio::task::spawn_blocking(move || sockets.open()).await;
+        let opened = opened.map_err(io::Error::other).and_then(|opened| opened);
+        let socket =
+            TcpSocket::from_std_stream(StdStream::from(opened.map_err(DialError::Socket)?));
+        socket.set_nodelay(true).map_err(DialError::Socket)?;
+        Ok(socket)
+    }
+}
+
+/// Those of `found` that are not closed to all sandboxes: a name may be anybody's, and lead
+/// anywhere.
+fn open_ones<'a>(
+    rules: Rules<'a>,
+    found: &'a [Ipv4Addr],
+) -> Result<impl Iterator<Item = Ipv4Addr> + 'a, DialError> {
+    let is_open = move |address: &Ipv4Addr| !rules.is_closed(*address);
+    match found.iter().copied().find(|address| rules.is_closed(*address)) {
+        Some(closed) if !found.iter().any(is_open) => Err(DialError::Closed(closed)),
+        _ => Ok(found.iter().copied().filter(is_open)),
+    }
+}
+
+fn no_address() -> DialError {
+    DialError::Socket(io::Error::other("there is no address"))
+}

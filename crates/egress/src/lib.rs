@@ -1,0 +1,29 @@
+//! The way out of sandboxes whose rules are about names: every connection that the sandbox's own
+//! network hands over is looked into, and goes on to where its name leads, or nowhere.
+//!
+//! The address a program connects to is not believed: what counts is the name it asks for, in the
+//! `Host` of HTTP/1 or the server name of TLS, and the addresses that the node's own name servers
+//! have for that. Knows the protocols and no Linux: who makes the sockets is told by [`Sockets`].
+
+#![cfg_attr(not(test), warn(clippy::indexing_slicing))]
+
+mod decision;
+mod dial;
+mod http;
+mod line;
+mod opening;
+mod proxy;
+mod refusal;
+mod resolve;
+mod socks;
+mod tls;
+
+pub use dial::{DialError, Sockets};
+pub use opening::{OPENING_MAX, Opening};
+pub use proxy::{CONNECTIONS_MAX, Closing, NODE_CONNECTIONS_MAX, Node, Proxy};
+pub use refusal::Refusal;
+pub use resolve::{LookupError, Resolver};
+pub use socks::SocksError;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,144 @@
+//! Rules for connections to the outside, in our own messages and in E2B's.
+
+use model::{DomainPattern, Egress, HeaderRule, Ipv4Range, Secret, SocksProxy};
+
+use super::Malformed;
+use crate::grpc::proto::cofferdam::node::v1;
+use crate::grpc::proto::{
+    SandboxNetworkDomainRules, SandboxNetworkEgressConfig, SandboxNetworkRule,
+    SandboxNetworkTransform,
+};
+
+/// Puts `egress` into the message of a spec.
+pub(super) fn put(egress: &Egress, message: &mut v1::SandboxSpec) {
+    message.allow_out = texts(&egress.allow);
+    message.deny_out = texts(&egress.deny);
+    message.allow_domains = egress.domains.iter().map(ToString::to_string).collect();
+    let proxy = egress.proxy.as_ref().map(|proxy| v1::EgressProxy {
+        address: proxy.to_string(),
+        username: proxy.credentials().map(|caller| caller.username.clone()),
+        password: password(proxy).map(str::to_owned),
+        ..v1::EgressProxy::default()
+    });
+    message.egress_proxy = proxy.into();
+    let rule = |rule: &HeaderRule| v1::HeaderRule {
+        domain: rule.domain.to_string(),
+        headers: exposed(rule),
+        ..v1::HeaderRule::default()
+    };
+    message.header_rules = egress.headers.iter().map(rule).collect();
+}
+
+/// The rules in the message of a spec.
+pub(super) fn take(message: &v1::SandboxSpec) -> Result<Egress, Malformed> {
+    let proxy = message.egress_proxy.as_option().map(|proxy| {
+        let password = proxy.password.clone().map(Secret::new);
+        SocksProxy::new(&proxy.address, proxy.username.clone(), password)
+            .map_err(|error| Malformed::new("spec.egress_proxy", error.to_string()))
+    });
+    let rule = |rule: &v1::HeaderRule| {
+        Ok(HeaderRule {
+            domain: domain("spec.header_rules", &rule.domain)?,
+            headers: hidden(&rule.headers),
+        })
+    };
+    Ok(Egress {
+        allow: ranges("spec.allow_out", &message.allow_out)?,
+        deny: ranges("spec.deny_out", &message.deny_out)?,
+        domains: domains("spec.allow_domains", &message.allow_domains)?,
+        proxy: proxy.transpose()?,
+        headers: message.header_rules.iter().map(rule).collect::<Result<_, _>>()?,
+    })
+}
+
+/// `egress` as E2B's control plane tells it.
+pub(in crate::grpc) fn to_e2b(egress: &Egress) -> SandboxNetworkEgressConfig {
+    let rules = |rule: &HeaderRule| {
+        let transform = SandboxNetworkTransform {
+            headers: exposed(rule),
+            ..SandboxNetworkTransform::default()
+        };
+        let rule_of = SandboxNetworkRule {
+            transform: Some(transform).into(),
+            ..SandboxNetworkRule::default()
+        };
+        let rules = vec![rule_of];
+        let rules = SandboxNetworkDomainRules { rules, ..SandboxNetworkDomainRules::default() };
+        (rule.domain.to_string(), rules)
+    };
+    let proxy = egress.proxy.as_ref();
+    let caller = proxy.and_then(SocksProxy::credentials);
+    SandboxNetworkEgressConfig {
+        allowed_cidrs: texts(&egress.allow),
+        denied_cidrs: texts(&egress.deny),
+        allowed_domains: egress.domains.iter().map(ToString::to_string).collect(),
+        rules: egress.headers.iter().map(rules).collect(),
+        egress_proxy_address: proxy.map(ToString::to_string).unwrap_or_default(),
+        egress_proxy_username: caller.map(|caller| caller.username.clone()).unwrap_or_default(),
+        egress_proxy_password: proxy.and_then(password).unwrap_or_default().to_owned(),
+        ..SandboxNetworkEgressConfig::default()
+    }
+}
+
+/// What E2B's control plane tells of rules.
+pub(in crate::grpc) fn from_e2b(rules: &SandboxNetworkEgressConfig) -> Result<Egress, Malformed> {
+    let given = |text: &String| Some(text.clone()).filter(|text| !text.is_empty());
+    let proxy = given(&rules.egress_proxy_address).map(|address| {
+        let username = given(&rules.egress_proxy_username);
+        let password = given(&rules.egress_proxy_password).map(Secret::new);
+        SocksProxy::new(&address, username, password)
+            .map_err(|error| Malformed::new("network.egress.egress_proxy", error.to_string()))
+    });
+    let mut headers = Vec::new();
+    for (name, of_domain) in &rules.rules {
+        let domain = domain("network.egress.rules", name)?;
+        let transforms = of_domain.rules.iter().filter_map(|rule| rule.transform.as_option());
+        let of_all = transforms.flat_map(|transform| hidden(&transform.headers)).collect();
+        headers.push(HeaderRule { domain, headers: of_all });
+    }
+    Ok(Egress {
+        allow: ranges("network.egress.allowed_cidrs", &rules.allowed_cidrs)?,
+        deny: ranges("network.egress.denied_cidrs", &rules.denied_cidrs)?,
+        domains: domains("network.egress.allowed_domains", &rules.allowed_domains)?,
+        proxy: proxy.transpose()?,
+        headers,
+    })
+}
+
+fn texts(ranges: &[Ipv4Range]) -> Vec<String> {
+    ranges.iter().map(ToString::to_string).collect()
+}
+
+fn ranges(field: &'static str, texts: &[String]) -> Result<Vec<Ipv4Range>, Malformed> {
+    let range = |text: &String| {
+        text.parse().map_err(|error| Malformed::new(field, format!("is not legal: {error}")))
+    };
+    texts.iter().map(range).collect()
+}
+
+/// An empty one is as good as none, and is not let through by [`SocksProxy::new`].
+fn password(proxy: &SocksProxy) -> Option<&str> {
+    let caller = proxy.credentials()?;
+    Some(caller.password.expose()).filter(|password| !password.is_empty())
+}
+
+fn domains(field: &'static str, texts: &[String]) -> Result<Vec<DomainPattern>, Malformed> {
+    texts.iter().map(|text| domain(field, text)).collect()
+}
+
+fn domain(field: &'static str, text: &str) -> Result<DomainPattern, Malformed> {
+    text.parse().map_err(|error| Malformed::new(field, format!("is not legal: {error}")))
+}
+
+fn exposed<M: FromIterator<(String, String)>>(rule: &HeaderRule) -> M {
+    rule.headers.iter().map(|(name, value)| (name.clone(), value.expose().to_owned())).collect()
+}
+
+fn hidden<'a, M>(headers: M) -> Vec<(String, Secret)>
+where
+    M: IntoIterator<Item = (&'a String, &'a String)>,
+{
+    let header =
+        |(name, value): (&String, &String)| (name.to_ascii_lowercase(), Secret::new(value.clone()));
+    headers.into_iter().map(header).collect()
+}

@@ -1,0 +1,139 @@
+//! Halting a machine, letting it go on, and copying what its sandbox has written.
+
+use std::fs::File;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use host::mount::UPPER;
+use images::{Draft, Lease, Origin, copy_layer};
+use lifecycle::Budget;
+use node_wire::NewSnapshot;
+use tokio_util::sync::CancellationToken;
+
+use crate::backend::host::holdings::HostHoldings;
+use crate::pause::{Halt, HaltError};
+use crate::teardown::StepError;
+
+/// Snapshots of snapshots. The kernel lays some hundred layers over each other; every one makes
+/// looking for a file slower.
+const MAX_LAYERS: usize = 32;
+
+impl HostHoldings {
+    pub(super) async fn freeze_machine(&self, budget: Budget) -> Result<(), HaltError> {
+        Ok(self.host.cgroups.named(&self.lifecycle).freeze(budget).await?)
+    }
+
+    pub(super) fn thaw_machine(&self) -> Result<(), HaltError> {
+        Ok(self.host.cgroups.named(&self.lifecycle).thaw()?)
+    }
+
+    pub(super) async fn sync_files(&self, budget: Budget) -> Result<(), HaltError> {
+        let dir = self.named_dir().path().to_owned();
+        // One call for the file system: it writes out what others have written there, too, and is still
+        // faster than one call for each file.
+        let sync = move || Ok::<_, std::io::Error>(rustix::fs::syncfs(File::open(dir)?)?);
+        let synced = budget.run("sync", tokio::task::spawn_blocking(sync)).await??;
+        synced.map_err(HaltError::Sync)
+    }
+
+    pub(super) async fn agent_answers(&self, budget: Budget) -> Result<(), HaltError> {
+        let address = self.slot.as_ref().map(|slot| slot.net().guest).ok_or(HaltError::Gone)?;
+        let agent = SocketAddr::from((address, guest_wire::ENVD_PORT));
+        Ok(budget.run("answer", guest_wire::client::health(agent)).await??)
+    }
+
+    /// Keeps what the sandbox has written where paused ones are.
+    pub(super) async fn seal(&self) -> Result<(), StepError> {
+        let Some(record) = self.record.clone().filter(|record| record.paused_at_us.is_some())
+        else {
+            return Ok(());
+        };
+        let (host, dir) = (Arc::clone(&self.host), self.named_dir().path().to_owned());
+        let put = move || host.sealed.put(&record, &dir, &host.images);
+        tokio::task::spawn_blocking(put).await?.map_err(StepError::Seal)
+    }
+
+    pub(super) async fn take_snapshot(
+        &self,
+        new: &NewSnapshot,
+        cancel: &CancellationToken,
+        budget: Budget,
+    ) -> Result<Duration, HaltError> {
+        let lease = self.lease.clone().ok_or(HaltError::Gone)?;
+        if !self.record.as_ref().is_some_and(|record| record.portable) {
+            return Err(HaltError::NotPortable);
+        }
+        let layers = lease.layers().len();
+        if layers >= MAX_LAYERS {
+            return Err(HaltError::TooDeep(layers - 1));
+        }
+        let draft = self.host.images.begin_as(new.build.clone()).map_err(HaltError::Draft)?;
+        let copied = self.copy(&draft, cancel, budget).await;
+        let (made, halted) = match copied {
+            Ok(halted) => (self.publish(draft, new, lease, budget).await, halted),
+            Err(error) => {
+                discard(draft).await;
+                (Err(error), Duration::ZERO)
+            }
+        };
+        made.map(|()| halted)
+    }
+
+    /// Copies what the sandbox has written while it stands still. It goes on in any case.
+    async fn copy(
+        &self,
+        draft: &Draft,
+        cancel: &CancellationToken,
+        budget: Budget,
+    ) -> Result<Duration, HaltError> {
+        let began = Instant::now();
+        let copied = async {
+            self.freeze_machine(budget).await?;
+            self.pass(Halt::Copy, 0, budget).await?;
+            let upper = self.named_dir().path().join(UPPER);
+            copy_layer(&upper, draft, cancel, budget).await?;
+            self.pass(Halt::Copy, 1, budget).await
+        };
+        let copied = copied.await;
+        self.thaw_machine()?;
+        copied.map(|()| began.elapsed())
+    }
+
+    async fn publish(
+        &self,
+        draft: Draft,
+        new: &NewSnapshot,
+        lease: Lease,
+        budget: Budget,
+    ) -> Result<(), HaltError> {
+        if let Err(error) = self.pass(Halt::Publish, 0, budget).await {
+            discard(draft).await;
+            return Err(error);
+        }
+        let (images, template) = (Arc::clone(&self.host.images), new.template.clone());
+        let origin = if new.passing { Origin::Passing } else { Origin::Snapshot };
+        let publish = move || images.publish_layer(draft, template, origin, &lease);
+        match tokio::task::spawn_blocking(publish).await? {
+            Ok(_template) => self.pass(Halt::Publish, 1, budget).await,
+            Err((draft, error)) => {
+                discard(draft).await;
+                Err(HaltError::Publish(error))
+            }
+        }
+    }
+
+    async fn pass(&self, step: Halt, side: usize, budget: Budget) -> Result<(), HaltError> {
+        let [before, after] = step.points();
+        let point = if side == 0 { before } else { after };
+        Ok(self.host.config.faults.hit(point, budget).await?)
+    }
+}
+
+async fn discard(draft: Draft) {
+    let discarded = tokio::task::spawn_blocking(move || draft.discard()).await;
+    if let Ok(Err(error)) = discarded {
+        // The next start sweeps it.
+        tracing::warn!(%error, "an unfinished snapshot is left");
+    }
+}

@@ -1,0 +1,324 @@
+//! The way out of each sandbox: by routes where addresses decide, through the daemon where names,
+//! headers or a proxy do.
+//!
+//! What goes through the daemon needs it to know the rules, so those are written beside the
+//! lifecycle's record, and the next daemon serves by them. Until it does, connections are refused.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use egress::{Proxy, Resolver, Sockets};
+use host::HostError;
+use host::net::{FirewallError, Handover, Redirect, Slot, Subnet};
+use lifecycle::{Budget, Expired, Owned, TaskGroup, close_in};
+use model::{Egress, Ipv4Range};
+use parking_lot::Mutex;
+
+use kept::KeptError;
+
+mod kept;
+
+/// Setting rules, all of it: programs run for it, and connections are cut off.
+const SET_LIMIT: Duration = Duration::from_secs(8);
+/// Between two tries to serve a sandbox that an earlier daemon has left.
+const RETRY_PAUSE: Duration = Duration::from_secs(1);
+
+/// The rules of a sandbox could not be set.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum WayError {
+    #[error(transparent)]
+    Host(#[from] HostError),
+    #[error(transparent)]
+    Table(#[from] FirewallError),
+    #[error(transparent)]
+    Kept(#[from] KeptError),
+    #[error("serve what is handed over")]
+    Serve(#[source] io::Error),
+    #[error(transparent)]
+    Closing(#[from] egress::Closing),
+}
+
+impl WayError {
+    /// Whether the host ran out of room for files.
+    pub(crate) fn is_disk_full(&self) -> bool {
+        match self {
+            Self::Kept(error) => error.is_disk_full(),
+            Self::Host(error) => error.is_disk_full(),
+            Self::Table(_) | Self::Serve(_) | Self::Closing(_) => false,
+        }
+    }
+}
+
+/// The ways out of all sandboxes.
+#[derive(Debug)]
+pub(super) struct Ways {
+    nft: PathBuf,
+    resolvers: Vec<Ipv4Addr>,
+    node: Arc<egress::Node>,
+    ways: Mutex<BTreeMap<String, Arc<Way>>>,
+    /// Those that are still to be served after an earlier daemon.
+    tasks: TaskGroup,
+}
+
+/// One sandbox's. Whoever changes it holds it.
+type Way = tokio::sync::Mutex<State>;
+
+#[derive(Debug)]
+enum State {
+    ByAddress,
+    Served(Served),
+    /// It is over: nothing may be opened any more.
+    Closed,
+}
+
+#[derive(Debug)]
+struct Served {
+    port: u16,
+    /// `None` when it is closed.
+    proxy: Option<Owned<Proxy>>,
+}
+
+impl Ways {
+    pub(super) fn new(nft: PathBuf, resolvers: Vec<Ipv4Addr>) -> Self {
+        let node = Arc::new(egress::Node::new(Resolver::new(&resolvers)));
+        Self { nft, resolvers, node, ways: Mutex::default(), tasks: TaskGroup::default() }
+    }
+
+    /// Has `rules` be in force in `network`, which is `lifecycle`'s; what is kept of them is in `dir`.
+    /// False when its way out is closed for good, or was never opened.
+    ///
+    /// Cancel safety: no. It ends by itself, soon.
+    ///
+    /// # Errors
+    /// See [`WayError`]; the rules before may be in force, or some of both.
+    pub(super) async fn set(
+        &self,
+        lifecycle: &str,
+        dir: &Path,
+        network: Redirect,
+        rules: &Egress,
+    ) -> Result<bool, WayError> {
+        let Some(way) = self.ways.lock().get(lifecycle).cloned() else { return Ok(false) };
+        let mut state = way.lock().await;
+        if matches!(*state, State::Closed) {
+            return Ok(false);
+        }
+        let budget = Budget::within(SET_LIMIT);
+        if rules.is_by_address() {
+            self.by_address(&mut state, dir, &network, rules, budget).await?;
+        } else {
+            let before = kept::read(dir)?;
+            kept::write(dir, Some(rules))?;
+            let network = Arc::new(network);
+            if let Err(error) = self.serve(lifecycle, &mut state, &network, rules, budget).await {
+                kept::write(dir, before.as_ref())?;
+                return Err(error);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Opens the way of `lifecycle`, which is made with `rules`.
+    ///
+    /// # Errors
+    /// As [`Ways::set`].
+    pub(super) async fn open(
+        &self,
+        lifecycle: &str,
+        dir: &Path,
+        slot: &Slot,
+        rules: &Egress,
+    ) -> Result<(), WayError> {
+        self.enter(lifecycle);
+        // A slot is made with everything open.
+        if *rules != Egress::default() {
+            self.set(lifecycle, dir, Redirect::of(slot)?, rules).await?;
+        }
+        Ok(())
+    }
+
+    fn enter(&self, lifecycle: &str) -> Arc<Way> {
+        let way = Arc::new(Way::new(State::ByAddress));
+        Arc::clone(self.ways.lock().entry(lifecycle.to_owned()).or_insert(way))
+    }
+
+    /// Serves the way of `lifecycle` as an earlier daemon did, soon. Until then connections are
+    /// refused. Of one that goes by address there is nothing to do.
+    pub(super) fn adopt(self: &Arc<Self>, lifecycle: &str, dir: &Path, network: Redirect) {
+        let way = self.enter(lifecycle);
+        if !kept::is_there(dir) {
+            return;
+        }
+        let (dir, network) = (dir.to_owned(), Arc::new(network));
+        let (ways, name, stop) =
+            (Arc::clone(self), lifecycle.to_owned(), self.tasks.stop_token().clone());
+        let work = async move {
+            let mut told = false;
+            while let Err(error) = ways.serve_again(&name, &way, &dir, &network).await {
+                if !std::mem::replace(&mut told, true) {
+                    tracing::error!(error = %observe::chain(&error), "connections to the outside are refused");
+                }
+                tokio::select! {
+                    () = stop.cancelled() => return,
+                    () = tokio::time::sleep(RETRY_PAUSE) => {}
+                }
+            }
+        };
+        self.tasks.spawn(tracing::info_span!("egress", lifecycle), work);
+    }
+
+    async fn serve_again(
+        &self,
+        lifecycle: &str,
+        way: &Way,
+        dir: &Path,
+        network: &Arc<Redirect>,
+    ) -> Result<(), WayError> {
+        let mut state = way.lock().await;
+        if !matches!(*state, State::ByAddress) {
+            return Ok(());
+        }
+        match kept::read(dir)? {
+            Some(rules) => {
+                let budget = Budget::within(SET_LIMIT);
+                self.serve(lifecycle, &mut state, network, &rules, budget).await
+            }
+            // They were replaced by some that go by address.
+            None => Ok(()),
+        }
+    }
+
+    async fn by_address(
+        &self,
+        state: &mut State,
+        dir: &Path,
+        network: &Redirect,
+        rules: &Egress,
+        budget: Budget,
+    ) -> Result<(), WayError> {
+        let (open, closed) = subnets(rules);
+        // First what denies, then what has denied: at no time is nothing in force.
+        network.restrict(&open, &closed)?;
+        let was_served = kept::is_there(dir) || matches!(state, State::Served(_));
+        if let State::Served(served) = state {
+            // While the table is there, or nobody is told that it is over.
+            close_in(&mut served.proxy, budget).await?;
+        }
+        if was_served {
+            network.clear(&self.nft, budget).await?;
+        }
+        *state = State::ByAddress;
+        Ok(kept::write(dir, None)?)
+    }
+
+    /// Serves `network` by `rules`, from now on or otherwise than before.
+    async fn serve(
+        &self,
+        lifecycle: &str,
+        state: &mut State,
+        network: &Arc<Redirect>,
+        rules: &Egress,
+        budget: Budget,
+    ) -> Result<(), WayError> {
+        let (open, closed) = subnets(rules);
+        let resolvers: Vec<Ipv4Addr> = match rules.domains.is_empty() {
+            // Who allows names can look them up.
+            false => self.resolvers.clone(),
+            true => self.resolvers.iter().copied().filter(|at| rules.permits(*at)).collect(),
+        };
+        let handover = Handover {
+            everything: rules.proxy.is_some() || !rules.headers.is_empty(),
+            only_tcp: rules.proxy.is_some(),
+            resolvers: &resolvers,
+            open: &open,
+            closed: &closed,
+        };
+        match state {
+            State::Served(Served { port, proxy: Some(proxy) }) => {
+                network.apply(&self.nft, handover, *port, budget).await?;
+                proxy.set_rules(rules.clone());
+            }
+            _ => {
+                let (listener, port) = network.listen()?;
+                network.apply(&self.nft, handover, port, budget).await?;
+                *state = State::Served(Served { port, proxy: None });
+                let sockets = Arc::new(Network(Arc::clone(network)));
+                let node = Arc::clone(&self.node);
+                let proxy = Proxy::start(lifecycle, listener, sockets, node, rules.clone());
+                let proxy = Owned::adopt(proxy.map_err(WayError::Serve)?);
+                if let State::Served(served) = state {
+                    served.proxy = Some(proxy);
+                }
+            }
+        }
+        // Every way leads out as far as the table, which decides.
+        Ok(network.restrict(&[], &[])?)
+    }
+
+    /// Cuts off what goes out of `lifecycle`, for good, and removes what is kept of its rules. May
+    /// be repeated, and needs nothing but the name.
+    ///
+    /// Cancel safety: yes; what is not closed is found by the next call.
+    pub(super) async fn close(
+        &self,
+        lifecycle: &str,
+        dir: &Path,
+        budget: Budget,
+    ) -> Result<(), WayError> {
+        let way = self.ways.lock().get(lifecycle).cloned();
+        if let Some(way) = way {
+            let mut state = way.lock().await;
+            if let State::Served(served) = &mut *state {
+                close_in(&mut served.proxy, budget).await?;
+            }
+            *state = State::Closed;
+        }
+        kept::write(dir, None)?;
+        drop(self.ways.lock().remove(lifecycle));
+        Ok(())
+    }
+
+    /// Lets go of all of them, as they are: what goes through here is cut off, and refused until the
+    /// next daemon serves it.
+    pub(super) async fn leave(&self, budget: Budget) -> Result<(), Expired> {
+        self.tasks.close(budget).await?;
+        let ways = std::mem::take(&mut *self.ways.lock());
+        for (lifecycle, way) in ways {
+            let left = async {
+                let mut state = way.lock().await;
+                if let State::Served(served) = &mut *state
+                    && let Err(error) = close_in(&mut served.proxy, budget).await
+                {
+                    tracing::warn!(lifecycle, %error, "connections are left open");
+                }
+                *state = State::Closed;
+            };
+            budget.run("ways out", left).await?;
+        }
+        Ok(())
+    }
+}
+
+fn subnets(rules: &Egress) -> (Vec<Subnet>, Vec<Subnet>) {
+    let subnet = |range: Ipv4Range| Subnet { first: range.first(), prefix_len: range.prefix_len() };
+    (rules.allow.iter().copied().map(subnet).collect(), rules.denied().map(subnet).collect())
+}
+
+/// A sandbox's network, as the proxy needs it.
+#[derive(Debug)]
+struct Network(Arc<Redirect>);
+
+impl Sockets for Network {
+    fn open(&self) -> io::Result<OwnedFd> {
+        self.0.open()
+    }
+
+    fn origin(&self, accepted: BorrowedFd<'_>) -> io::Result<SocketAddrV4> {
+        Redirect::origin(accepted)
+    }
+}
