@@ -1,23 +1,24 @@
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::future::Future;
-use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::hash::{DefaultHasher, Hash, Hasher as _};
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use e2b_wire::{CLIENT_ID, Sandbox, Timestamp};
 use lifecycle::{Gate, TaskGroup};
-use model::SandboxId;
+use model::{SandboxId, TemplateId};
 use node_wire::{Routes, TemplateInfo};
 use parking_lot::Mutex;
-use tokio::sync::{MutexGuard, Semaphore, oneshot};
+use tokio::sync::{MutexGuard, Semaphore, oneshot, watch};
 use tracing::Span;
 
 use crate::auth::KeyCache;
 use crate::config::Config;
-use crate::http::ApiError;
+use crate::http::{ApiError, Rates};
 use crate::kill::{Kills, Pursuits};
 use crate::nodes::Nodes;
 use crate::store::{SandboxRow, Store};
+use crate::transitions::Transitions;
 
 /// How many sandboxes can have their ends moved at one time without waiting for each other.
 const END_LOCKS: usize = 64;
@@ -33,10 +34,18 @@ pub(crate) struct App {
     /// Changes go in until the control plane closes.
     pub(crate) gate: Gate,
     pub(crate) keys: KeyCache,
+    pub(crate) rates: Rates,
     pub(crate) requests: Arc<Semaphore>,
     /// Streams that are open. Their requests are answered, so the bound on those does not count them.
     pub(crate) watchers: Arc<Semaphore>,
-    pub(crate) starting: Starting,
+    /// The sandboxes this process starts, pauses or lets go on right now: their rows are in good
+    /// hands.
+    pub(crate) starting: Hands<SandboxId>,
+    /// The snapshots it makes right now.
+    pub(crate) making: Hands<TemplateId>,
+    pub(crate) transitions: Transitions,
+    /// Changes whenever something of a node was heard and recorded.
+    pub(crate) turns: watch::Sender<u64>,
     pub(crate) kills: Kills,
     pub(crate) pursuits: Pursuits,
     /// What the store's templates were made from, and whether that was all there are.
@@ -44,15 +53,15 @@ pub(crate) struct App {
     end_locks: [tokio::sync::Mutex<()>; END_LOCKS],
 }
 
-/// The sandboxes this process is starting right now: their rows are in good hands.
-#[derive(Debug, Default)]
-pub(crate) struct Starting(Mutex<HashSet<SandboxId>>);
-
-/// One entry of [`Starting`]; dropping it takes it out.
+/// What somebody works on right now.
 #[derive(Debug)]
-pub(crate) struct StartingEntry<'a> {
-    set: &'a Starting,
-    id: SandboxId,
+pub(crate) struct Hands<T: Eq + Hash>(Mutex<HashMap<T, usize>>);
+
+/// One of those who work on it.
+#[derive(Debug)]
+pub(crate) struct InHand<'a, T: Eq + Hash> {
+    hands: &'a Hands<T>,
+    id: T,
 }
 
 /// The wall clock, on the grid the API speaks in.
@@ -65,6 +74,7 @@ impl App {
         Self {
             requests: Arc::new(Semaphore::new(config.limits.requests)),
             watchers: Arc::new(Semaphore::new(config.limits.watchers)),
+            rates: Rates::new(config.rate),
             config,
             store,
             nodes,
@@ -72,7 +82,10 @@ impl App {
             tasks: TaskGroup::default(),
             gate: Gate::default(),
             keys: KeyCache::default(),
-            starting: Starting::default(),
+            starting: Hands::default(),
+            making: Hands::default(),
+            transitions: Transitions::default(),
+            turns: watch::Sender::new(0),
             kills: Kills::default(),
             pursuits: Pursuits::default(),
             synced_templates: Mutex::default(),
@@ -112,7 +125,7 @@ impl App {
     /// A sandbox as create and connect answer it.
     pub(crate) fn answer(&self, row: &SandboxRow) -> Sandbox {
         Sandbox {
-            template_id: row.template.to_string(),
+            template_id: row.shown_template().to_string(),
             sandbox_id: row.id.to_string(),
             client_id: CLIENT_ID.to_owned(),
             envd_version: row.envd_version.clone(),
@@ -129,19 +142,31 @@ impl App {
     }
 }
 
-impl Starting {
-    pub(crate) fn enter(&self, id: SandboxId) -> StartingEntry<'_> {
-        self.0.lock().insert(id.clone());
-        StartingEntry { set: self, id }
-    }
-
-    pub(crate) fn has(&self, id: &SandboxId) -> bool {
-        self.0.lock().contains(id)
+impl<T: Eq + Hash> Default for Hands<T> {
+    fn default() -> Self {
+        Self(Mutex::default())
     }
 }
 
-impl Drop for StartingEntry<'_> {
+impl<T: Eq + Hash + Clone> Hands<T> {
+    pub(crate) fn enter(&self, id: T) -> InHand<'_, T> {
+        *self.0.lock().entry(id.clone()).or_default() += 1;
+        InHand { hands: self, id }
+    }
+
+    pub(crate) fn has(&self, id: &T) -> bool {
+        self.0.lock().contains_key(id)
+    }
+}
+
+impl<T: Eq + Hash> Drop for InHand<'_, T> {
     fn drop(&mut self) {
-        self.set.0.lock().remove(&self.id);
+        let mut hands = self.hands.0.lock();
+        if let Some(count) = hands.get_mut(&self.id) {
+            *count -= 1;
+            if *count == 0 {
+                hands.remove(&self.id);
+            }
+        }
     }
 }

@@ -1,9 +1,11 @@
 use e2b_wire::TemplateRef;
+use model::BuildId;
 
 use crate::Team;
 use crate::app::{App, now};
 use crate::http::ApiError;
-use crate::store::{StoreError, TemplateRow};
+use crate::snapshots::DEFAULT_TAG;
+use crate::store::{SnapshotRow, SnapshotState, StoreError, TemplateRow};
 
 impl App {
     /// Makes the templates of the store those the nodes can start.
@@ -35,9 +37,11 @@ impl App {
         team: &Team,
         reference: &TemplateRef,
     ) -> Result<Option<TemplateRow>, ApiError> {
-        // Every template came with the node and is in no namespace.
+        if let Some(snapshot) = self.resolve_snapshot(team, reference).await? {
+            return Ok(Some(TemplateRow::from(&snapshot)));
+        }
+        // Every other template came with a node and is in no namespace.
         if reference.namespace.is_some() {
-            tracing::debug!(team.id = %team.id, "no template has a namespace");
             return Ok(None);
         }
         let known = self.store.find_template(&reference.name).await?;
@@ -48,6 +52,39 @@ impl App {
         self.try_sync_templates().await;
         let found = self.store.find_template(&reference.name).await?;
         Ok(found.filter(|template| has_tag(template, reference)))
+    }
+
+    /// The snapshot of `team` that a reference names: by its name first, then by its id. What
+    /// belongs to another team is not there.
+    async fn resolve_snapshot(
+        &self,
+        team: &Team,
+        reference: &TemplateRef,
+    ) -> Result<Option<SnapshotRow>, ApiError> {
+        if reference.namespace.as_ref().is_some_and(|namespace| *namespace != team.slug) {
+            return Ok(None);
+        }
+        let tag = reference.tag.as_deref().unwrap_or(DEFAULT_TAG);
+        let named = self.store.named_snapshot(&team.id, &reference.name, tag).await?;
+        let named = named.filter(|snapshot| snapshot.state == SnapshotState::Ready);
+        if named.is_some() {
+            return Ok(named);
+        }
+        if let Ok(build) = BuildId::parse(tag) {
+            let pinned = self.store.snapshot_of_build(&team.id, &reference.name, &build).await?;
+            if pinned.is_some() {
+                return Ok(pinned);
+            }
+        }
+        if reference.namespace.is_some() {
+            return Ok(None);
+        }
+        let snapshot = self.store.snapshot(&team.id, &reference.name).await?;
+        let is_meant = |snapshot: &SnapshotRow| match &reference.tag {
+            Some(tag) => snapshot.tag == *tag || snapshot.build.as_str() == tag,
+            None => true,
+        };
+        Ok(snapshot.filter(is_meant))
     }
 }
 

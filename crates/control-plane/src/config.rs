@@ -23,6 +23,8 @@ pub struct Config {
     /// What becomes of sandboxes that a node has and the records do not.
     pub unknown_sandboxes: UnknownSandboxes,
     pub limits: Limits,
+    /// `None`: as fast as the service can answer.
+    pub rate: Option<Rate>,
 }
 
 /// What becomes of sandboxes that run and are in no record, as after the database was lost. One
@@ -44,6 +46,42 @@ pub struct Team {
     /// Its namespace in template names.
     pub slug: String,
     pub name: String,
+    /// Where it differs from [`Limits`]. What the configuration says of it is not used: the
+    /// database has it.
+    pub quota: Quota,
+    /// As `quota`.
+    pub standing: Standing,
+}
+
+/// What one team may have. `None`: as much as every other.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Quota {
+    /// Starting and running at one time.
+    pub sandboxes: Option<u32>,
+    /// From the start of a sandbox to its last possible end.
+    pub length: Option<Duration>,
+    /// Of one sandbox.
+    pub vcpus: Option<u32>,
+    /// Of one sandbox.
+    pub memory_mib: Option<u64>,
+}
+
+/// Whether a team is served.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Standing {
+    /// It is refused everything.
+    pub banned: bool,
+    /// Why it is refused whatever makes or changes something.
+    pub blocked: Option<String>,
+}
+
+/// How fast one team may call one endpoint.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Rate {
+    /// In the long run.
+    pub per_second: f64,
+    /// At once, after a pause.
+    pub burst: u32,
 }
 
 /// Every bound of the control plane. The defaults are for one machine.
@@ -51,8 +89,14 @@ pub struct Team {
 pub struct Limits {
     /// Starting and running sandboxes of one team.
     pub team_sandboxes: u32,
+    /// Teams that can be made.
+    pub teams: u32,
+    /// Keys of one team, and access tokens.
+    pub team_keys: u32,
     /// From the start of a sandbox to its last possible end.
     pub sandbox_length: Duration,
+    /// Snapshots of one team.
+    pub team_snapshots: u32,
     /// The time a node is given to start a sandbox. Below `request`, or clients never learn why.
     pub create: Duration,
     /// From the head of a request to its answer; 408 past it.
@@ -79,6 +123,10 @@ pub struct Limits {
     pub ended_kept: Duration,
     /// How many of them are kept at most.
     pub ended_rows: u32,
+    /// Between two looks at what sandboxes use; a sample a minute is kept.
+    pub sample_every: Duration,
+    /// How many samples are kept of all sandboxes; some hundred bytes each.
+    pub sample_rows: u32,
     /// Between two comparisons of the records with a node.
     pub reconcile_every: Duration,
     /// Between two looks at how a node is, when nothing happens.
@@ -98,7 +146,30 @@ impl Config {
     ) -> Self {
         let (team, limits) = (Team::default(), Limits::default());
         let (domain, unknown_sandboxes) = (None, UnknownSandboxes::default());
-        Self { database, team, api_key, admin_token, token_seed, domain, unknown_sandboxes, limits }
+        Self {
+            database,
+            team,
+            api_key,
+            admin_token,
+            token_seed,
+            domain,
+            unknown_sandboxes,
+            limits,
+            rate: None,
+        }
+    }
+}
+
+impl Limits {
+    /// As they are for `team`.
+    #[must_use]
+    pub fn of(&self, team: &Team) -> Self {
+        let Quota { sandboxes, length, .. } = team.quota;
+        Self {
+            team_sandboxes: sandboxes.unwrap_or(self.team_sandboxes),
+            sandbox_length: length.unwrap_or(self.sandbox_length),
+            ..self.clone()
+        }
     }
 }
 
@@ -111,6 +182,8 @@ impl Default for Team {
             id: TeamId::parse("c0ffe7da-0000-4000-8000-000000000001").expect("a legal id"),
             slug: "default".to_owned(),
             name: "Default".to_owned(),
+            quota: Quota::default(),
+            standing: Standing::default(),
         }
     }
 }
@@ -121,7 +194,10 @@ impl Default for Limits {
         const HOUR: Duration = Duration::from_secs(3600);
         Self {
             team_sandboxes: 10_000,
+            teams: 1000,
+            team_keys: 100,
             sandbox_length: 24 * HOUR,
+            team_snapshots: 1000,
             create: MINUTE,
             request: Duration::from_secs(70),
             body_read: Duration::from_secs(10),
@@ -135,6 +211,8 @@ impl Default for Limits {
             idempotency: 24 * HOUR,
             ended_kept: 7 * 24 * HOUR,
             ended_rows: 100_000,
+            sample_every: MINUTE,
+            sample_rows: 200_000,
             reconcile_every: MINUTE / 2,
             node_every: Duration::from_secs(1),
             node_answer: Duration::from_secs(2),

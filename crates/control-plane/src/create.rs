@@ -5,17 +5,17 @@ mod place;
 use std::sync::Arc;
 
 use e2b_wire::{Sandbox, Timestamp, new_sandbox_id};
-use model::{EndReason, OnTimeout, SandboxId, SandboxSpec, Secret};
+use model::{EndReason, SandboxId, SandboxSpec, Secret, TemplateId};
 use node_wire::{CreateError, Started};
 
 use self::place::{Placed, Unplaced};
-use crate::Team;
 use crate::app::{App, now};
 use crate::create_request::CreateRequest;
 use crate::http::ApiError;
 use crate::idempotency::{self, Idempotency};
 use crate::node_answers;
-use crate::store::{Inserted, Intent, RowState, SandboxRow, TemplateRow};
+use crate::store::{Inserted, Intent, RowState, SandboxRow, TemplateRow, Terms};
+use crate::{Limits, Team, teams};
 
 /// A client over its limit may try again when one of its sandboxes ends; none is known to.
 const RETRY_AT_LIMIT: std::time::Duration = std::time::Duration::from_secs(1);
@@ -35,10 +35,24 @@ impl App {
                 format!("template {name:?} does not exist; GET /templates lists those that do");
             return Err(ApiError::not_found(message));
         };
-        let mut row = new_row(&team, &template, &request)?;
+        self.launch(team, template, None, request, idempotency).await
+    }
+
+    /// Starts a sandbox of this template. `origin` is the one its clients are told instead.
+    pub(crate) async fn launch(
+        self: Arc<Self>,
+        team: Arc<Team>,
+        template: TemplateRow,
+        origin: Option<TemplateId>,
+        request: CreateRequest,
+        idempotency: Option<Idempotency>,
+    ) -> Result<Sandbox, ApiError> {
+        teams::check_size(&team, &template.resources)?;
+        let mut row = SandboxRow { origin, ..new_row(&team, &template, &request)? };
         row.node = self.first_choice(&row.template);
         let _starting = self.starting.enter(row.id.clone());
-        if let Some(answer) = self.intend(&row, idempotency.as_ref()).await? {
+        let limits = self.config.limits.of(&team);
+        if let Some(answer) = self.intend(&row, idempotency.as_ref(), &limits).await? {
             return Ok(answer);
         }
         tracing::Span::current().record("sandbox.id", row.id.as_str());
@@ -66,8 +80,8 @@ impl App {
         &self,
         row: &SandboxRow,
         idempotency: Option<&Idempotency>,
+        limits: &Limits,
     ) -> Result<Option<Sandbox>, ApiError> {
-        let limits = &self.config.limits;
         let intent = Intent { row, idempotency, team_limit: limits.team_sandboxes };
         let mut inserted = self.store.insert_sandbox(&intent).await?;
         // A team at its limit is still told what its earlier request became.
@@ -129,6 +143,7 @@ impl App {
                     resources: status.resources,
                     started_at: status.started_at.into(),
                     ends_at: status.ends_at.into(),
+                    revision: row.revision + 1,
                     ..row
                 })
             }
@@ -155,6 +170,7 @@ impl App {
             CreateError::Failed { .. }
             | CreateError::Expired { .. }
             | CreateError::AlreadyExists(_)
+            | CreateError::NotPaused(_)
             | CreateError::Unreachable(_) => {
                 tracing::error!(error = %observe::chain(error), "sandbox did not start");
             }
@@ -173,7 +189,7 @@ impl App {
         if matches!(error, CreateError::UnknownTemplate(_)) {
             self.try_sync_templates().await;
         }
-        node_answers::create_failed(error)
+        node_answers::create_failed(error, id)
     }
 
     async fn close_never_ran(&self, id: &SandboxId, detail: &str) {
@@ -189,11 +205,11 @@ impl App {
             team: row.team.clone(),
             template: row.template.clone(),
             resources: None,
-            env: request.env,
+            env: row.terms.env.clone(),
             metadata: request.metadata,
             access_token: self.envd_token(row).map(Secret::new),
             ttl: request.ttl,
-            on_timeout: OnTimeout::Kill,
+            on_timeout: request.on_timeout,
             internet: request.internet.unwrap_or(true),
             egress: request.egress,
         }
@@ -224,6 +240,17 @@ fn new_row(
         created_at: asked_at,
         started_at: asked_at,
         ends_at: asked_at.after(request.ttl),
+        origin: None,
+        terms: Terms {
+            on_timeout: request.on_timeout,
+            auto_resume: request.auto_resume,
+            ttl: Some(request.ttl),
+            env: request.env.clone(),
+        },
+        paused: None,
+        pauses: 0,
+        adopted: false,
+        revision: 0,
     })
 }
 
@@ -236,7 +263,7 @@ fn for_its_team(error: &CreateError) -> String {
     }
 }
 
-fn at_limit(limit: u32) -> ApiError {
+pub(crate) fn at_limit(limit: u32) -> ApiError {
     let message = format!(
         "the team has {limit} sandboxes, as many as it may have at one time; kill one or wait for \
          one to end"

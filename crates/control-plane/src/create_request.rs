@@ -2,7 +2,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use e2b_wire::{NetworkConfig, NewSandbox, TemplateRef};
-use model::Egress;
+use model::{Egress, Keep, OnTimeout};
 use serde_json::Value;
 
 use crate::config::Limits;
@@ -17,10 +17,13 @@ pub(crate) enum ApiVersion {
 }
 
 /// A create request that can be honoured.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct CreateRequest {
     pub(crate) template: TemplateRef,
     pub(crate) ttl: Duration,
+    pub(crate) on_timeout: OnTimeout,
+    /// Whether traffic wakes it when it is paused.
+    pub(crate) auto_resume: bool,
     pub(crate) secure: bool,
     /// What the request said of the internet; allowed when it said nothing.
     pub(crate) internet: Option<bool>,
@@ -50,7 +53,7 @@ impl CreateRequest {
         version: ApiVersion,
         limits: &Limits,
     ) -> Result<Self, ApiError> {
-        refuse_pausing(&body)?;
+        let (on_timeout, auto_resume) = pausing(&body)?;
         refuse_extras(&body)?;
         let template = body
             .template_id
@@ -76,7 +79,19 @@ impl CreateRequest {
         // The names end up in a line of the log.
         check_size("mcp", mcp.iter().map(String::len), limits.metadata_bytes, limits.map_entries)?;
         let (internet, network) = (body.allow_internet_access, body.network);
-        Ok(Self { template, ttl, secure, internet, network, egress, metadata, env, mcp })
+        Ok(Self {
+            template,
+            ttl,
+            on_timeout,
+            auto_resume,
+            secure,
+            internet,
+            network,
+            egress,
+            metadata,
+            env,
+            mcp,
+        })
     }
 }
 
@@ -95,22 +110,21 @@ pub(crate) fn ttl(seconds: i32, limits: &Limits) -> Result<Duration, ApiError> {
     Ok(asked)
 }
 
-fn refuse_pausing(body: &NewSandbox) -> Result<(), ApiError> {
+/// What becomes of it at the end of its time, and whether traffic wakes it then.
+fn pausing(body: &NewSandbox) -> Result<(OnTimeout, bool), ApiError> {
     let auto_pause = body.auto_pause == Some(true);
     let auto_resume = body.auto_resume.is_some_and(|resume| resume.enabled);
-    if body.auto_pause_memory == Some(false) && (!auto_pause || auto_resume) {
+    let files_only = body.auto_pause_memory == Some(false);
+    if files_only && (!auto_pause || auto_resume) {
         let message = "autoPauseMemory: false needs autoPause: true and no autoResume";
         return Err(ApiError::bad_request(message));
     }
-    if auto_pause {
-        let instead = "leave it out: the sandbox is killed when its time is over";
-        return Err(ApiError::unsupported("autoPause: true", instead));
-    }
-    if auto_resume {
-        let instead = "leave it out: a sandbox that does not pause needs no waking";
-        return Err(ApiError::unsupported("autoResume.enabled: true", instead));
-    }
-    Ok(())
+    let on_timeout = match (auto_pause, files_only) {
+        (false, _) => OnTimeout::Kill,
+        (true, false) => OnTimeout::Pause(Keep::Memory),
+        (true, true) => OnTimeout::Pause(Keep::Files),
+    };
+    Ok((on_timeout, auto_resume))
 }
 
 /// What E2B refuses with 400 where it is switched off.

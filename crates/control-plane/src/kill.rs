@@ -138,7 +138,7 @@ impl App {
 
 /// Whether a node that does not have a sandbox may still take it over. When it does not say, the
 /// answer it gave counts.
-async fn is_starting(node: &Session) -> bool {
+pub(crate) async fn is_starting(node: &Session) -> bool {
     let drain = node.within(ASK_LIMIT, node.api().drain_status()).await;
     drain.is_ok_and(|drain| drain.phase == NodePhase::Starting)
 }

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use e2b_wire::{Order, PageToken, SandboxListQuery, TemplateRef, Timestamp, parse_metadata_query};
 
 use crate::http::ApiError;
-use crate::store::SandboxRow;
+use crate::store::{RowState, SandboxRow};
 
 const PAGE_MAX: usize = 100;
 
@@ -14,8 +14,10 @@ const PAGE_MAX: usize = 100;
 #[derive(Debug)]
 pub(crate) struct ListRequest {
     pub(crate) metadata: BTreeMap<String, String>,
-    /// Whether running sandboxes are asked for; paused ones there are none of.
+    /// Whether running sandboxes are asked for.
     pub(crate) running: bool,
+    /// Whether paused ones are.
+    pub(crate) paused: bool,
     pub(crate) order: Order,
     pub(crate) started_after: Option<Timestamp>,
     pub(crate) template: Option<TemplateRef>,
@@ -28,8 +30,8 @@ pub(crate) struct ListRequest {
 pub(crate) struct Page {
     pub(crate) rows: Vec<SandboxRow>,
     pub(crate) next: Option<PageToken>,
-    /// Rows of all pages.
-    pub(crate) total: usize,
+    /// Running ones of all pages.
+    pub(crate) running: usize,
 }
 
 impl ListRequest {
@@ -67,15 +69,15 @@ impl ListRequest {
             let problem = "nextToken belongs to a list in the other order";
             return Err(ApiError::validation(problem));
         }
-        let running = asks_for_running(query.state.as_deref())?;
+        let (running, paused) = states(query.state.as_deref())?;
         let template = query.template.as_deref().map(parse_template).transpose()?;
-        Ok(Self { metadata, running, order, started_after, template, limit, after })
+        Ok(Self { metadata, running, paused, order, started_after, template, limit, after })
     }
 
     /// The page of `rows` that was asked for. `template` is the id the request's name stands for.
     pub(crate) fn page(&self, mut rows: Vec<SandboxRow>) -> Page {
         rows.retain(|row| self.matches(row));
-        let total = rows.len();
+        let running = rows.iter().filter(|row| row.state == RowState::Running).count();
         rows.sort_unstable_by(|a, b| self.compare((a.started_at, a.id.as_str()), b));
         if let Some(token) = &self.after {
             rows.retain(|row| self.compare((token.time, &token.id), row) == Ordering::Less);
@@ -87,11 +89,12 @@ impl ListRequest {
             id: row.id.to_string(),
             order: self.order,
         });
-        Page { rows, next, total }
+        Page { rows, next, running }
     }
 
     fn matches(&self, row: &SandboxRow) -> bool {
-        self.running
+        let wanted = if row.state == RowState::Running { self.running } else { self.paused };
+        wanted
             && self.metadata.iter().all(|(key, value)| row.metadata.get(key) == Some(value))
             && self.started_after.is_none_or(|after| row.started_at >= after)
     }
@@ -106,17 +109,18 @@ impl ListRequest {
     }
 }
 
-fn asks_for_running(states: Option<&str>) -> Result<bool, ApiError> {
-    let Some(states) = states.filter(|states| !states.is_empty()) else { return Ok(true) };
-    let mut running = false;
+/// Whether running and paused ones are asked for; both when nothing is said.
+fn states(states: Option<&str>) -> Result<(bool, bool), ApiError> {
+    let Some(states) = states.filter(|states| !states.is_empty()) else { return Ok((true, true)) };
+    let (mut running, mut paused) = (false, false);
     for state in states.split(',') {
         match state {
             "running" => running = true,
-            "paused" => {}
+            "paused" => paused = true,
             other => return Err(wrong("state", other, "running, paused or both")),
         }
     }
-    Ok(running)
+    Ok((running, paused))
 }
 
 fn parse_template(text: &str) -> Result<TemplateRef, ApiError> {

@@ -1,7 +1,7 @@
 //! What a request says of a sandbox's network, and what of it can be kept.
 
 use e2b_wire::{NetworkConfig, NetworkUpdate};
-use model::{Egress, Ipv4Range, Secret};
+use model::Secret;
 use node_wire::Ingress;
 use serde_json::Value;
 
@@ -9,51 +9,12 @@ use crate::app::App;
 use crate::http::ApiError;
 use crate::store::SandboxRow;
 
-/// Rules in each direction of one list.
-const RULES_MAX: usize = 256;
+mod egress;
+
+pub(crate) use egress::egress;
+
 /// Bytes of a host name with a port, `${PORT}` counted as it stands.
 const MASK_MAX: usize = 255;
-
-/// The rules of a sandbox for connections to the outside.
-///
-/// # Errors
-/// 400 when one makes no sense, 501 when it cannot be kept.
-pub(crate) fn egress(network: &NetworkConfig) -> Result<Egress, ApiError> {
-    if network.rules.as_ref().is_some_and(is_filled) {
-        let instead = "set headers in the program that sends the requests";
-        return Err(refused("network.rules", instead));
-    }
-    if network.egress_proxy.as_ref().is_some_and(is_filled) {
-        let instead = "set ALL_PROXY in envVars for programs that honour it";
-        return Err(ApiError::unsupported("network.egressProxy", instead));
-    }
-    let allow = network.allow_out.as_deref().unwrap_or_default();
-    let deny = network.deny_out.as_deref().unwrap_or_default();
-    if allow.len() > RULES_MAX || deny.len() > RULES_MAX {
-        let message =
-            format!("network: allowOut and denyOut have at most {RULES_MAX} entries each");
-        return Err(ApiError::bad_request(message));
-    }
-    let allow = allow.iter().map(|entry| allowed(entry)).collect::<Result<_, _>>()?;
-    let deny = deny.iter().map(|entry| denied(entry)).collect::<Result<_, _>>()?;
-    Ok(Egress { allow, deny })
-}
-
-fn allowed(entry: &str) -> Result<Ipv4Range, ApiError> {
-    entry.parse().map_err(|problem| {
-        // An address of the other kind has colons, and both have digits at their ends.
-        if entry.contains(':') || entry.starts_with(|first: char| first.is_ascii_digit()) {
-            return ApiError::bad_request(format!("network.allowOut: {problem}"));
-        }
-        let instead = "name its addresses; names are not looked up";
-        ApiError::unsupported(format_args!("network.allowOut with the name {entry:?}"), instead)
-    })
-}
-
-fn denied(entry: &str) -> Result<Ipv4Range, ApiError> {
-    let problem = |problem| ApiError::bad_request(format!("network.denyOut: {problem}"));
-    entry.parse().map_err(problem)
-}
 
 /// Checks what is asked of clients. A private sandbox is one whose guest agent has a token, too.
 ///
@@ -93,6 +54,15 @@ pub(crate) fn is_filled(value: &Value) -> bool {
         Value::Array(items) => !items.is_empty(),
         Value::Bool(_) | Value::Number(_) | Value::String(_) => true,
     }
+}
+
+/// What is told of `network`: all but the password.
+pub(crate) fn told(network: &NetworkConfig) -> NetworkConfig {
+    let mut told = network.clone();
+    if let Some(proxy) = &mut told.egress_proxy {
+        proxy.password = None;
+    }
+    told
 }
 
 /// `before` with other rules for connections to the outside: those that `update` does not name are

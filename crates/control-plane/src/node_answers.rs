@@ -5,14 +5,16 @@ use std::time::Duration;
 
 use e2b_wire::error_code;
 use http::StatusCode;
-use model::{NodeId, NodePhase};
-use node_wire::{CreateError, NodeError, StatusError};
+use model::{NodeId, NodePhase, SandboxId};
+use node_wire::{CreateError, NodeError, PauseError, StatusError};
 
 use crate::http::ApiError;
 use crate::placement::Standing;
 
 /// A node that is away may be back any moment.
 const RETRY_UNREACHABLE: Duration = Duration::from_secs(5);
+/// A pause or a snapshot is over soon.
+const RETRY_BUSY: Duration = Duration::from_secs(1);
 
 /// What a client is told when no node takes sandboxes.
 pub(crate) fn no_node(standings: &[Standing]) -> ApiError {
@@ -45,8 +47,9 @@ pub(crate) fn no_node(standings: &[Standing]) -> ApiError {
         .retry_after(soonest)
 }
 
-/// What a client is told when the node did not start its sandbox.
-pub(crate) fn create_failed(error: &CreateError) -> ApiError {
+/// What a client is told when the node did not start its sandbox, which is gone then or, if it was
+/// paused, paused as before.
+pub(crate) fn create_failed(error: &CreateError, id: &SandboxId) -> ApiError {
     use error_code::{
         CAPACITY_UNAVAILABLE, CREATE_FAILED, INTERNAL, NO_COMPATIBLE_NODE, PLACEMENT_TIMEOUT,
     };
@@ -73,7 +76,10 @@ pub(crate) fn create_failed(error: &CreateError) -> ApiError {
         CreateError::Invalid(_) => ApiError::bad_request(error.to_string()),
         // The message may name paths of the host: the step is enough for a client.
         CreateError::Failed { step, .. } => {
-            let what = format!("its start failed in step {step}; the log of the node says why");
+            let what = format!(
+                "the start of {id} failed in step {step}; `cofferdam sandbox explain {id}` and the \
+                 log of the node say why"
+            );
             answer(StatusCode::INTERNAL_SERVER_ERROR, CREATE_FAILED, &what)
         }
         CreateError::Expired { .. } => {
@@ -83,6 +89,7 @@ pub(crate) fn create_failed(error: &CreateError) -> ApiError {
             StatusCode::CONFLICT,
             "Failed to place sandbox: it was killed while it started",
         ),
+        CreateError::NotPaused(_) => ApiError::no_sandbox(id),
         CreateError::AlreadyExists(_) => {
             let what = "its new id is taken; try again";
             answer(StatusCode::INTERNAL_SERVER_ERROR, INTERNAL, &what)
@@ -90,8 +97,42 @@ pub(crate) fn create_failed(error: &CreateError) -> ApiError {
     }
 }
 
+/// What a client is told when its sandbox was not paused, or no snapshot was taken of it.
+pub(crate) fn pause_failed(error: &PauseError, id: &SandboxId) -> ApiError {
+    let answer = |status, what: &dyn std::fmt::Display| {
+        ApiError::new(status, format!("sandbox {id} was not paused or copied: {what}"))
+    };
+    match error {
+        PauseError::NotFound(_) => ApiError::no_sandbox(id),
+        PauseError::Paused(_) => answer(StatusCode::CONFLICT, &"it is paused"),
+        PauseError::Busy(_) => {
+            let what = "it is being paused or copied already; try again in a moment";
+            answer(StatusCode::CONFLICT, &what).retry_after(Some(RETRY_BUSY))
+        }
+        PauseError::DiskFull { .. } => answer(StatusCode::SERVICE_UNAVAILABLE, error)
+            .code(error_code::CAPACITY_UNAVAILABLE)
+            .retry_after(CreateError::Draining.retry_after()),
+        PauseError::Limit(_) => answer(StatusCode::SERVICE_UNAVAILABLE, error)
+            .code(error_code::CAPACITY_UNAVAILABLE)
+            .retry_after(Some(RETRY_UNREACHABLE)),
+        // The reason may name paths of the host.
+        PauseError::Failed(_) => {
+            let what = "it runs on; the log of the node says why";
+            answer(StatusCode::INTERNAL_SERVER_ERROR, &what).code(error_code::INTERNAL)
+        }
+        PauseError::Lost(_) => {
+            let what = format!("it has ended; `cofferdam sandbox explain {id}` says how");
+            answer(StatusCode::INTERNAL_SERVER_ERROR, &what).code(error_code::INTERNAL)
+        }
+        PauseError::Unreachable(_) => {
+            let message = format!("the node of sandbox {id} cannot be reached");
+            ApiError::unavailable(message, RETRY_UNREACHABLE)
+        }
+    }
+}
+
 /// What a client is told when a call about a sandbox that exists failed on its node.
-pub(crate) fn call_failed(error: &NodeError, id: &model::SandboxId) -> ApiError {
+pub(crate) fn call_failed(error: &NodeError, id: &SandboxId) -> ApiError {
     match error {
         NodeError::NotFound(_) => ApiError::no_sandbox(id),
         NodeError::Stuck { .. } => ApiError::new(
@@ -115,11 +156,7 @@ pub(crate) fn call_failed(error: &NodeError, id: &model::SandboxId) -> ApiError 
 }
 
 /// What an operator is told when a node did not end a sandbox. Operators see what is left.
-pub(crate) fn kill_failed(
-    error: &NodeError,
-    node: &NodeId,
-    sandbox: &model::SandboxId,
-) -> ApiError {
+pub(crate) fn kill_failed(error: &NodeError, node: &NodeId, sandbox: &SandboxId) -> ApiError {
     match error {
         NodeError::NotFound(_) => {
             ApiError::not_found(format!("node {node} has no sandbox {sandbox}"))
@@ -234,24 +271,29 @@ mod tests {
                 None,
             ),
             (CreateError::Cancelled, 409, None, None),
+            (CreateError::NotPaused("i".into()), 404, None, None),
             (CreateError::AlreadyExists("i".into()), 500, Some("internal_server_error"), None),
         ];
         for (error, status, code, wait) in rows {
-            let answer = create_failed(&error);
+            let id = SandboxId::parse("iabc").unwrap();
+            let answer = create_failed(&error, &id);
             let (got_status, message, got_code, got_wait) = answer.parts();
             assert_eq!((got_status, got_code, got_wait), (status, code, wait), "{error:?}");
             assert!(!message.contains("/secret"), "{message}");
             let placed = message.starts_with("Failed to place sandbox");
-            assert_eq!(placed, !matches!(error, CreateError::Invalid(_)), "{message}");
+            let other = matches!(error, CreateError::Invalid(_) | CreateError::NotPaused(_));
+            assert_eq!(placed, !other, "{message}");
         }
     }
 
     #[test]
-    fn a_failed_start_names_its_step() {
+    fn a_failed_start_names_its_step_and_the_sandbox() {
+        let id = SandboxId::parse("iabc").unwrap();
         let error = CreateError::Failed { step: "slot", message: String::new() };
-        assert!(create_failed(&error).parts().1.contains("step slot"));
+        let answer = create_failed(&error, &id);
+        assert!(answer.parts().1.contains("step slot") && answer.parts().1.contains("iabc"));
         let error = CreateError::Expired { step: "boot", limit_ms: 5 };
-        assert!(create_failed(&error).parts().1.contains("boot"));
+        assert!(create_failed(&error, &id).parts().1.contains("boot"));
     }
 
     #[test]

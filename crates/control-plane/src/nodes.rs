@@ -91,14 +91,14 @@ impl Nodes {
             .collect()
     }
 
-    /// What any node can start, each once; of two templates with one name the later node's counts.
+    /// What any node can start for everybody, each once; of two templates with one name the later node's counts.
     pub(crate) fn templates(&self) -> Vec<TemplateInfo> {
         let mut reports: Vec<Arc<Report>> =
             self.sessions.iter().filter_map(|session| session.report()).collect();
         reports.sort_by(|a, b| a.info.id.cmp(&b.info.id));
         let mut templates: Vec<TemplateInfo> = Vec::new();
         for template in reports.iter().flat_map(|report| &report.info.templates) {
-            if !templates.iter().any(|known| known.id == template.id) {
+            if !template.snapshot && !templates.iter().any(|known| known.id == template.id) {
                 templates.push(template.clone());
             }
         }

@@ -1,3 +1,7 @@
+mod collect;
+
+pub(crate) use collect::collect;
+
 use std::time::Duration;
 
 use e2b_wire::{SandboxMetric, Timestamp};
@@ -55,7 +59,7 @@ impl Span {
 }
 
 /// Seconds per bucket, as E2B has them for a span of this length.
-fn bucket(span: Duration) -> i64 {
+pub(crate) fn bucket(span: Duration) -> i64 {
     match span.as_secs() {
         seconds if seconds < HOUR => 5,
         seconds if seconds < 6 * HOUR => 30,

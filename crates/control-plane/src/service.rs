@@ -2,14 +2,15 @@ use std::sync::Arc;
 
 use axum::Router;
 use lifecycle::{Budget, Expired};
-use node_wire::{NodeApi, Routes};
+use node_wire::{NodeApi, Routes, Waker};
 
 use crate::app::{App, now};
 use crate::config::Config;
 use crate::nodes::Nodes;
 use crate::reconcile::ReconcileError;
-use crate::store::{Store, StoreError};
-use crate::{http, watch};
+use crate::store::{Kind, Store, StoreError};
+use crate::wake::Wakeful;
+use crate::{http, samples, watch};
 
 /// A running control plane. Close it: dropping it leaves its task running.
 #[derive(Debug)]
@@ -66,6 +67,7 @@ impl ControlPlane {
             app.tasks.spawn(span, watch::attend(Arc::clone(&app), Arc::clone(session)));
         }
         app.tasks.spawn(tracing::info_span!("tidy"), watch::tidy(Arc::clone(&app)));
+        app.tasks.spawn(tracing::info_span!("samples"), samples::collect(Arc::clone(&app)));
         Ok(Self { app })
     }
 
@@ -75,13 +77,20 @@ impl ControlPlane {
         http::router(Arc::clone(&self.app))
     }
 
-    /// Waits until no node says any more that it is starting: from then on new sandboxes are taken.
-    /// A node that cannot be reached is not waited for.
+    /// Wakes paused sandboxes for the edge. Does not keep the control plane alive.
+    pub fn waker(&self) -> Arc<dyn Waker> {
+        Arc::new(Wakeful(Arc::downgrade(&self.app)))
+    }
+
+    /// Waits until no node says any more that it is starting, and the records say what each has: from
+    /// then on new sandboxes are taken, and none that is gone is shown. A node that cannot be reached
+    /// is not waited for.
     ///
     /// Cancel safety: yes.
     pub async fn nodes_started(&self) {
         for session in self.app.nodes.all() {
             session.started().await;
+            session.in_the_records().await;
         }
     }
 
@@ -99,10 +108,11 @@ impl ControlPlane {
 
 /// On a full disk the team stays as it is, if it is one that can be served.
 async fn configure_team(app: &App) -> Result<(), StoreError> {
-    let (team, key) = (&app.config.team, app.config.api_key.hash());
-    match app.store.configure_team(team, &key, now()).await {
-        Err(error) if error.is_disk_full() => match app.store.team_of_key(&key).await? {
-            Some(known) if known.id == team.id => {
+    let (team, key) = (&app.config.team, &app.config.api_key);
+    match app.store.configure_team(team, key, now()).await {
+        Err(error) if error.is_disk_full() => match app.store.holder(Kind::Key, &key.hash()).await?
+        {
+            Some(known) if known.team.id == team.id => {
                 tell_full(&error);
                 Ok(())
             }
@@ -128,7 +138,10 @@ async fn prepare(app: &Arc<App>) -> Result<(), StartError> {
         match app.reconcile(session).await {
             Ok(()) => {}
             // Compared again and again from now on.
-            Err(ReconcileError::Store(error)) if error.is_disk_full() => tell_full(&error),
+            Err(ReconcileError::Store(error)) if error.is_disk_full() => {
+                tell_full(&error);
+                session.compared();
+            }
             Err(ReconcileError::Store(error)) => return Err(StartError::Reconcile(error)),
             Err(error @ ReconcileError::Node(_)) => {
                 let error = observe::chain(&error).to_string();

@@ -1,18 +1,31 @@
 //! The database: teams, keys, templates and the records of sandboxes.
 
 mod history;
+mod keys;
+mod log;
 mod migrate;
 mod network;
 mod overdue;
+mod pause;
 mod row;
+mod samples;
 mod sandboxes;
+mod snapshots;
 mod spare;
 mod teams;
 mod templates;
+mod terms;
 
 pub(crate) use history::History;
+pub(crate) use keys::{Deleted, Holder, Kind, NewSecret, SecretRow};
+pub(crate) use log::{LogLine, LogQuery};
+pub(crate) use pause::Resuming;
 pub(crate) use row::{RowState, SandboxRow, TemplateRow};
+pub(crate) use samples::{Kept, last_of_minutes};
 pub(crate) use sandboxes::{End, Inserted, Intent, Used};
+pub(crate) use snapshots::{NewSnapshotRow, SnapshotFilter, SnapshotRow, SnapshotState};
+pub(crate) use teams::{TeamInserted, TeamRow};
+pub(crate) use terms::{Paused, Terms};
 
 use std::fs::{OpenOptions, Permissions};
 use std::io;

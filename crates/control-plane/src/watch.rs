@@ -1,8 +1,12 @@
-//! Following the nodes: ends as they happen, how each is, and a look at everything now and then.
+//! Following the nodes: ends and pauses as they happen, how each is, and a look at everything now and
+//! then.
+
+mod pauses;
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use model::EndReason;
 use node_wire::NodeEvent;
 use observe::metrics::{LOST, LOST_EVENTS};
 use tokio::sync::broadcast::Receiver;
@@ -11,6 +15,8 @@ use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep, sleep_until};
 
 use crate::app::App;
 use crate::nodes::{Link, Session};
+use crate::reconcile::ReconcileError;
+use crate::store::Paused;
 
 /// However much happens on a node, it is asked how it is at most this often.
 const ASK_PAUSE: Duration = Duration::from_millis(100);
@@ -34,7 +40,10 @@ pub(crate) async fn follow(app: Arc<App>, session: Arc<Session>, mut events: Rec
             biased;
             () = app.tasks.stop_token().cancelled() => break,
             event = events.recv(), if open => match event {
-                Ok(event) => app.record(&session, event).await,
+                Ok(event) => {
+                    app.record(&session, event).await;
+                    app.turn();
+                }
                 Err(RecvError::Lagged(missed)) => {
                     LOST.add(LOST_EVENTS, missed);
                     tracing::warn!(missed, "events of a node were missed; comparing everything");
@@ -132,6 +141,12 @@ pub(crate) async fn tidy(app: Arc<App>) {
 impl App {
     async fn record(&self, session: &Session, event: NodeEvent) {
         match event {
+            // What ran is over, and the sandbox is not.
+            NodeEvent::Ended { id, lifecycle, reason: EndReason::Paused, at } => {
+                self.routes.withdraw(&id, &lifecycle);
+                let files_only = Paused { at: at.into(), memory: false };
+                self.heard_paused(session, &id, &lifecycle, files_only).await;
+            }
             NodeEvent::Ended { id, lifecycle, reason, at } => {
                 self.routes.withdraw(&id, &lifecycle);
                 tracing::info!(
@@ -143,10 +158,14 @@ impl App {
                 session.poke();
                 let (node, at) = (session.id(), at.into());
                 let closed = self.store.sandbox_ended(&id, &lifecycle, node, reason, at).await;
-                if let Err(error) = closed {
-                    let error = observe::chain(&error).to_string();
-                    tracing::error!(error, "a row stays open until the next reconciliation");
-                    session.compare_soon();
+                match closed {
+                    Ok(true) => {}
+                    Ok(false) => self.ended_while_paused(session, &id, &lifecycle).await,
+                    Err(error) => {
+                        let error = observe::chain(&error).to_string();
+                        tracing::error!(error, "a row stays open until the next reconciliation");
+                        session.compare_soon();
+                    }
                 }
                 // A comparison that did not know yet may have put the route back meanwhile.
                 self.routes.withdraw(&id, &lifecycle);
@@ -165,6 +184,14 @@ impl App {
                     left => tracing::warn!(?left, "sandbox is stuck"),
                 });
             }
+            NodeEvent::Pausing { id, lifecycle, .. } => {
+                self.heard_pausing(session, &id, &lifecycle).await
+            }
+            NodeEvent::Paused { id, lifecycle, memory, at } => {
+                self.heard_paused(session, &id, &lifecycle, Paused { at: at.into(), memory }).await;
+            }
+            // Who asked for the pause has heard so; of one the node began by itself it says more.
+            NodeEvent::Resumed { .. } => session.compare_soon(),
             // We moved it and recorded it before this came; an event that overtook a later move
             // would only put an old end back.
             NodeEvent::EndMoved { .. } => {}
@@ -173,8 +200,14 @@ impl App {
 
     async fn look(self: &Arc<Self>, session: &Arc<Session>) {
         if let Err(error) = self.reconcile(session).await {
+            // There is no room to write anything down: whoever waits for that would wait for room,
+            // and what runs can be served without.
+            if matches!(&error, ReconcileError::Store(error) if error.is_disk_full()) {
+                session.compared();
+            }
             let error = observe::chain(&error).to_string();
             tracing::warn!(error, "could not compare the records with a node; will try again");
         }
+        self.turn();
     }
 }

@@ -1,5 +1,45 @@
+use std::collections::BTreeMap;
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+
+/// Rules for requests, by the domain they are for.
+pub type NetworkRules = BTreeMap<String, Vec<NetworkRule>>;
+
+/// What becomes of requests to a domain.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct NetworkRule {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub transform: Option<NetworkTransform>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct NetworkTransform {
+    /// Instead of what the request has of the same names.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub headers: Option<BTreeMap<String, String>>,
+}
+
+/// A SOCKS5 proxy. The password is taken and never told.
+#[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct EgressProxyConfig {
+    /// `host:port`
+    pub address: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub username: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub password: Option<String>,
+}
+
+impl fmt::Debug for EgressProxyConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("EgressProxyConfig").field("address", &self.address).finish_non_exhaustive()
+    }
+}
 
 /// The network part of a create request and of what is told of a sandbox. Unset and `null` mean the
 /// same, and only what is set is told: null would break the Python SDK.
@@ -20,11 +60,10 @@ pub struct NetworkConfig {
     /// Ports on which the sandbox itself speaks TLS.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub https_ports: Option<Value>,
-    /// Per domain; the shape is not looked at where rules are not supported.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub rules: Option<Value>,
+    pub rules: Option<NetworkRules>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub egress_proxy: Option<Value>,
+    pub egress_proxy: Option<EgressProxyConfig>,
 }
 
 /// The body of `PUT /sandboxes/{id}/network`: all rules for traffic to the outside. What it does not
@@ -36,6 +75,6 @@ pub struct NetworkUpdate {
     pub allow_internet_access: Option<bool>,
     pub allow_out: Option<Vec<String>>,
     pub deny_out: Option<Vec<String>>,
-    pub rules: Option<Value>,
-    pub egress_proxy: Option<Value>,
+    pub rules: Option<NetworkRules>,
+    pub egress_proxy: Option<EgressProxyConfig>,
 }

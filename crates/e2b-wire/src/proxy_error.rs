@@ -31,6 +31,12 @@ pub enum ProxyError<'a> {
     ProxyBusy { sandbox: &'a SandboxId },
     /// The sandbox is private, and the request shows no token, or another one.
     TrafficToken { sandbox: &'a SandboxId, shown: bool },
+    /// It is paused, and not for this request to be woken.
+    ResumeDenied { sandbox: &'a SandboxId },
+    /// It is being paused, or started again, and that takes long.
+    StillTransitioning { sandbox: &'a SandboxId },
+    /// It is paused, and its team has as many sandboxes as it may.
+    SandboxLimit { sandbox: &'a SandboxId },
     /// The address of a file names no sandbox, and no running one has signed it.
     NobodySigned,
     /// The path is for the node alone. Says nothing about the sandbox, not even that it exists.
@@ -87,9 +93,12 @@ impl ProxyError<'_> {
             Self::SandboxNotFound { .. } | Self::PortClosed { .. } | Self::NoAnswer { .. } => {
                 StatusCode::BAD_GATEWAY
             }
-            Self::TooManyConnections { .. } => StatusCode::TOO_MANY_REQUESTS,
+            Self::TooManyConnections { .. } | Self::SandboxLimit { .. } => {
+                StatusCode::TOO_MANY_REQUESTS
+            }
+            Self::StillTransitioning { .. } => StatusCode::CONFLICT,
             Self::ProxyBusy { .. } => StatusCode::SERVICE_UNAVAILABLE,
-            Self::TrafficToken { .. } => StatusCode::FORBIDDEN,
+            Self::TrafficToken { .. } | Self::ResumeDenied { .. } => StatusCode::FORBIDDEN,
             Self::NobodySigned => StatusCode::UNAUTHORIZED,
             Self::EndpointNotAvailable { .. } => StatusCode::NOT_FOUND,
         }
@@ -99,13 +108,15 @@ impl ProxyError<'_> {
     #[must_use]
     pub const fn retry_after(&self) -> Option<Duration> {
         match self {
-            Self::TooManyConnections { .. } | Self::ProxyBusy { .. } => {
-                Some(Duration::from_secs(1))
-            }
+            Self::TooManyConnections { .. }
+            | Self::ProxyBusy { .. }
+            | Self::StillTransitioning { .. }
+            | Self::SandboxLimit { .. } => Some(Duration::from_secs(1)),
             Self::SandboxNotFound { .. }
             | Self::PortClosed { .. }
             | Self::NoAnswer { .. }
             | Self::TrafficToken { .. }
+            | Self::ResumeDenied { .. }
             | Self::NobodySigned
             | Self::EndpointNotAvailable { .. } => None,
         }
@@ -132,6 +143,9 @@ impl ProxyError<'_> {
         match *self {
             Self::SandboxNotFound { sandbox }
             | Self::ProxyBusy { sandbox }
+            | Self::ResumeDenied { sandbox }
+            | Self::StillTransitioning { sandbox }
+            | Self::SandboxLimit { sandbox }
             | Self::TrafficToken { sandbox, .. } => {
                 body.sandbox_id = Some(sandbox.as_str());
             }
@@ -170,6 +184,9 @@ impl ProxyError<'_> {
             Self::SandboxNotFound { sandbox }
             | Self::TooManyConnections { sandbox, .. }
             | Self::TrafficToken { sandbox, .. }
+            | Self::ResumeDenied { sandbox }
+            | Self::StillTransitioning { sandbox }
+            | Self::SandboxLimit { sandbox }
             | Self::ProxyBusy { sandbox } => row("Sandbox", sandbox),
             Self::PortClosed { sandbox, port } | Self::NoAnswer { sandbox, port } => {
                 row("Sandbox", sandbox);
@@ -192,12 +209,17 @@ impl ProxyError<'_> {
             Self::ProxyBusy { .. } => "Proxy Busy",
             Self::TrafficToken { shown: false, .. } => "Missing Traffic Access Token",
             Self::TrafficToken { shown: true, .. } => "Invalid Traffic Access Token",
+            Self::ResumeDenied { .. } => "Unable to Resume Sandbox",
+            Self::StillTransitioning { .. } => "Sandbox Still Transitioning",
+            Self::SandboxLimit { .. } => "Sandbox Limit Reached",
             Self::NobodySigned => "Invalid Signature",
             Self::EndpointNotAvailable { .. } => "Endpoint Not Available",
         }
     }
 
-    fn message(&self) -> String {
+    /// What happened, in words.
+    #[must_use]
+    pub fn message(&self) -> String {
         match self {
             Self::SandboxNotFound { .. } => "The sandbox was not found".to_owned(),
             Self::PortClosed { .. } => "The sandbox is running but port is not open".to_owned(),
@@ -220,6 +242,16 @@ impl ProxyError<'_> {
             Self::TrafficToken { shown: true, .. } => {
                 "The header e2b-traffic-access-token does not have the sandbox's traffic access \
                  token"
+                    .to_owned()
+            }
+            Self::ResumeDenied { .. } => {
+                "The sandbox is paused and may not be resumed by this request".to_owned()
+            }
+            Self::StillTransitioning { .. } => {
+                "The sandbox is still being paused or resumed; try again in a moment".to_owned()
+            }
+            Self::SandboxLimit { .. } => {
+                "The sandbox is paused, and its team has as many running sandboxes as it may have"
                     .to_owned()
             }
             Self::NobodySigned => {
@@ -327,6 +359,12 @@ mod tests {
             ProxyError::TrafficToken { sandbox, shown: false }.body(Json),
             r#"{"sandboxId":"iabc","message":"The sandbox is private: show its traffic access token in the header e2b-traffic-access-token","code":403}"#
         );
+        assert_eq!(
+            ProxyError::ResumeDenied { sandbox }.body(Json),
+            r#"{"sandboxId":"iabc","message":"The sandbox is paused and may not be resumed by this request","code":403}"#
+        );
+        assert_eq!(ProxyError::StillTransitioning { sandbox }.status(), 409);
+        assert_eq!(ProxyError::SandboxLimit { sandbox }.status(), 429);
         assert_eq!(
             ProxyError::NobodySigned.body(Json),
             r#"{"message":"no running sandbox has signed this address: the signature is not valid, or the sandbox has ended","code":401}"#

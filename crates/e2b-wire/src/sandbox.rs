@@ -3,7 +3,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::{NetworkConfig, SandboxState, Timestamp};
+use crate::{NetworkConfig, PauseMode, SandboxState, Timestamp};
 
 /// Required in answers and without meaning; always this.
 pub const CLIENT_ID: &str = "6532622b";
@@ -134,6 +134,9 @@ pub struct SandboxDetail {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub network: Option<NetworkConfig>,
     pub lifecycle: Lifecycle,
+    /// What is kept of one that is paused; left out of one that runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pause_mode: Option<PauseMode>,
 }
 
 /// What happens to a sandbox at its end.

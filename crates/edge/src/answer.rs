@@ -3,13 +3,37 @@
 use e2b_wire::host_name::BadTarget;
 use e2b_wire::proxy_error::{ErrorForm, ProxyError};
 use http::header::{CONTENT_TYPE, RETRY_AFTER};
-use http::{HeaderValue, Response, StatusCode};
+use http::{HeaderValue, Request, Response, StatusCode};
 
-use crate::Body;
+use crate::{Body, grpc};
 
 const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
 
-pub(crate) fn proxy_error(error: ProxyError<'_>, form: ErrorForm) -> Response<Body> {
+/// How the sender of a request can be told of an error.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Form {
+    Http(ErrorForm),
+    Grpc,
+}
+
+impl Form {
+    pub(crate) fn wanted<B>(request: &Request<B>) -> Self {
+        if grpc::is_call(request) {
+            Self::Grpc
+        } else {
+            Self::Http(ErrorForm::wanted(request.headers()))
+        }
+    }
+
+    pub(crate) fn refused(self, error: ProxyError<'_>) -> Response<Body> {
+        match self {
+            Self::Http(form) => proxy_error(error, form),
+            Self::Grpc => grpc::refused(error),
+        }
+    }
+}
+
+fn proxy_error(error: ProxyError<'_>, form: ErrorForm) -> Response<Body> {
     let mut response = Response::new(Body::text(error.body(form)));
     *response.status_mut() = error.status();
     response.headers_mut().insert(CONTENT_TYPE, form.content_type());

@@ -6,7 +6,9 @@ use http_body::{Frame, SizeHint};
 use http_body_util::Full;
 use http_body_util::combinators::UnsyncBoxBody;
 use hyper::body::Incoming;
+use tracing::debug;
 
+use crate::grpc;
 use crate::serve::Serving;
 use crate::upstream::Lease;
 
@@ -36,6 +38,8 @@ struct Relay {
     /// Taken when the body ended well: the connection can be used again then.
     lease: Option<Lease>,
     ended: bool,
+    /// The answer to a call, whose client is told in trailers when it breaks.
+    is_grpc: bool,
 }
 
 impl Body {
@@ -56,8 +60,8 @@ impl Body {
         Self::of(Kind::Own(Full::new(text.into())))
     }
 
-    pub(crate) fn sandbox(incoming: Incoming, lease: Lease) -> Self {
-        Self::of(Kind::Sandbox(Relay { incoming, lease: Some(lease), ended: false }))
+    pub(crate) fn sandbox(incoming: Incoming, lease: Lease, is_grpc: bool) -> Self {
+        Self::of(Kind::Sandbox(Relay { incoming, lease: Some(lease), ended: false, is_grpc }))
     }
 
     pub(crate) fn api<B>(body: B) -> Self
@@ -79,11 +83,7 @@ impl http_body::Body for Body {
         match &mut self.get_mut().kind {
             Kind::Own(full) => Pin::new(full).poll_frame(cx).map_err(|never| match never {}),
             Kind::Api(body) => Pin::new(body).poll_frame(cx),
-            Kind::Sandbox(relay) => {
-                let frame = ready!(Pin::new(&mut relay.incoming).poll_frame(cx));
-                relay.ended = frame.is_none();
-                Poll::Ready(frame.map(|frame| frame.map_err(Into::into)))
-            }
+            Kind::Sandbox(relay) => relay.poll_frame(cx),
         }
     }
 
@@ -101,6 +101,20 @@ impl http_body::Body for Body {
             Kind::Api(body) => body.size_hint(),
             Kind::Sandbox(relay) => relay.incoming.size_hint(),
         }
+    }
+}
+
+impl Relay {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let frame = ready!(http_body::Body::poll_frame(Pin::new(&mut self.incoming), cx));
+        self.ended = frame.is_none();
+        Poll::Ready(frame.map(|frame| match (frame, self.is_grpc) {
+            (Err(error), true) => {
+                debug!(error = %observe::chain(&error), "call cut off");
+                Ok(Frame::trailers(grpc::cut_off()))
+            }
+            (frame, _) => frame.map_err(Into::into),
+        }))
     }
 }
 

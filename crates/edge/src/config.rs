@@ -1,8 +1,15 @@
+use std::num::NonZero;
+use std::thread::available_parallelism;
 use std::time::Duration;
+
+/// More threads than this have nothing to do before the network is full.
+const MAX_LANES: NonZero<usize> = NonZero::new(16).unwrap();
 
 /// Limits of the edge. The times of the default are those E2B's clients are used to.
 #[derive(Debug, Clone)]
 pub struct Config {
+    /// Threads that client connections are spread over; as many as there are processors.
+    pub lanes: NonZero<usize>,
     /// Client connections open at a time; one more is answered 503 and closed. Each costs a file
     /// descriptor here, and up to one more for its sandbox.
     pub max_connections: usize,
@@ -36,6 +43,7 @@ pub struct Config {
 impl Default for Config {
     fn default() -> Self {
         Self {
+            lanes: available_parallelism().unwrap_or(NonZero::<usize>::MIN).min(MAX_LANES),
             max_connections: 16_384,
             max_exchanges: 16_384,
             max_exchanges_per_sandbox: 4_096,

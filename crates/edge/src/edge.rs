@@ -1,35 +1,40 @@
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use e2b_wire::host_name::{BadTarget, ENVD_PORT, Target};
-use e2b_wire::proxy_error::{ErrorForm, ProxyError};
+use e2b_wire::proxy_error::ProxyError;
 use http::header::HOST;
 use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use lifecycle::{Budget, Expired, TaskGroup};
 use model::{LifecycleId, SandboxId};
-use node_wire::{Ingress, Route, Routes};
+use node_wire::{Ingress, Route, Routes, Waker};
 use parking_lot::RwLock;
-use tokio::sync::Semaphore;
+use tokio::runtime::Handle;
 use tracing::{debug, warn};
 
+use crate::answer::Form;
 use crate::control_path::is_control_path;
 use crate::exchange::{Failure, exchange};
 use crate::request_body::RequestBody;
-use crate::serve::ClientPass;
+use crate::seats::Seats;
+use crate::serve::{AtHome, ClientPass};
 use crate::signed::SignedRequest;
 use crate::tunnel::Tunnel;
-use crate::upstream::{DialError, Full, Lease, Upstream, semaphore};
-use crate::{Body, Config, answer, headers, private};
+use crate::upstream::{DialError, Full, Lease, Port, Protocol, Upstream};
+use crate::{Body, Config, answer, grpc, headers, private, wake};
 
 /// The proxy: a table of running sandboxes and what is under way to them.
 #[derive(Debug)]
 pub struct Edge {
     config: Config,
     table: RwLock<HashMap<SandboxId, Arc<Upstream>>>,
-    exchanges: Arc<Semaphore>,
-    idle: Arc<Semaphore>,
+    pub(crate) exchanges: Arc<Seats>,
+    pub(crate) waker: OnceLock<Arc<dyn Waker>>,
+    idle: Arc<Seats>,
+    /// Where the service runs that the edge is in front of.
+    home: OnceLock<Handle>,
     /// Client connections and what runs on them.
     clients: TaskGroup,
     /// Connections to sandboxes, and tunnels.
@@ -42,8 +47,10 @@ impl Edge {
     #[must_use]
     pub fn new(config: Config) -> Arc<Self> {
         Arc::new(Self {
-            exchanges: semaphore(config.max_exchanges),
-            idle: semaphore(config.max_idle),
+            exchanges: Seats::new(config.max_exchanges),
+            waker: OnceLock::new(),
+            idle: Seats::new(config.max_idle),
+            home: OnceLock::new(),
             config,
             table: RwLock::default(),
             clients: TaskGroup::default(),
@@ -97,18 +104,21 @@ impl Edge {
     /// Cancel safety: yes; dropping the call, or the body of its answer, closes the connection to
     /// the sandbox.
     pub async fn handle(&self, target: &Target, request: Request<Incoming>) -> Response<Body> {
-        let form = ErrorForm::wanted(request.headers());
+        let form = Form::wanted(&request);
         if request.method() == Method::CONNECT {
             let why = "CONNECT is not possible here; use GET with an Upgrade header";
             return answer::text(StatusCode::METHOD_NOT_ALLOWED, why.to_owned());
         }
         let path = request.uri().path();
         if target.port == ENVD_PORT && is_control_path(path) {
-            return answer::proxy_error(ProxyError::EndpointNotAvailable { path }, form);
+            return form.refused(ProxyError::EndpointNotAvailable { path });
+        }
+        if target.port == ENVD_PORT && matches!(form, Form::Grpc) {
+            return grpc::not_spoken();
         }
         match self.forward(target, request).await {
             Ok(response) => response,
-            Err(error) => answer::proxy_error(error, form),
+            Err(error) => form.refused(error),
         }
     }
 
@@ -118,8 +128,13 @@ impl Edge {
         mut request: Request<Incoming>,
     ) -> Result<Response<Body>, ProxyError<'a>> {
         let Target { sandbox, port } = target;
-        let upstream = self.table.read().get(sandbox).map(Arc::clone);
-        let upstream = upstream.ok_or(ProxyError::SandboxNotFound { sandbox })?;
+        let upstream = match self.upstream(sandbox) {
+            Some(upstream) => upstream,
+            None => {
+                let knock = wake::knock(target, request.headers());
+                self.wake(target, knock).await?
+            }
+        };
         private::admit(target, upstream.ingress(), request.headers())?;
         let passes = upstream.enter(&self.exchanges).map_err(|full| match full {
             Full::Edge => ProxyError::ProxyBusy { sandbox },
@@ -134,28 +149,53 @@ impl Edge {
             client: hyper::upgrade::on(&mut request),
             pass: request.extensions_mut().remove(),
         });
+        let is_grpc = grpc::is_call(&request);
         let (mut head, body) = request.into_parts();
         headers::for_sandbox(&mut head, upgrade.as_ref().map(|upgrade| upgrade.protocol.clone()));
         if let Some(mask) = upstream.ingress().mask_host.as_ref().filter(|_| *port != ENVD_PORT) {
             headers::mask_host(&mut head.headers, mask, *port);
         }
+        let protocol = if is_grpc {
+            headers::for_http2(&mut head);
+            Protocol::Http2
+        } else {
+            Protocol::Http1
+        };
+        let place = Port { number: *port, protocol };
         let request = Request::from_parts(head, RequestBody::new(body));
 
-        let (response, sender) = match exchange(&upstream, *port, request).await {
+        let (response, sender) = match exchange(&upstream, place, request).await {
             Ok(done) => done,
             Err(failure) => {
                 debug!(%sandbox, port, error = %observe::chain(&failure), "no answer");
                 return Err(explain(&failure, target));
             }
         };
-        let lease = Lease { upstream, port: *port, sender, passes };
+        let lease = Lease { upstream, port: place, sender, passes };
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
             return start_tunnel(response, upgrade, lease)
                 .ok_or(ProxyError::NoAnswer { sandbox, port: *port });
         }
         let (mut head, body) = response.into_parts();
         headers::for_client(&mut head);
-        Ok(Response::from_parts(head, Body::sandbox(body, lease)))
+        Ok(Response::from_parts(head, Body::sandbox(body, lease, is_grpc)))
+    }
+
+    pub(crate) fn upstream(&self, sandbox: &SandboxId) -> Option<Arc<Upstream>> {
+        self.table.read().get(sandbox).map(Arc::clone)
+    }
+
+    /// What others are asked to do is done where the caller of this runs.
+    pub(crate) fn settle(&self) {
+        self.home.get_or_init(Handle::current);
+    }
+
+    /// Does `work`, which is not the edge's own.
+    pub(crate) async fn at_home<F: Future>(&self, work: F) -> F::Output {
+        match self.home.get() {
+            Some(home) => AtHome::new(home.clone(), work).await,
+            None => work.await,
+        }
     }
 
     pub(crate) fn config(&self) -> &Config {

@@ -1,12 +1,10 @@
 //! One request to a sandbox and its answer, over a connection that may turn out to be dead.
 
-use std::num::NonZero;
-
 use http::{HeaderMap, Method, Request, Response, Uri};
 use hyper::body::Incoming;
 
 use crate::request_body::{BodyReturn, RequestBody};
-use crate::upstream::{DialError, Sender, Upstream};
+use crate::upstream::{DialError, Port, Sender, Upstream};
 
 /// No answer from the sandbox.
 #[derive(Debug, thiserror::Error)]
@@ -25,19 +23,17 @@ pub(crate) enum Failure {
 /// Cancel safety: yes. The connection of a dropped call is closed, which tells the sandbox.
 pub(crate) async fn exchange(
     upstream: &Upstream,
-    port: NonZero<u16>,
+    port: Port,
     request: Request<RequestBody>,
 ) -> Result<(Response<Incoming>, Sender), Failure> {
-    tokio::select! {
-        biased;
-        () = upstream.stop_token().cancelled() => Err(Failure::Ended),
-        done = send(upstream, port, request) => done,
-    }
+    let done = send(upstream, port, request).await;
+    // Its connections end with the sandbox.
+    done.map_err(|failure| if upstream.has_ended() { Failure::Ended } else { failure })
 }
 
 async fn send(
     upstream: &Upstream,
-    port: NonZero<u16>,
+    port: Port,
     mut request: Request<RequestBody>,
 ) -> Result<(Response<Incoming>, Sender), Failure> {
     let repeatable = is_repeatable(&request);
@@ -54,13 +50,17 @@ async fn send(
         let failed = failed.into_error();
         match spare.restore() {
             // An answer that makes no sense is an answer.
-            Some(again) if !failed.is_parse() => request = again,
+            Some(again) if !failed.is_parse() && !upstream.has_ended() => request = again,
             _ => return Err(Failure::Broken(failed)),
         }
         // Sent at most twice: whatever ends connections may do it again.
         break;
     }
-    let mut sender = upstream.connect(port).await.map_err(Failure::Dial)?;
+    let mut sender = tokio::select! {
+        biased;
+        () = upstream.stop_token().cancelled() => return Err(Failure::Ended),
+        connected = upstream.connect(port) => connected.map_err(Failure::Dial)?,
+    };
     match sender.try_send_request(request).await {
         Ok(response) => Ok((response, sender)),
         Err(failed) => Err(Failure::Broken(failed.into_error())),

@@ -11,7 +11,7 @@ use http::uri::PathAndQuery;
 use http::{HeaderMap, Uri, Version, request, response};
 
 /// Headers between two neighbours that no `Connection` header has to name.
-const HOP_BY_HOP: [HeaderName; 9] = [
+static HOP_BY_HOP: [HeaderName; 9] = [
     CONNECTION,
     PROXY_AUTHENTICATE,
     PROXY_AUTHORIZATION,
@@ -73,6 +73,21 @@ pub(crate) fn mask_host(headers: &mut HeaderMap, mask: &str, port: NonZero<u16>)
     }
 }
 
+/// Turns a head for the sandbox into one of HTTP/2, which has other places for what HTTP/1 says of
+/// the connection, and of the host.
+pub(crate) fn for_http2(head: &mut request::Parts) {
+    head.headers.remove(CONNECTION);
+    let host = head.headers.remove(HOST);
+    let host = host.as_ref().and_then(|host| host.to_str().ok()).unwrap_or_default();
+    let path = head.uri.path_and_query().map_or("/", PathAndQuery::as_str);
+    let whole = Uri::builder().scheme("http").authority(host).path_and_query(path).build();
+    // A host that is none is left out, as HTTP/2 allows.
+    if let Ok(whole) = whole {
+        head.uri = whole;
+    }
+    head.version = Version::HTTP_2;
+}
+
 /// Turns a sandbox's head into the one for the client.
 pub(crate) fn for_client(head: &mut response::Parts) {
     remove_hop_by_hop(&mut head.headers);
@@ -110,7 +125,13 @@ fn remove_hop_by_hop(headers: &mut HeaderMap) {
         // What decides whom a message is for, and where it ends, is nobody's to remove.
         .filter(|name| *name != HOST && *name != CONTENT_LENGTH)
         .collect();
-    for name in named.iter().chain(&HOP_BY_HOP) {
+    for name in &named {
+        headers.remove(name);
+    }
+    // Most messages have none of them, which is seen sooner than nine are looked up.
+    let found: Vec<HeaderName> =
+        headers.keys().filter(|name| HOP_BY_HOP.contains(name)).cloned().collect();
+    for name in &found {
         headers.remove(name);
     }
 }

@@ -12,13 +12,20 @@ mod config;
 mod control_path;
 mod edge;
 mod exchange;
+#[cfg(feature = "fuzz")]
+pub mod fuzz;
+mod grpc;
 mod headers;
 mod private;
+mod quiet;
 mod request_body;
+mod seats;
 mod serve;
 mod signed;
+mod streams;
 mod tunnel;
 mod upstream;
+mod wake;
 
 pub use body::{Body, BoxError};
 pub use config::Config;

@@ -6,7 +6,7 @@ use http::{HeaderMap, HeaderName};
 use node_wire::Ingress;
 use subtle::ConstantTimeEq as _;
 
-const TRAFFIC_TOKEN: HeaderName = HeaderName::from_static("e2b-traffic-access-token");
+pub(crate) const TRAFFIC_TOKEN: HeaderName = HeaderName::from_static("e2b-traffic-access-token");
 
 /// Whether a request with `headers` may go to `target`. The guest agent has a token of its own.
 ///

@@ -4,6 +4,7 @@
 mod accept;
 mod clock;
 mod connection;
+mod lanes;
 mod refuse;
 
 use std::convert::Infallible;
@@ -18,15 +19,16 @@ use hyper::body::Incoming;
 use lifecycle::{Budget, Expired, Gate};
 use rustix::net::sockopt;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, debug_span, info};
+use tracing::{debug, debug_span, info, warn};
 
 use self::accept::Acceptor;
 pub(crate) use self::clock::Serving;
 pub(crate) use self::connection::ClientPass;
 use self::connection::Connection;
-use crate::upstream::semaphore;
+pub(crate) use self::lanes::AtHome;
+use self::lanes::Lanes;
+use crate::seats::Seats;
 use crate::{BoxError, Edge};
 
 /// Quiet time after which the kernel asks whether a client is still there, and between the tries.
@@ -46,6 +48,8 @@ const SWEEPS: u32 = 8;
 pub enum ServeError {
     #[error("{tasks} connections did not end when they were cut")]
     Late { tasks: usize, source: Expired },
+    #[error("start the threads of the listener")]
+    Threads(#[source] io::Error),
 }
 
 /// Serves `listener` until `stop`: sandbox traffic by `edge`, everything else by `api`.
@@ -54,11 +58,11 @@ pub enum ServeError {
 /// has ended, or after [`crate::Config::grace`]. The edge and its connections to sandboxes end
 /// with the listener, so an edge is served once.
 ///
-/// Cancel safety: no. A dropped call stops accepting at once, and leaves open connections to
-/// themselves.
+/// Cancel safety: no. A dropped call stops accepting at once, and cuts open connections.
 ///
 /// # Errors
-/// [`ServeError::Late`] when something did not end within [`crate::Config::reserve`].
+/// [`ServeError::Late`] when something did not end within [`crate::Config::reserve`],
+/// [`ServeError::Threads`] when there are no threads to be had at the start.
 pub async fn serve<S, B>(
     listener: TcpListener,
     edge: Arc<Edge>,
@@ -74,10 +78,12 @@ where
     let config = edge.config().clone();
     let clients = edge.clients().clone();
     let open = Gate::default();
-    let room = semaphore(config.max_connections);
-    let refusals = semaphore(MAX_REFUSALS);
+    let room = Seats::new(config.max_connections);
+    let refusals = Seats::new(MAX_REFUSALS);
     clients.spawn(debug_span!("sweep"), sweep(Arc::clone(&edge), clients.stop_token().clone()));
 
+    let lanes = Lanes::start(config.lanes).map_err(ServeError::Threads)?;
+    edge.settle();
     let mut acceptor = Acceptor::new(listener);
     while let Some((socket, peer)) = acceptor.next(&stop).await {
         if let Err(error) = prepare(&socket) {
@@ -95,7 +101,16 @@ where
             api: api.clone(),
             stop: stop.clone(),
         };
-        clients.spawn(span, connection.drive(socket));
+        let tasks = clients.clone();
+        let drive = move |socket, place| {
+            tasks.spawn(span, async move {
+                let _place = place;
+                connection.drive(socket).await;
+            });
+        };
+        if let Err(error) = lanes.run(socket, drive).await {
+            warn!(%peer, error = %observe::chain(&error), "client connection not served");
+        }
     }
     drop(acceptor);
 
@@ -103,8 +118,11 @@ where
     if open.wait_empty(Budget::within(config.grace)).await.is_err() {
         info!(open = open.inside(), "connections are cut");
     }
-    let closed = edge.close(Budget::within(config.reserve)).await;
-    closed.map_err(|source| ServeError::Late { tasks: edge.running(), source })
+    let budget = Budget::within(config.reserve);
+    let closed = edge.close(budget).await;
+    closed
+        .and(lanes.close(budget).await)
+        .map_err(|source| ServeError::Late { tasks: edge.running(), source })
 }
 
 fn prepare(socket: &TcpStream) -> io::Result<()> {
@@ -117,11 +135,11 @@ fn prepare(socket: &TcpStream) -> io::Result<()> {
 }
 
 /// Says no, if there is room even for that.
-fn refuse(socket: TcpStream, refusals: &Arc<Semaphore>, edge: &Edge, span: tracing::Span) {
-    let Ok(permit) = Arc::clone(refusals).try_acquire_owned() else { return };
+fn refuse(socket: TcpStream, refusals: &Arc<Seats>, edge: &Edge, span: tracing::Span) {
+    let Some(seat) = refusals.take() else { return };
     let (limit, stop) = (edge.config().max_connections, edge.clients().stop_token().clone());
     edge.clients().spawn(span, async move {
-        let _permit = permit;
+        let _seat = seat;
         tokio::select! {
             biased;
             () = stop.cancelled() => {}

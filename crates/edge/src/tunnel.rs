@@ -9,6 +9,8 @@ use lifecycle::Budget;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
+#[cfg(feature = "fuzz")]
+pub(crate) use self::frames::pass_in_pieces;
 use self::frames::{Client, Frames};
 use crate::serve::ClientPass;
 use crate::upstream::Passes;

@@ -2,30 +2,30 @@
 
 mod dial;
 mod pool;
+mod sender;
 
 use std::net::SocketAddr;
-use std::num::NonZero;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hyper::client::conn::http1;
-use hyper_util::rt::TokioIo;
 use lifecycle::{Budget, TaskGroup};
 use node_wire::{Ingress, Route};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, debug_span};
 
 pub(crate) use self::dial::DialError;
 use self::pool::Pool;
+use self::sender::Connection;
+pub(crate) use self::sender::{Port, Protocol, Sender};
 use crate::Config;
-use crate::request_body::RequestBody;
-
-/// The sending end of a connection to a sandbox.
-pub(crate) type Sender = http1::SendRequest<RequestBody>;
+use crate::quiet::Quiet;
+use crate::seats::{Seat, Seats};
+use crate::streams::Streams;
 
 /// Bytes a connection may hold between its two ends.
 pub(crate) const BUFFER_BYTES: usize = 64 * 1024;
+/// All headers of one message of HTTP/2; HTTP/1 has the connection's buffer for them.
+pub(crate) const H2_HEADER_BYTES: u32 = 64 * 1024;
 
 /// Everything the edge has of one lifecycle. Ended with it: no connection of it is ever used for
 /// another, although the address may be.
@@ -33,7 +33,7 @@ pub(crate) const BUFFER_BYTES: usize = 64 * 1024;
 pub(crate) struct Upstream {
     route: Route,
     ingress: Ingress,
-    exchanges: Arc<Semaphore>,
+    exchanges: Arc<Seats>,
     pool: Pool,
     fresh: Duration,
     dial_limit: Duration,
@@ -44,8 +44,8 @@ pub(crate) struct Upstream {
 /// The right to one exchange with one sandbox.
 #[derive(Debug)]
 pub(crate) struct Passes {
-    _edge: OwnedSemaphorePermit,
-    _sandbox: OwnedSemaphorePermit,
+    _edge: Seat,
+    _sandbox: Seat,
 }
 
 /// A connection on which an exchange is under way. Dropping it ends the connection, unless a
@@ -53,7 +53,7 @@ pub(crate) struct Passes {
 #[derive(Debug)]
 pub(crate) struct Lease {
     pub(crate) upstream: Arc<Upstream>,
-    pub(crate) port: NonZero<u16>,
+    pub(crate) port: Port,
     pub(crate) sender: Sender,
     pub(crate) passes: Passes,
 }
@@ -66,18 +66,18 @@ pub(crate) enum Full {
 }
 
 impl Upstream {
-    /// `idle` has one permit for every unused connection the edge may keep.
+    /// `idle` has one seat for every unused connection the edge may keep.
     pub(crate) fn new(
         route: Route,
         ingress: Ingress,
         config: &Config,
-        idle: Arc<Semaphore>,
+        idle: Arc<Seats>,
         tasks: TaskGroup,
     ) -> Self {
         Self {
             route,
             ingress,
-            exchanges: semaphore(config.max_exchanges_per_sandbox),
+            exchanges: Seats::new(config.max_exchanges_per_sandbox),
             pool: Pool::new(config.max_idle_per_port, idle),
             fresh: config.fresh,
             dial_limit: config.dial_limit,
@@ -105,15 +105,19 @@ impl Upstream {
         &self.stop
     }
 
-    pub(crate) fn enter(&self, edge: &Arc<Semaphore>) -> Result<Passes, Full> {
-        let own = Arc::clone(&self.exchanges).try_acquire_owned().map_err(|_none| Full::Sandbox)?;
-        let all = Arc::clone(edge).try_acquire_owned().map_err(|_none| Full::Edge)?;
+    pub(crate) fn has_ended(&self) -> bool {
+        self.stop.is_cancelled()
+    }
+
+    pub(crate) fn enter(&self, edge: &Arc<Seats>) -> Result<Passes, Full> {
+        let own = self.exchanges.take().ok_or(Full::Sandbox)?;
+        let all = edge.take().ok_or(Full::Edge)?;
         Ok(Passes { _edge: all, _sandbox: own })
     }
 
     /// A connection kept from an earlier exchange; only a fresh one, unless what it is for can be
     /// sent again.
-    pub(crate) fn kept(&self, port: NonZero<u16>, repeatable: bool) -> Option<Sender> {
+    pub(crate) fn kept(&self, port: Port, repeatable: bool) -> Option<Sender> {
         self.pool.take(port, if repeatable { Duration::MAX } else { self.fresh })
     }
 
@@ -132,22 +136,18 @@ impl Upstream {
     /// A new connection.
     ///
     /// Cancel safety: yes.
-    pub(crate) async fn connect(&self, port: NonZero<u16>) -> Result<Sender, DialError> {
-        let addr = SocketAddr::new(self.route.addr, port.get());
+    pub(crate) async fn connect(&self, port: Port) -> Result<Sender, DialError> {
+        let addr = SocketAddr::new(self.route.addr, port.number.get());
         let socket = dial::dial(addr, Budget::within(self.dial_limit)).await?;
-        let (sender, connection) = http1::Builder::new()
-            // Small servers inside sandboxes compare names as people write them.
-            .title_case_headers(true)
-            .max_buf_size(BUFFER_BYTES)
-            .handshake(TokioIo::new(socket))
-            .await
-            .map_err(DialError::Handshake)?;
-        let stop = self.stop.clone();
+        let streams = Streams::new(self.tasks.clone(), self.stop.clone());
+        let opened = Connection::open(socket, port.protocol, streams).await;
+        let (sender, connection) = opened.map_err(DialError::Handshake)?;
+        let stop = Quiet::new(self.stop.clone().cancelled_owned());
         self.spawn("connection", async move {
             tokio::select! {
                 biased;
-                () = stop.cancelled() => {}
-                ended = connection.with_upgrades() => {
+                () = stop => {}
+                ended = connection.drive() => {
                     if let Err(error) = ended {
                         debug!(error = %observe::chain(&error), "connection to sandbox ended");
                     }
@@ -163,9 +163,4 @@ impl Lease {
     pub(crate) fn give_back(self) {
         self.upstream.pool.put(self.port, self.sender);
     }
-}
-
-/// A semaphore of `permits`, or of as many as there can be.
-pub(crate) fn semaphore(permits: usize) -> Arc<Semaphore> {
-    Arc::new(Semaphore::new(permits.min(Semaphore::MAX_PERMITS)))
 }

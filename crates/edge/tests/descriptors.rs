@@ -15,9 +15,22 @@ mod tests {
     use lifecycle::{Budget, TaskGroup};
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-    use tokio::net::{TcpListener, TcpSocket};
+    use tokio::net::{TcpListener, TcpSocket, TcpStream};
     use tokio_util::sync::CancellationToken;
     use tracing::Span;
+
+    const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n";
+
+    async fn ask(client: &mut TcpStream) {
+        client.write_all(REQUEST).await.unwrap();
+        answer(client).await;
+    }
+
+    async fn answer(client: &mut TcpStream) {
+        let mut answer = [0; 12];
+        client.read_exact(&mut answer).await.unwrap();
+        assert_eq!(&answer, b"HTTP/1.1 200");
+    }
 
     #[tokio::test]
     async fn a_listener_without_file_descriptors_goes_on_when_there_are_some_again() {
@@ -35,20 +48,23 @@ mod tests {
         let serving = serve(listener, edge, api, stop.clone());
         tasks.spawn(Span::none(), async move { told.send(serving.await).unwrap() });
 
+        // It serves. This one stays open: the end of a connection would free a descriptor later on.
+        let mut first = TcpStream::connect(addr).await.unwrap();
+        ask(&mut first).await;
+
         let client = TcpSocket::new_v4().unwrap();
         let mut all = Vec::new();
         while let Ok(one) = File::open("/dev/null") {
             all.push(one);
         }
         let mut client = client.connect(addr).await.unwrap();
-        client.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+        client.write_all(REQUEST).await.unwrap();
         let starving = Budget::within(Duration::from_millis(100));
         starving.run("starve", client.readable()).await.unwrap_err();
 
         drop(all);
-        let mut answer = [0; 12];
-        client.read_exact(&mut answer).await.unwrap();
-        assert_eq!(&answer, b"HTTP/1.1 200");
+        answer(&mut client).await;
+        drop(first);
         stop.cancel();
         served.await.unwrap().unwrap();
         tasks.close(Budget::within(Duration::from_secs(10))).await.unwrap();

@@ -27,7 +27,7 @@ pub(crate) struct SandboxExplanation {
     sandbox: String,
     #[serde(rename = "templateID")]
     template: String,
-    /// `starting`, `running`, `killing` (its end was asked for and is not confirmed) or `ended`.
+    /// `starting`, `running`, `pausing`, `paused`, `resuming`, `killing` (its end was asked for and is not confirmed) or `ended`.
     state: &'static str,
     #[serde(rename = "nodeID", skip_serializing_if = "Option::is_none")]
     node: Option<String>,
@@ -62,7 +62,8 @@ struct Ended {
 #[derive(Debug, Serialize)]
 struct Moment {
     at: Timestamp,
-    /// `asked`, `adopted`, `started`, `end-moved`, `kill-asked`, `ended` or `released`.
+    /// `asked`, `adopted`, `started`, `paused`, `resumed`, `end-moved`, `kill-asked`, `ended` or
+    /// `released`.
     what: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     detail: Option<String>,
@@ -161,7 +162,14 @@ fn timeline(history: &History, pursuit: Option<Pursuit>) -> Vec<Moment> {
     let reason = history.end.as_ref().map(|end| end.reason.to_string());
     let started = row.lifecycle.is_some().then_some(row.started_at);
     let asked = history.adopted_at.is_none().then_some(row.created_at);
+    let paused = row.paused.map(|last| {
+        let kept = if last.memory { "with its processes" } else { "its files only" };
+        moment(last.at, "paused", Some(format!("{kept}; {} times in all", row.pauses)))
+    });
+    let started = started.filter(|_| history.resumed_at.is_none());
     let moments = [
+        paused,
+        maybe(history.resumed_at, "resumed", None),
         maybe(asked, "asked", None),
         maybe(started, "started", None),
         maybe(history.adopted_at, "adopted", Some("its record was made anew".to_owned())),

@@ -50,7 +50,7 @@ pub(crate) async fn latest(
 ) -> Result<Json<SandboxesWithMetrics>, ApiError> {
     let mut sandboxes = BTreeMap::new();
     for id in parse_ids(query.sandbox_ids.as_deref())? {
-        if let Some(newest) = samples(&app, &caller.team, &id).await?.last() {
+        if let Some(newest) = newest(&app, &caller.team, &id).await?.last() {
             sandboxes.insert(id.to_string(), metric(newest));
         }
     }
@@ -73,8 +73,20 @@ fn parse_ids(text: Option<&str>) -> Result<BTreeSet<SandboxId>, ApiError> {
     Ok(ids)
 }
 
-/// What is known of a sandbox; nothing of one that is not there, or is somebody else's.
+/// All that is known of a sandbox, the oldest first: what is kept, and from where that ends on what its
+/// node tells. Nothing of one that is somebody else's, or of which no record is kept.
 async fn samples(app: &App, team: &Team, id: &SandboxId) -> Result<Vec<Sample>, ApiError> {
+    let mut samples = app.store.samples(&team.id, id).await?;
+    let told = newest(app, team, id).await?;
+    if let Some(first) = told.first() {
+        samples.retain(|kept| kept.at < first.at);
+    }
+    samples.extend(told);
+    Ok(samples)
+}
+
+/// What the node of a running sandbox tells of it.
+async fn newest(app: &App, team: &Team, id: &SandboxId) -> Result<Vec<Sample>, ApiError> {
     let row = app.store.sandbox(&team.id, id).await?;
     let Some(row) = row.filter(|row| row.state == RowState::Running) else {
         return Ok(Vec::new());

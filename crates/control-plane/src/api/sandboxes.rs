@@ -5,12 +5,14 @@ use axum::Json;
 use axum::extract::State;
 use axum::response::{IntoResponse as _, Response};
 use e2b_wire::{
-    CLIENT_ID, ConnectSandbox, Lifecycle, ListedSandbox, NewSandbox, RefreshSandbox, Sandbox,
-    SandboxDetail, SandboxListQuery, SandboxState, SandboxTimeout, error_code,
+    CLIENT_ID, ConnectSandbox, Lifecycle, ListedSandbox, NewSandbox, PauseMode, RefreshSandbox,
+    Sandbox, SandboxDetail, SandboxListQuery, SandboxState, SandboxTimeout,
 };
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use model::OnTimeout;
 use tracing::info_span;
 
+use crate::api::pause::keep;
 use crate::app::App;
 use crate::auth::Caller;
 use crate::connect::NewEnd;
@@ -18,7 +20,9 @@ use crate::create_request::{ApiVersion, CreateRequest, ttl};
 use crate::http::{ApiError, JsonBody, Params, SandboxPath};
 use crate::idempotency::Idempotency;
 use crate::listing::ListRequest;
-use crate::store::{RowState, SandboxRow};
+use crate::network;
+use crate::resume::Wish;
+use crate::store::{Paused, RowState, SandboxRow, Terms};
 
 const NEXT_TOKEN: HeaderName = HeaderName::from_static("x-next-token");
 const TOTAL_RUNNING: HeaderName = HeaderName::from_static("x-total-running");
@@ -51,7 +55,7 @@ async fn create(
     version: ApiVersion,
     idempotency: Option<Idempotency>,
 ) -> Result<(StatusCode, Json<Sandbox>), ApiError> {
-    let request = CreateRequest::parse(body.value, version, &app.config.limits)?;
+    let request = CreateRequest::parse(body.value, version, &app.config.limits.of(&caller.team))?;
     let span = info_span!("create", team.id = %caller.team.id, sandbox.id = tracing::field::Empty);
     let work = Arc::clone(&app).create(caller.team, request, idempotency);
     let sandbox = app.owned(span, work).await?;
@@ -63,7 +67,7 @@ pub(crate) async fn connect_v1(
     caller: Caller,
     path: SandboxPath,
     body: JsonBody<ConnectSandbox>,
-) -> Result<Json<Sandbox>, ApiError> {
+) -> Result<(StatusCode, Json<Sandbox>), ApiError> {
     let Some(timeout) = body.value.timeout else {
         return Err(ApiError::validation("timeout is required"));
     };
@@ -75,7 +79,7 @@ pub(crate) async fn connect_v2(
     caller: Caller,
     path: SandboxPath,
     body: JsonBody<ConnectSandbox>,
-) -> Result<Json<Sandbox>, ApiError> {
+) -> Result<(StatusCode, Json<Sandbox>), ApiError> {
     let timeout = body.value.timeout.unwrap_or(ApiVersion::V2.default_timeout());
     connect(app, caller, path, timeout, body.value.memory).await
 }
@@ -86,16 +90,16 @@ async fn connect(
     SandboxPath(id): SandboxPath,
     timeout: i32,
     memory: Option<bool>,
-) -> Result<Json<Sandbox>, ApiError> {
-    if memory == Some(false) {
-        let message = "memory: false is not supported by this version of Cofferdam; leave it out";
-        return Err(ApiError::bad_request(message).code(error_code::MEMORY_OVERRIDE_DISABLED));
-    }
+) -> Result<(StatusCode, Json<Sandbox>), ApiError> {
     // Zero is legal here: it asks for no more time than the sandbox has.
-    let ttl = if timeout == 0 { Duration::ZERO } else { ttl(timeout, &app.config.limits)? };
+    let limits = app.config.limits.of(&caller.team);
+    let ttl = if timeout == 0 { Duration::ZERO } else { ttl(timeout, &limits)? };
     let span = info_span!("connect", sandbox.id = %id);
-    let work = Arc::clone(&app).connect(caller.team, id, ttl);
-    app.owned(span, work).await.map(Json)
+    let wish = Wish { ttl, keep: keep(memory), on_timeout: None };
+    let work = Arc::clone(&app).connect(caller.team, id, wish);
+    let (sandbox, resumed) = app.owned(span, work).await?;
+    let status = if resumed { StatusCode::CREATED } else { StatusCode::OK };
+    Ok((status, Json(sandbox)))
 }
 
 pub(crate) async fn get(
@@ -104,16 +108,18 @@ pub(crate) async fn get(
     SandboxPath(id): SandboxPath,
 ) -> Result<Json<SandboxDetail>, ApiError> {
     let row = app.store.sandbox(&caller.team.id, &id).await?;
-    let Some(row) = row.filter(|row| row.state == RowState::Running) else {
+    let Some((row, state)) = row.and_then(|row| shown(&row).map(|state| (row, state))) else {
         return Err(ApiError::no_sandbox(&id));
     };
+    let pause_mode = row.paused.filter(|_| state == SandboxState::Paused).map(mode);
     Ok(Json(SandboxDetail {
         envd_access_token: app.envd_token(&row),
         allow_internet_access: row.internet,
         domain: app.config.domain.clone(),
-        network: row.network.clone(),
-        lifecycle: Lifecycle { auto_resume: false, on_timeout: "kill".to_owned() },
-        listed: listed(row),
+        network: row.network.as_ref().map(network::told),
+        lifecycle: lifecycle(&row.terms),
+        pause_mode,
+        listed: listed(row, state),
     }))
 }
 
@@ -126,8 +132,9 @@ pub(crate) async fn list_v1(
     let only = SandboxListQuery { metadata: query.metadata, ..SandboxListQuery::default() };
     let mut request = ListRequest::parse(only)?;
     request.limit = usize::MAX;
-    let page = request.page(app.store.running_sandboxes(&caller.team.id).await?);
-    Ok(Json(page.rows.into_iter().map(listed).collect()))
+    request.paused = false;
+    let page = request.page(app.store.listed_sandboxes(&caller.team.id).await?);
+    Ok(Json(page.rows.into_iter().filter_map(maybe_listed).collect()))
 }
 
 pub(crate) async fn list_v2(
@@ -136,21 +143,24 @@ pub(crate) async fn list_v2(
     Params(query): Params<SandboxListQuery>,
 ) -> Result<Response, ApiError> {
     let request = ListRequest::parse(query)?;
-    let mut rows = app.store.running_sandboxes(&caller.team.id).await?;
+    let mut rows = app.store.listed_sandboxes(&caller.team.id).await?;
     if let Some(name) = &request.template {
         let template = app.resolve(&caller.team, name).await?;
-        rows.retain(|row| template.as_ref().is_some_and(|template| row.template == template.id));
+        let wanted = |row: &SandboxRow| {
+            template.as_ref().is_some_and(|template| *row.shown_template() == template.id)
+        };
+        rows.retain(wanted);
     }
     let page = request.page(rows);
     let mut headers = HeaderMap::new();
     if request.running {
-        headers.insert(TOTAL_RUNNING, HeaderValue::from(page.total));
+        headers.insert(TOTAL_RUNNING, HeaderValue::from(page.running));
     }
     if let Some(token) = page.next {
         let token = HeaderValue::try_from(token.to_string());
         headers.insert(NEXT_TOKEN, token.map_err(|_never| ApiError::internal())?);
     }
-    let rows: Vec<ListedSandbox> = page.rows.into_iter().map(listed).collect();
+    let rows: Vec<ListedSandbox> = page.rows.into_iter().filter_map(maybe_listed).collect();
     Ok((headers, Json(rows)).into_response())
 }
 
@@ -203,17 +213,44 @@ async fn move_end(
     Ok(StatusCode::NO_CONTENT)
 }
 
-fn listed(row: SandboxRow) -> ListedSandbox {
+/// What a client sees of a state; `None` when it sees nothing.
+pub(crate) fn shown(row: &SandboxRow) -> Option<SandboxState> {
+    match row.state {
+        RowState::Running => Some(SandboxState::Running),
+        RowState::Pausing | RowState::Paused | RowState::Resuming => Some(SandboxState::Paused),
+        RowState::Starting | RowState::Killing | RowState::Ended => None,
+    }
+}
+
+fn mode(paused: Paused) -> PauseMode {
+    if paused.memory { PauseMode::Full } else { PauseMode::Filesystem }
+}
+
+fn lifecycle(terms: &Terms) -> Lifecycle {
+    let on_timeout = match terms.on_timeout {
+        OnTimeout::Kill => "kill",
+        OnTimeout::Pause(_) => "pause",
+    };
+    Lifecycle { auto_resume: terms.auto_resume, on_timeout: on_timeout.to_owned() }
+}
+
+fn maybe_listed(row: SandboxRow) -> Option<ListedSandbox> {
+    shown(&row).map(|state| listed(row, state))
+}
+
+fn listed(row: SandboxRow, state: SandboxState) -> ListedSandbox {
+    // The end of the run, which is over or about to be.
+    let paused_at = row.paused.filter(|_| row.state != RowState::Running).map(|last| last.at);
     ListedSandbox {
-        template_id: row.template.to_string(),
+        template_id: row.shown_template().to_string(),
         sandbox_id: row.id.to_string(),
         client_id: CLIENT_ID.to_owned(),
         started_at: row.started_at,
-        end_at: row.ends_at,
+        end_at: paused_at.unwrap_or(row.ends_at),
         cpu_count: row.resources.vcpus,
         memory_mb: row.resources.memory_mib,
         disk_size_mb: row.resources.disk_mib,
-        state: SandboxState::Running,
+        state,
         envd_version: row.envd_version,
         alias: row.alias,
         metadata: row.metadata,

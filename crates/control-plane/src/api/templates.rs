@@ -6,7 +6,7 @@ use e2b_wire::{Template, TemplateAlias, TemplateRef};
 use serde::Deserialize;
 
 use crate::app::App;
-use crate::auth::Caller;
+use crate::auth::{Caller, TemplateCaller};
 use crate::http::{ApiError, Params, Segment};
 use crate::store::TemplateRow;
 
@@ -18,7 +18,7 @@ pub(crate) struct ListQuery {
 
 pub(crate) async fn list(
     State(app): State<Arc<App>>,
-    caller: Caller,
+    caller: TemplateCaller,
     Params(query): Params<ListQuery>,
 ) -> Result<Json<Vec<Template>>, ApiError> {
     let team = caller.team.id.as_str();
@@ -42,8 +42,7 @@ pub(crate) async fn alias(
     let Some(template) = app.resolve(&caller.team, &reference).await? else {
         return Err(ApiError::not_found(format!("there is no template {name:?}")));
     };
-    // Every template came with the node, for all teams.
-    Ok(Json(TemplateAlias { template_id: template.id.to_string(), public: true }))
+    Ok(Json(TemplateAlias { template_id: template.id.to_string(), public: template.public }))
 }
 
 fn listed(row: TemplateRow) -> Template {
@@ -53,7 +52,7 @@ fn listed(row: TemplateRow) -> Template {
         cpu_count: row.resources.vcpus,
         memory_mb: row.resources.memory_mib,
         disk_size_mb: row.resources.disk_mib,
-        public: true,
+        public: row.public,
         names: row.aliases.clone(),
         aliases: row.aliases,
         created_at: row.created_at,

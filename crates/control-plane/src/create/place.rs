@@ -164,8 +164,9 @@ const fn next(error: &CreateError) -> Next {
         CreateError::Failed { .. } | CreateError::Expired { .. } | CreateError::Unreachable(_) => {
             Next::Failed
         }
-        CreateError::AlreadyExists(_) | CreateError::Invalid(_) | CreateError::Cancelled => {
-            Next::Over
-        }
+        CreateError::AlreadyExists(_)
+        | CreateError::NotPaused(_)
+        | CreateError::Invalid(_)
+        | CreateError::Cancelled => Next::Over,
     }
 }

@@ -1,3 +1,4 @@
+use model::{Keep, OnTimeout};
 use serde_json::{Value, json};
 
 use super::{ApiVersion, CreateRequest};
@@ -54,16 +55,19 @@ fn the_internet_is_switched_off_in_either_way() {
 #[test]
 fn what_cannot_be_honoured_is_refused_by_name() {
     for (body, status, field) in [
-        (json!({"autoPause": true}), 501, "autoPause"),
+        (
+            json!({"autoPause": true, "autoPauseMemory": false, "autoResume": {"enabled": true}}),
+            400,
+            "autoResume",
+        ),
         (json!({"autoPauseMemory": false}), 400, "autoPauseMemory"),
-        (json!({"autoResume": {"enabled": true}}), 501, "autoResume"),
         (json!({"volumeMounts": [{"name": "v", "path": "/v"}]}), 400, "volumeMounts"),
         (json!({"iam": {"tokens": {"t": {"audience": "a"}}}}), 400, "iam.tokens"),
         (json!({"network": {"rules": {"a.com": []}}}), 400, "network.rules"),
         (json!({"network": {"allowPublicTraffic": false}}), 400, "allowPublicTraffic"),
         (json!({"network": {"maskRequestHost": "a b"}}), 400, "maskRequestHost"),
-        (json!({"network": {"egressProxy": {"address": "a:1"}}}), 501, "egressProxy"),
-        (json!({"network": {"allowOut": ["a.com"]}}), 501, "allowOut"),
+        (json!({"network": {"egressProxy": {"address": "a"}}}), 400, "egressProxy"),
+        (json!({"network": {"allowOut": ["a.com"]}}), 400, "allowOut"),
         (json!({"network": {"denyOut": ["a.com"]}}), 400, "denyOut"),
     ] {
         let (got, message) = refused(body);
@@ -93,4 +97,19 @@ fn what_makes_no_sense_is_refused_with_what_would() {
     let many: serde_json::Map<_, _> = (0..1025).map(|n| (n.to_string(), json!(""))).collect();
     assert!(refused(json!({"metadata": many})).1.contains("1025 entries"));
     parse(ApiVersion::V1, json!({"timeout": 86_400})).unwrap();
+}
+
+#[test]
+fn what_becomes_of_it_at_its_end_is_asked_for_in_three_fields() {
+    let terms = |body: Value| {
+        let request = parse(ApiVersion::V2, body).unwrap();
+        (request.on_timeout, request.auto_resume)
+    };
+    assert_eq!(terms(json!({"autoPause": false})), (OnTimeout::Kill, false));
+    let pause = json!({"autoPause": true, "autoResume": {"enabled": true}});
+    assert_eq!(terms(pause), (OnTimeout::Pause(Keep::Memory), true));
+    let files = json!({"autoPause": true, "autoPauseMemory": false});
+    assert_eq!(terms(files), (OnTimeout::Pause(Keep::Files), false));
+    // E2B's clients ask for a pause with it; its API does not.
+    assert_eq!(terms(json!({"autoResume": {"enabled": true}})), (OnTimeout::Kill, true));
 }

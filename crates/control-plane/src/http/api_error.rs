@@ -9,7 +9,7 @@ use http::{HeaderName, HeaderValue, StatusCode, header};
 use crate::store::StoreError;
 
 /// An answer that is not a success, as the wire has it.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct ApiError {
     status: StatusCode,
     message: String,
@@ -76,6 +76,27 @@ impl ApiError {
         .code(error_code::INTERNAL)
     }
 
+    pub(crate) fn is_conflict(&self) -> bool {
+        self.status == StatusCode::CONFLICT
+    }
+
+    pub(crate) fn is_rate_limited(&self) -> bool {
+        self.status == StatusCode::TOO_MANY_REQUESTS
+    }
+
+    /// As one of several results in an answer.
+    pub(crate) fn into_body(self) -> ErrorBody {
+        ErrorBody {
+            code: self.status.as_u16(),
+            message: self.message,
+            error_code: self.error_code.map(str::to_owned),
+        }
+    }
+
+    pub(crate) fn is_not_found(&self) -> bool {
+        self.status == StatusCode::NOT_FOUND
+    }
+
     pub(crate) fn code(mut self, code: &'static str) -> Self {
         self.error_code = Some(code);
         self
@@ -105,17 +126,13 @@ impl From<StoreError> for ApiError {
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
-        let body = ErrorBody {
-            code: self.status.as_u16(),
-            message: self.message,
-            error_code: self.error_code.map(str::to_owned),
-        };
-        let mut response = (self.status, Json(body)).into_response();
+        let Self { status, retry_after, should_retry, .. } = self;
+        let mut response = (status, Json(self.into_body())).into_response();
         let headers = response.headers_mut();
-        if let Some(wait) = self.retry_after {
+        if let Some(wait) = retry_after {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(wait.as_secs().max(1)));
         }
-        if self.should_retry {
+        if should_retry {
             headers.insert(SHOULD_RETRY, HeaderValue::from_static("true"));
         }
         response

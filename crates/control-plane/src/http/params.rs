@@ -17,6 +17,10 @@ pub(crate) struct SandboxPath(pub(crate) SandboxId);
 #[derive(Debug)]
 pub(crate) struct Segment(pub(crate) String);
 
+/// The two parameters of a path, as [`Segment`].
+#[derive(Debug)]
+pub(crate) struct Pair(pub(crate) String, pub(crate) String);
+
 /// The two parameters of a path, as [`Segment`]: the node it names, and the sandbox on it.
 #[derive(Debug)]
 pub(crate) struct NodeSandboxPath(pub(crate) String, pub(crate) SandboxId);
@@ -46,13 +50,22 @@ impl FromRequestParts<Arc<App>> for SandboxPath {
     }
 }
 
+impl FromRequestParts<Arc<App>> for Pair {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, ApiError> {
+        let Path((first, second)) = Path::<(String, String)>::from_request_parts(parts, app)
+            .await
+            .map_err(|problem| ApiError::validation(problem.body_text()))?;
+        Ok(Self(first, second))
+    }
+}
+
 impl FromRequestParts<Arc<App>> for NodeSandboxPath {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, ApiError> {
-        let Path((node, sandbox)) = Path::<(String, String)>::from_request_parts(parts, app)
-            .await
-            .map_err(|problem| ApiError::validation(problem.body_text()))?;
+        let Pair(node, sandbox) = Pair::from_request_parts(parts, app).await?;
         let text = parse_sandbox_path(&sandbox).map_err(ApiError::validation)?;
         SandboxId::parse(text).map(|id| Self(node, id)).map_err(ApiError::validation)
     }

@@ -2,18 +2,31 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::middleware::from_fn_with_state;
-use axum::routing::{delete, get, post, put};
+use axum::routing::{delete, get, patch, post, put};
 use http::{HeaderName, Method, header};
 use tower_http::cors::{Any, CorsLayer};
 
 use super::{ApiError, limits, unsupported};
 use crate::api;
 use crate::app::App;
+use crate::openapi::{self, Endpoints};
 
-/// Every endpoint.
+/// Every endpoint, with what they share.
 pub(crate) fn router(app: Arc<App>) -> Router {
-    let supported = Router::new()
+    endpoints()
+        .into_router()
+        .fallback(unknown_path)
+        .method_not_allowed_fallback(unknown_path)
+        .layer(from_fn_with_state(Arc::clone(&app), limits::bound))
+        .layer(cors())
+        .with_state(app)
+}
+
+/// Every endpoint; `openapi/operations.rs` describes each.
+pub(crate) fn endpoints() -> Endpoints {
+    let supported = Endpoints::default()
         .route("/health", get(api::health::health))
+        .route("/openapi.json", get(openapi::serve))
         .route("/sandboxes", post(api::sandboxes::create_v1).get(api::sandboxes::list_v1))
         .route("/v2/sandboxes", post(api::sandboxes::create_v2).get(api::sandboxes::list_v2))
         .route("/sandboxes/metrics", get(api::metrics::latest))
@@ -23,8 +36,15 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .route("/v2/sandboxes/{id}/connect", post(api::sandboxes::connect_v2))
         .route("/sandboxes/{id}/timeout", post(api::sandboxes::set_timeout))
         .route("/sandboxes/{id}/network", put(api::network::update))
+        .route("/sandboxes/{id}/pause", post(api::pause::pause))
+        .route("/sandboxes/{id}/resume", post(api::pause::resume))
+        .route("/sandboxes/{id}/fork", post(api::pause::fork))
+        .route("/sandboxes/{id}/snapshots", post(api::snapshots::create))
+        .route("/snapshots", get(api::snapshots::list))
         .route("/sandboxes/{id}/refreshes", post(api::sandboxes::refresh))
         .route("/sandboxes/{id}/metrics", get(api::metrics::of_sandbox))
+        .route("/sandboxes/{id}/logs", get(api::logs::v1))
+        .route("/v2/sandboxes/{id}/logs", get(api::logs::v2))
         .route("/templates", get(api::templates::list).post(unsupported::refuse_builds))
         .route("/templates/aliases/{alias}", get(api::templates::alias))
         .route("/nodes", get(api::nodes::list))
@@ -33,12 +53,26 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .route("/nodes/{id}/leaks", get(api::nodes::leaks))
         .route("/nodes/{id}/sandboxes", get(api::nodes::sandboxes))
         .route("/nodes/{id}/sandboxes/{sandbox}", delete(api::nodes::kill_sandbox));
-    unsupported::routes(supported)
-        .fallback(unknown_path)
-        .method_not_allowed_fallback(unknown_path)
-        .layer(from_fn_with_state(Arc::clone(&app), limits::bound))
-        .layer(cors())
-        .with_state(app)
+    unsupported::routes(of_teams(supported))
+}
+
+/// The endpoints of teams, their keys, and who operates them.
+fn of_teams(router: Endpoints) -> Endpoints {
+    router
+        .route("/teams", get(api::keys::teams))
+        .route("/teams/{id}/metrics", get(api::teams::metrics))
+        .route("/teams/{id}/metrics/max", get(api::teams::max))
+        .route("/api-keys", get(api::keys::list).post(api::keys::create))
+        .route("/api-keys/{id}", patch(api::keys::rename).delete(api::keys::delete))
+        .route("/access-tokens", post(api::keys::create_token))
+        .route("/access-tokens/{id}", delete(api::keys::delete_token))
+        .route("/admin/teams", get(api::admin::teams).post(api::admin::create_team))
+        .route("/admin/teams/{id}", get(api::admin::team).patch(api::admin::change_team))
+        .route("/admin/teams/{id}/sandboxes/kill", post(api::admin::kill_sandboxes))
+        .route("/admin/teams/{id}/builds/cancel", post(api::admin::cancel_builds))
+        .route("/admin/sandboxes/running-counts", get(api::admin::running_counts))
+        .route("/admin/teams/{id}/api-keys", get(api::admin::keys).post(api::admin::create_key))
+        .route("/admin/teams/{id}/api-keys/{key}", delete(api::admin::delete_key))
 }
 
 async fn unknown_path(method: Method, uri: http::Uri) -> ApiError {

@@ -5,7 +5,7 @@ use model::{BuildId, Resources, SandboxId, TeamId, TemplateId};
 use proptest::prelude::{any, prop_assert, prop_assert_eq, proptest};
 
 use super::ListRequest;
-use crate::store::{RowState, SandboxRow};
+use crate::store::{RowState, SandboxRow, Terms};
 
 fn row(id: &str, started_at: i64) -> SandboxRow {
     let started_at = Timestamp::from_micros(started_at).unwrap();
@@ -27,13 +27,19 @@ fn row(id: &str, started_at: i64) -> SandboxRow {
         created_at: started_at,
         started_at,
         ends_at: started_at,
+        origin: None,
+        terms: Terms::default(),
+        paused: None,
+        pauses: 0,
+        adopted: false,
+        revision: 0,
     }
 }
 
 fn ids(query: SandboxListQuery, rows: &[SandboxRow]) -> (Vec<String>, usize, Option<String>) {
     let page = ListRequest::parse(query).unwrap().page(rows.to_vec());
     let ids = page.rows.iter().map(|row| row.id.to_string()).collect();
-    (ids, page.total, page.next.map(|token| token.to_string()))
+    (ids, page.running, page.next.map(|token| token.to_string()))
 }
 
 #[test]

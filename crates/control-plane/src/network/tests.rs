@@ -1,7 +1,7 @@
 use e2b_wire::{NetworkConfig, NetworkUpdate};
 use serde_json::{Value, json};
 
-use super::{check_ingress, egress, updated};
+use super::{check_ingress, egress, told, updated};
 
 fn network(body: Value) -> NetworkConfig {
     serde_json::from_value(body).unwrap()
@@ -26,25 +26,62 @@ fn rules_by_address_are_taken() {
 }
 
 #[test]
+fn rules_by_name_are_taken_and_the_password_is_not_told() {
+    let asked = json!({
+        "allowOut": ["1.1.1.1", "Example.com", "*.example.com"],
+        "denyOut": ["0.0.0.0/0"],
+        "egressProxy": {"address": "p.example:1080", "username": "u", "password": "hunter2"},
+        "rules": {"http://*.a.com": [{"transform": {"headers": {"X-Key": "k"}}}]},
+    });
+    let asked = network(asked);
+    let rules = egress(&asked).unwrap();
+    let domains: Vec<String> = rules.domains.iter().map(ToString::to_string).collect();
+    assert_eq!(domains, ["example.com", "*.example.com"]);
+    let proxy = rules.proxy.unwrap();
+    assert_eq!(proxy.credentials().unwrap().password.expose(), "hunter2");
+    assert_eq!(rules.headers[0].domain.to_string(), "*.a.com");
+    let (name, value) = &rules.headers[0].headers[0];
+    assert_eq!((name.as_str(), value.expose()), ("x-key", "k"));
+    let told = serde_json::to_value(told(&asked)).unwrap();
+    assert_eq!(told["egressProxy"], json!({"address": "p.example:1080", "username": "u"}));
+    assert_eq!(
+        told["rules"],
+        json!({"http://*.a.com": [{"transform": {"headers": {"X-Key": "k"}}}]})
+    );
+    assert!(!format!("{asked:?}").contains("hunter2"));
+}
+
+#[test]
 fn rules_that_cannot_be_kept_are_refused_by_name() {
     let many: Vec<String> = (0..257).map(|n| format!("1.1.{}.{}", n / 256, n % 256)).collect();
-    for (body, status, part) in [
-        (
-            json!({"allowOut": ["example.com"]}),
-            501,
-            "network.allowOut with the name \"example.com\"",
-        ),
-        (json!({"allowOut": ["*.example.com"]}), 501, "allowOut"),
-        (json!({"allowOut": ["1.1.1.1/33"]}), 400, "allowOut"),
-        (json!({"allowOut": ["2606:4700::1111"]}), 400, "allowOut"),
-        (json!({"denyOut": ["example.com"]}), 400, "denyOut"),
-        (json!({"denyOut": ["::/0"]}), 400, "denyOut"),
-        (json!({"denyOut": many}), 400, "at most 256"),
-        (json!({"rules": {"a.com": [{}]}}), 400, "network.rules"),
-        (json!({"egressProxy": {"address": "a:1"}}), 501, "egressProxy"),
+    let rule = |name: &str, value: &str| json!([{"transform": {"headers": {name: value}}}]);
+    let rules = |domain: &str, rule: Value| json!({"rules": {domain: rule}});
+    let domains: serde_json::Map<_, _> =
+        (0..11).map(|n| (format!("http://{n}.com"), json!([]))).collect();
+    for (body, part) in [
+        (json!({"allowOut": ["example.com"]}), "needs denyOut with 0.0.0.0/0"),
+        (json!({"allowOut": ["a.com"], "denyOut": ["0.0.0.0/1"]}), "needs denyOut with 0.0.0.0/0"),
+        (json!({"allowOut": ["*"], "denyOut": ["0.0.0.0/0"]}), "allowOut: \"*\""),
+        (json!({"allowOut": ["1.1.1.1/33"]}), "allowOut: \"1.1.1.1/33\" must be an IPv4"),
+        (json!({"allowOut": ["2606:4700::1111"]}), "must be an IPv4"),
+        (json!({"denyOut": ["example.com"]}), "denyOut"),
+        (json!({"denyOut": ["::/0"]}), "denyOut"),
+        (json!({"denyOut": many}), "at most 256"),
+        (json!({"rules": domains}), "at most 10"),
+        (rules("a.com", json!([{}])), "requests of HTTPS cannot be changed"),
+        (rules("http://a b", json!([{}])), "network.rules"),
+        (rules("http://a.com", json!([{}, {}])), "one rule"),
+        (rules("http://a.com", rule("a b", "c")), "no name of a header"),
+        (rules("http://a.com", rule("a", "c\n")), "no value"),
+        (rules("http://a.com", rule("Host", "b.com")), "belongs to the connection"),
+        (rules("http://a.com", rule("a", "${e2b.secrets.KEY}")), "placeholder"),
+        (rules("http://a.com", rule("a", &"x".repeat(2049))), "2048"),
+        (json!({"egressProxy": {"address": "a"}}), "host:port"),
+        (json!({"egressProxy": {"address": "10.0.0.1:1080"}}), "no sandbox reaches 10.0.0.1:1080"),
+        (json!({"egressProxy": {"address": "a:1", "password": "p"}}), "needs a username"),
     ] {
         let (got, message) = refused(body);
-        assert_eq!(got, status, "{message}");
+        assert_eq!(got, 400, "{message}");
         assert!(message.contains(part), "{message}");
     }
 }

@@ -7,12 +7,14 @@ use model::{NodeId, NodePhase, TemplateId};
 use node_wire::{CreateError, DrainStatus, NodeApi, NodeError, NodeInfo};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 
 use crate::placement::{Candidate, Standing};
 
 /// Questions in a row without an answer after which a node counts as unreachable.
 const LOST_AFTER: u32 = 4;
+/// Between two looks at whether it still answers, for who waits for it.
+const LINK_PAUSE: Duration = Duration::from_millis(50);
 
 /// One node: how to call it, and what it last said.
 #[derive(Debug)]
@@ -22,6 +24,8 @@ pub(crate) struct Session {
     id: OnceLock<NodeId>,
     state: Mutex<State>,
     starts: watch::Sender<bool>,
+    /// Whether everything was compared with it since it last came back.
+    compared: watch::Sender<bool>,
     /// One question at a time: an older answer never replaces a newer one.
     asking: tokio::sync::Mutex<()>,
     poked: Notify,
@@ -87,6 +91,7 @@ impl Session {
                 back: false,
             }),
             starts: watch::Sender::new(false),
+            compared: watch::Sender::new(false),
             asking: tokio::sync::Mutex::default(),
             poked: Notify::new(),
             compare: Notify::new(),
@@ -106,6 +111,24 @@ impl Session {
     pub(crate) async fn started(&self) {
         // The sender is in this value: it cannot be gone.
         drop(self.starts.subscribe().wait_for(|starts| !starts).await);
+    }
+
+    /// Everything it has was compared with the records.
+    pub(crate) fn compared(&self) {
+        self.compared.send_replace(true);
+    }
+
+    /// Waits until the records say what it has. One that does not answer is not waited for.
+    ///
+    /// Cancel safety: yes.
+    pub(crate) async fn in_the_records(&self) {
+        let mut compared = self.compared.subscribe();
+        while self.link() == Link::Up && !*compared.borrow_and_update() {
+            tokio::select! {
+                _changed = compared.changed() => {}
+                () = sleep(LINK_PAUSE) => {}
+            }
+        }
     }
 
     pub(crate) fn api(&self) -> &Arc<dyn NodeApi> {
@@ -210,6 +233,9 @@ impl Session {
             Ok(report) => {
                 self.starts.send_replace(report.drain.phase == NodePhase::Starting);
                 state.heard(report, began);
+                if state.back {
+                    self.compared.send_replace(false);
+                }
             }
             Err(error) => state.missed(self.id(), &error),
         }

@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use e2b_wire::Timestamp;
-use model::SandboxPhase;
-use node_wire::{Ending, Route, SandboxStatus};
+use model::{EndReason, SandboxPhase};
+use node_wire::{Ending, PausedStatus, Route, SandboxStatus};
 
-use super::Told;
+use super::{Seen, Told};
 use crate::app::{App, now};
 use crate::store::{End, RowState, SandboxRow, StoreError};
 
@@ -37,45 +37,61 @@ impl App {
         self: &Arc<Self>,
         told: &Told<'_>,
         row: &SandboxRow,
-        status: Option<SandboxStatus>,
+        seen: Seen,
     ) -> Result<(), StoreError> {
-        let Some(status) = status else {
-            let end = End { released: true, ..told.end_of(row) };
-            return self.close_gone(row, &end).await;
-        };
-        if row.node.as_ref() != Some(told.node) {
+        if !matches!(seen, Seen::Nothing) && row.node.as_ref() != Some(told.node) {
             self.store.move_to_node(&row.id, told.node).await?;
         }
-        match (row.state, status.phase) {
-            (RowState::Running, SandboxPhase::Live) => {
-                let ends_at = Timestamp::from(status.ends_at);
-                if ends_at != row.ends_at {
-                    self.store.move_end(&row.id, row.ends_at, ends_at).await?;
-                }
-                self.route_again(row, &status).await?;
+        match seen {
+            Seen::Run(status) => self.settle_run(told, row, &status).await,
+            Seen::Paused(paused) => self.settle_paused(row, &paused).await,
+            Seen::Nothing => {
+                let end = End { released: true, ..told.end_of(row) };
+                self.close_gone(row, &end).await
             }
-            // Started by an earlier process that did not live to record it.
-            (RowState::Starting, SandboxPhase::Live) => {
-                if self.store.sandbox_runs(&status).await? {
-                    tracing::info!(sandbox.id = %row.id, "a start that was cut off is recorded");
-                }
-                self.route_again(row, &status).await?;
+        }
+    }
+
+    async fn settle_run(
+        self: &Arc<Self>,
+        told: &Told<'_>,
+        row: &SandboxRow,
+        status: &SandboxStatus,
+    ) -> Result<(), StoreError> {
+        if status.phase.is_routable() {
+            return self.settle_live(row, status).await;
+        }
+        match (row.state, status.phase) {
+            // Its time was over, and its node has begun to pause it.
+            (RowState::Running, SandboxPhase::Pausing) => {
+                self.withdraw(row);
+                self.store.begin_pause(row).await?;
             }
             // On its way; the next round, or an event, finds where it arrived.
-            (RowState::Starting, SandboxPhase::Reserved | SandboxPhase::Booting) => {}
+            (RowState::Pausing, SandboxPhase::Pausing)
+            | (
+                RowState::Starting | RowState::Resuming | RowState::Paused,
+                SandboxPhase::Reserved | SandboxPhase::Booting | SandboxPhase::Pausing,
+            ) => {}
             // Asked to end, and the node does not know, or does not do it.
             (
                 RowState::Killing,
-                SandboxPhase::Live
-                | SandboxPhase::Reserved
+                SandboxPhase::Reserved
                 | SandboxPhase::Booting
-                | SandboxPhase::Checkpointing
-                | SandboxPhase::Pausing,
+                | SandboxPhase::Pausing
+                | SandboxPhase::Paused,
             ) => {
                 self.pursue_now(&row.id);
             }
             // Not gone, and in the node's hands.
-            (RowState::Killing, _) | (RowState::Ended, _) => {}
+            (RowState::Killing | RowState::Ended, _) => {}
+            // What ran is being released, and what is kept of it is safe only after that. One of
+            // which nothing is kept will be on no node.
+            (RowState::Pausing | RowState::Paused | RowState::Resuming, _) => {}
+            (RowState::Running, _) if told.is_pause(row) => {
+                self.withdraw(row);
+                self.store.begin_pause(row).await?;
+            }
             // It does not run any more, whatever is still being released.
             (RowState::Running | RowState::Starting, _) => {
                 self.close_gone(row, &told.end_of(row)).await?;
@@ -84,8 +100,82 @@ impl App {
         Ok(())
     }
 
+    async fn settle_live(
+        self: &Arc<Self>,
+        row: &SandboxRow,
+        status: &SandboxStatus,
+    ) -> Result<(), StoreError> {
+        let ends_at = Timestamp::from(status.ends_at);
+        match row.state {
+            RowState::Running => {
+                if ends_at != row.ends_at {
+                    self.store.move_end(&row.id, row.ends_at, ends_at).await?;
+                }
+            }
+            // Started by an earlier process that did not live to record it.
+            RowState::Starting => {
+                if self.store.sandbox_runs(status).await? {
+                    tracing::info!(sandbox.id = %row.id, "a start that was cut off is recorded");
+                }
+            }
+            RowState::Pausing => {
+                if self.store.runs_on(row, &status.lifecycle, ends_at).await? {
+                    tracing::info!(sandbox.id = %row.id, "a sandbox that was to be paused runs on");
+                }
+            }
+            RowState::Resuming | RowState::Paused => {
+                let since = row.paused.map_or(row.started_at, |last| last.at);
+                if self.store.record_resume(row, status, since).await? {
+                    tracing::info!(sandbox.id = %row.id, "a paused sandbox is found running");
+                }
+            }
+            RowState::Killing => {
+                self.pursue_now(&row.id);
+                return Ok(());
+            }
+            RowState::Ended => return Ok(()),
+        }
+        self.route_again(row, status).await
+    }
+
+    async fn settle_paused(
+        self: &Arc<Self>,
+        row: &SandboxRow,
+        paused: &PausedStatus,
+    ) -> Result<(), StoreError> {
+        match row.state {
+            RowState::Starting | RowState::Running | RowState::Pausing => {
+                self.withdraw(row);
+                if self.store.record_pause(row, paused).await? {
+                    tracing::info!(sandbox.id = %row.id, memory = paused.memory, "sandbox is paused");
+                }
+                // A comparison that did not know yet may have put the route back meanwhile.
+                self.withdraw(row);
+            }
+            RowState::Paused => {
+                if !paused.memory && row.paused.is_some_and(|last| last.memory) {
+                    tracing::info!(sandbox.id = %row.id, "a paused sandbox has its files only now");
+                    self.store.memory_lost(row).await?;
+                }
+            }
+            // Begun by an earlier process, and over without success.
+            RowState::Resuming => {
+                self.store.paused_again(row).await?;
+            }
+            RowState::Killing => self.pursue_now(&row.id),
+            RowState::Ended => {}
+        }
+        Ok(())
+    }
+
+    fn withdraw(&self, row: &SandboxRow) {
+        if let Some(lifecycle) = &row.lifecycle {
+            self.routes.withdraw(&row.id, lifecycle);
+        }
+    }
+
     async fn close_gone(&self, row: &SandboxRow, end: &End) -> Result<(), StoreError> {
-        if self.store.close_sandbox(&row.id, row.state, end).await? {
+        if self.store.close_read(row, end).await? {
             tracing::info!(
                 sandbox.id = %row.id,
                 reason = &*end.reason,
@@ -94,9 +184,7 @@ impl App {
             );
         }
         // After the record: whoever publishes a route looks at the record afterwards.
-        if let Some(lifecycle) = &row.lifecycle {
-            self.routes.withdraw(&row.id, lifecycle);
-        }
+        self.withdraw(row);
         Ok(())
     }
 
@@ -123,9 +211,20 @@ impl App {
 }
 
 impl Told<'_> {
+    /// What the node remembers of the run of a row, or the last one. The end of one that was paused
+    /// is none of the sandbox.
+    pub(super) fn ending_of(&self, row: &SandboxRow) -> Option<&Ending> {
+        row.ending_of(&self.endings).filter(|ending| ending.reason != EndReason::Paused)
+    }
+
+    /// Whether the run of a row is over because the sandbox was paused.
+    fn is_pause(&self, row: &SandboxRow) -> bool {
+        row.ending_of(&self.endings).is_some_and(|ending| ending.reason == EndReason::Paused)
+    }
+
     /// How a sandbox ended that does not run on the node any more.
     fn end_of(&self, row: &SandboxRow) -> End {
-        if let Some(ending) = row.ending_of(&self.endings) {
+        if let Some(ending) = self.ending_of(row) {
             return ending.clone().into();
         }
         if row.state == RowState::Killing {

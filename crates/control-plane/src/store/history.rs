@@ -16,9 +16,10 @@ const GET: &str = "SELECT * FROM sandboxes WHERE id = $1 AND team_id = $2";
 // A row that is there already is in better hands.
 const ADOPT: &str = "INSERT INTO sandboxes (id, team_id, template_id, build_id, alias, \
         envd_version, state, lifecycle, metadata, secure, internet, vcpus, memory_mib, disk_mib, \
-        created_at, started_at, ends_at, node_id, adopted_at) \
-    VALUES ($1, $2, $3, $4, $5, $6, 'running', $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, \
-        $17, $18) ON CONFLICT (id) DO NOTHING";
+        created_at, started_at, ends_at, node_id, adopted_at, network, paused_at, \
+        pause_memory, pauses, auto_pause, auto_pause_memory) \
+    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, \
+        $19, $20, $21, $22, $23, $24, $25) ON CONFLICT (id) DO NOTHING";
 const RELEASED: &str = "UPDATE sandboxes SET released_at = $2 \
     WHERE node_id = $1 AND ended_at IS NOT NULL AND released_at IS NULL AND created_at < $3 \
         AND id NOT IN (SELECT value FROM json_each($4))";
@@ -35,6 +36,8 @@ pub(crate) struct History {
     /// When somebody asked for its end.
     pub(crate) killing_at: Option<Timestamp>,
     pub(crate) end: Option<End>,
+    /// When it last went on after a pause.
+    pub(crate) resumed_at: Option<Timestamp>,
     /// When its node was first seen to hold nothing of it.
     pub(crate) released_at: Option<Timestamp>,
 }
@@ -58,6 +61,7 @@ impl<'r> FromRow<'r, SqliteRow> for History {
             moves: number(row, "moves")?,
             killing_at: maybe_time(row, "killing_at")?,
             end,
+            resumed_at: maybe_time(row, "resumed_at")?,
             released_at,
         })
     }
@@ -86,12 +90,13 @@ impl Store {
         }))
     }
 
-    /// Makes the record of a sandbox that runs and has none. False when it has one.
+    /// Makes the record of a sandbox that runs, or is paused, and has none. False when it has one.
     pub(crate) async fn adopt_sandbox(
         &self,
         row: &SandboxRow,
         at: Timestamp,
     ) -> Result<bool, StoreError> {
+        let (pause, pause_memory) = row.terms.auto_pause();
         let adopted = sqlx::query(ADOPT)
             .bind(row.id.as_str())
             .bind(row.team.as_str())
@@ -99,6 +104,7 @@ impl Store {
             .bind(row.build.as_str())
             .bind(row.alias.as_deref())
             .bind(&row.envd_version)
+            .bind(row.state.as_str())
             .bind(row.lifecycle.as_ref().map(model::LifecycleId::as_str))
             .bind(super::sandboxes::encode_metadata(row)?)
             .bind(i64::from(row.secure))
@@ -111,6 +117,12 @@ impl Store {
             .bind(row.ends_at.micros())
             .bind(row.node.as_ref().map(NodeId::as_str))
             .bind(at.micros())
+            .bind(super::network::encode(row.network.as_ref())?)
+            .bind(row.paused.map(|last| last.at.micros()))
+            .bind(row.paused.map(|last| i64::from(last.memory)))
+            .bind(i64::from(row.pauses))
+            .bind(pause)
+            .bind(pause_memory)
             .execute(&self.writer);
         let done = adopted.await.map_err(StoreError::query("adopt a sandbox"))?;
         Ok(done.rows_affected() > 0)

@@ -18,7 +18,7 @@ use super::{Store, StoreError};
 pub(super) struct Overdue(Arc<Mutex<HashMap<SandboxId, End>>>);
 
 const CLOSE: &str = "UPDATE sandboxes SET state = 'ended', ended_at = $2, end_reason = $3, \
-    end_detail = $4, released_at = $5, \
+    end_detail = $4, released_at = $5, env = NULL, \
     idempotency_key = CASE WHEN lifecycle IS NULL THEN NULL ELSE idempotency_key END \
     WHERE id = $1 AND ended_at IS NULL";
 

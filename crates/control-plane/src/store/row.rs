@@ -7,7 +7,7 @@ use model::{BuildId, LifecycleId, NodeId, Resources, SandboxId, TeamId, Template
 use sqlx::sqlite::SqliteRow;
 use sqlx::{FromRow, Row as _};
 
-use crate::Team;
+use super::terms::{Paused, Terms, pauses};
 
 /// Where the record of a sandbox stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -15,6 +15,11 @@ pub(crate) enum RowState {
     /// The node was asked, or is about to be.
     Starting,
     Running,
+    /// It is not reachable any more, and what is kept of it is not safe yet.
+    Pausing,
+    Paused,
+    /// Its node was asked to let it go on, or is about to be.
+    Resuming,
     /// Its end was asked for and is not confirmed.
     Killing,
     Ended,
@@ -26,6 +31,8 @@ pub(crate) struct SandboxRow {
     pub(crate) id: SandboxId,
     pub(crate) team: TeamId,
     pub(crate) template: TemplateId,
+    /// The template its clients are told, where it is not that.
+    pub(crate) origin: Option<TemplateId>,
     pub(crate) build: BuildId,
     pub(crate) alias: Option<String>,
     pub(crate) envd_version: String,
@@ -44,9 +51,17 @@ pub(crate) struct SandboxRow {
     pub(crate) network: Option<NetworkConfig>,
     pub(crate) resources: Resources,
     pub(crate) created_at: Timestamp,
-    /// When it was asked for, until it runs.
+    /// When it was asked for, until it runs. Of one that was paused: when it last went on.
     pub(crate) started_at: Timestamp,
     pub(crate) ends_at: Timestamp,
+    pub(crate) terms: Terms,
+    /// The last pause, whether or not it is over.
+    pub(crate) paused: Option<Paused>,
+    pub(crate) pauses: u32,
+    /// Whether the record was made anew of what a node had: it does not say everything.
+    pub(crate) adopted: bool,
+    /// Counts every change between running and paused.
+    pub(crate) revision: i64,
 }
 
 /// A template that can be started.
@@ -56,6 +71,8 @@ pub(crate) struct TemplateRow {
     pub(crate) build: BuildId,
     /// In the order the node tells them.
     pub(crate) aliases: Vec<String>,
+    /// It came with a node, for all teams; a snapshot is its team's.
+    pub(crate) public: bool,
     pub(crate) resources: Resources,
     pub(crate) envd_version: String,
     pub(crate) created_at: Timestamp,
@@ -64,11 +81,31 @@ pub(crate) struct TemplateRow {
     pub(crate) last_spawned_at: Option<Timestamp>,
 }
 
+impl SandboxRow {
+    /// The template its clients are told.
+    pub(crate) fn shown_template(&self) -> &TemplateId {
+        self.origin.as_ref().unwrap_or(&self.template)
+    }
+}
+
 impl RowState {
+    const ALL: [Self; 7] = [
+        Self::Starting,
+        Self::Running,
+        Self::Pausing,
+        Self::Paused,
+        Self::Resuming,
+        Self::Killing,
+        Self::Ended,
+    ];
+
     pub(crate) const fn as_str(self) -> &'static str {
         match self {
             Self::Starting => "starting",
             Self::Running => "running",
+            Self::Pausing => "pausing",
+            Self::Paused => "paused",
+            Self::Resuming => "resuming",
             Self::Killing => "killing",
             Self::Ended => "ended",
         }
@@ -84,7 +121,7 @@ impl FromStr for RowState {
     type Err = UnknownState;
 
     fn from_str(text: &str) -> Result<Self, UnknownState> {
-        [Self::Starting, Self::Running, Self::Killing, Self::Ended]
+        Self::ALL
             .into_iter()
             .find(|state| state.as_str() == text)
             .ok_or_else(|| UnknownState(text.to_owned()))
@@ -114,6 +151,12 @@ impl<'r> FromRow<'r, SqliteRow> for SandboxRow {
             created_at: time(row, "created_at")?,
             started_at: time(row, "started_at")?,
             ends_at: time(row, "ends_at")?,
+            origin: maybe_parsed(row, "origin_id")?,
+            terms: Terms::read(row)?,
+            paused: Paused::read(row)?,
+            pauses: pauses(row)?,
+            adopted: row.try_get::<Option<i64>, _>("adopted_at")?.is_some(),
+            revision: row.try_get("revision")?,
         })
     }
 }
@@ -126,6 +169,7 @@ impl<'r> FromRow<'r, SqliteRow> for TemplateRow {
             id: parsed(row, "id")?,
             build: parsed(row, "build_id")?,
             aliases: Vec::new(),
+            public: true,
             resources: resources(row)?,
             envd_version: row.try_get("envd_version")?,
             created_at: time(row, "created_at")?,
@@ -139,13 +183,7 @@ impl<'r> FromRow<'r, SqliteRow> for TemplateRow {
     }
 }
 
-impl<'r> FromRow<'r, SqliteRow> for Team {
-    fn from_row(row: &'r SqliteRow) -> Result<Self, sqlx::Error> {
-        Ok(Self { id: parsed(row, "id")?, slug: row.try_get("slug")?, name: row.try_get("name")? })
-    }
-}
-
-fn resources(row: &SqliteRow) -> Result<Resources, sqlx::Error> {
+pub(super) fn resources(row: &SqliteRow) -> Result<Resources, sqlx::Error> {
     Ok(Resources {
         vcpus: number(row, "vcpus")?,
         memory_mib: number(row, "memory_mib")?,
@@ -179,6 +217,17 @@ where
     T::Error: Error + Send + Sync + 'static,
 {
     T::try_from(row.try_get(column)?).map_err(wrong(column))
+}
+
+pub(super) fn maybe_number<T: TryFrom<i64>>(
+    row: &SqliteRow,
+    column: &'static str,
+) -> Result<Option<T>, sqlx::Error>
+where
+    T::Error: Error + Send + Sync + 'static,
+{
+    let value: Option<i64> = row.try_get(column)?;
+    value.map(T::try_from).transpose().map_err(wrong(column))
 }
 
 pub(super) fn time(row: &SqliteRow, column: &'static str) -> Result<Timestamp, sqlx::Error> {

@@ -1,7 +1,7 @@
 use std::borrow::Cow;
 
 use e2b_wire::Timestamp;
-use model::{EndReason, LifecycleId, NodeId, SandboxId, TeamId};
+use model::{EndReason, LifecycleId, NodeId, SandboxId, TeamId, TemplateId};
 use sqlx::{FromRow as _, Row as _};
 
 use super::row::{RowState, SandboxRow};
@@ -15,35 +15,37 @@ const PURGE_ROWS: i64 = 500;
 // The count and the insert are one statement, so on SQLite's single writer the limit is exact.
 const INSERT: &str = "INSERT INTO sandboxes (id, team_id, template_id, build_id, alias, \
         envd_version, state, metadata, secure, internet, vcpus, memory_mib, disk_mib, created_at, \
-        started_at, ends_at, idempotency_key, request_digest, node_id, network) \
+        started_at, ends_at, idempotency_key, request_digest, node_id, network, origin_id, \
+        auto_pause, auto_pause_memory, auto_resume, ttl_s, env) \
     SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $20, \
-        $21 \
+        $21, $22, $23, $24, $25, $26, $27 \
     WHERE (SELECT COUNT(*) FROM sandboxes WHERE team_id = $2 AND ended_at IS NULL \
-        AND state IN ('starting', 'running')) < $19";
+        AND state IN ('starting', 'running', 'pausing', 'resuming')) < $19";
 const RUNNING: &str = "UPDATE sandboxes SET state = 'running', lifecycle = $2, started_at = $3, \
-    ends_at = $4, vcpus = $5, memory_mib = $6, disk_mib = $7 WHERE id = $1 AND state = 'starting'";
+    ends_at = $4, vcpus = $5, memory_mib = $6, disk_mib = $7, revision = revision + 1 \
+    WHERE id = $1 AND state = 'starting'";
 const MOVE_TO_NODE: &str =
-    "UPDATE sandboxes SET node_id = $2 WHERE id = $1 AND state IN ('starting', 'running')";
-const KILLING: &str = "UPDATE sandboxes SET state = 'killing', killing_at = $2 \
-    WHERE id = $1 AND state IN ('starting', 'running')";
+    "UPDATE sandboxes SET node_id = $2 WHERE id = $1 AND state NOT IN ('killing', 'ended')";
+const KILLING: &str = "UPDATE sandboxes SET state = 'killing', killing_at = $2, \
+    revision = revision + 1 WHERE id = $1 AND state NOT IN ('killing', 'ended')";
 const MOVE_END: &str = "UPDATE sandboxes SET ends_at = $3, moved_at = $4, moves = moves + 1 \
     WHERE id = $1 AND state = 'running' AND ends_at = $2";
 // A key is kept only with a sandbox that ran: its request may not be answered again.
 const CLOSE: &str = "UPDATE sandboxes SET state = 'ended', ended_at = $3, end_reason = $4, \
-    end_detail = $5, released_at = $6, \
+    end_detail = $5, released_at = $6, env = NULL, \
     idempotency_key = CASE WHEN lifecycle IS NULL THEN NULL ELSE idempotency_key END \
-    WHERE id = $1 AND state = $2";
+    WHERE id = $1 AND state = $2 AND ($7 IS NULL OR revision = $7)";
 const NEVER_RAN: &str = "UPDATE sandboxes SET state = 'ended', \
     ended_at = COALESCE(ended_at, $2), end_reason = COALESCE(end_reason, $3), end_detail = $4, \
-    idempotency_key = NULL WHERE id = $1";
-const ENDED: &str = "UPDATE sandboxes SET state = 'ended', ended_at = $3, end_reason = $4, \
+    idempotency_key = NULL, env = NULL WHERE id = $1";
+const ENDED: &str = "UPDATE sandboxes SET state = 'ended', ended_at = $3, end_reason = $4, env = NULL, \
     idempotency_key = CASE WHEN lifecycle IS NULL THEN NULL ELSE idempotency_key END \
-    WHERE id = $1 AND (lifecycle = $2 OR lifecycle IS NULL) AND state IN ('starting', 'running') \
-        AND (node_id = $5 OR node_id IS NULL)";
+    WHERE id = $1 AND (lifecycle = $2 OR lifecycle IS NULL) \
+        AND state IN ('starting', 'running', 'pausing') AND (node_id = $5 OR node_id IS NULL)";
 const GET: &str = "SELECT * FROM sandboxes WHERE id = $1 AND team_id = $2 AND ended_at IS NULL";
 const GET_OF_ANY_TEAM: &str = "SELECT * FROM sandboxes WHERE id = $1 AND ended_at IS NULL";
-const RUNNING_OF_TEAM: &str = "SELECT * FROM sandboxes WHERE team_id = $1 AND state = 'running' \
-    AND ended_at IS NULL";
+const LISTED_OF_TEAM: &str = "SELECT * FROM sandboxes WHERE team_id = $1 \
+    AND state IN ('running', 'pausing', 'paused', 'resuming') AND ended_at IS NULL";
 const STATE: &str = "SELECT state FROM sandboxes WHERE id = $1";
 const LIVE: &str = "SELECT * FROM sandboxes WHERE ended_at IS NULL";
 const BY_KEY: &str = "SELECT * FROM sandboxes WHERE team_id = $1 AND idempotency_key = $2";
@@ -108,6 +110,7 @@ impl Store {
     pub(crate) async fn insert_sandbox(&self, intent: &Intent<'_>) -> Result<Inserted, StoreError> {
         let row = intent.row;
         let metadata = encode_metadata(row)?;
+        let (pause, pause_memory) = row.terms.auto_pause();
         let result = sqlx::query(INSERT)
             .bind(row.id.as_str())
             .bind(row.team.as_str())
@@ -130,6 +133,12 @@ impl Store {
             .bind(i64::from(intent.team_limit))
             .bind(row.node.as_ref().map(NodeId::as_str))
             .bind(super::network::encode(row.network.as_ref())?)
+            .bind(row.origin.as_ref().map(TemplateId::as_str))
+            .bind(pause)
+            .bind(pause_memory)
+            .bind(i64::from(row.terms.auto_resume))
+            .bind(row.terms.ttl_s())
+            .bind(row.terms.env()?)
             .execute(&self.writer)
             .await;
         match result {
@@ -207,10 +216,26 @@ impl Store {
         state: RowState,
         end: &End,
     ) -> Result<bool, StoreError> {
-        let mut closed = self.close_row(id, state, end).await;
+        self.close_at(id, state, None, end).await
+    }
+
+    /// The same for a row that was read: one on which anything between running and paused has
+    /// happened since stays open.
+    pub(crate) async fn close_read(&self, row: &SandboxRow, end: &End) -> Result<bool, StoreError> {
+        self.close_at(&row.id, row.state, Some(row.revision), end).await
+    }
+
+    async fn close_at(
+        &self,
+        id: &SandboxId,
+        state: RowState,
+        revision: Option<i64>,
+        end: &End,
+    ) -> Result<bool, StoreError> {
+        let mut closed = self.close_row(id, state, revision, end).await;
         if closed.as_ref().is_err_and(StoreError::is_disk_full) {
             self.balance().await;
-            closed = self.close_row(id, state, end).await;
+            closed = self.close_row(id, state, revision, end).await;
         }
         closed.or_else(|error| {
             self.overdue.keep(id, end.clone(), &error);
@@ -222,6 +247,7 @@ impl Store {
         &self,
         id: &SandboxId,
         state: RowState,
+        revision: Option<i64>,
         end: &End,
     ) -> Result<bool, StoreError> {
         let closed = sqlx::query(CLOSE)
@@ -231,6 +257,7 @@ impl Store {
             .bind(&*end.reason)
             .bind(end.detail.as_deref())
             .bind(end.released.then(|| now().micros()))
+            .bind(revision)
             .execute(&self.writer);
         let done = closed.await.map_err(StoreError::query("close a sandbox"))?;
         Ok(done.rows_affected() > 0)
@@ -253,7 +280,8 @@ impl Store {
     }
 
     /// One run of it is over, says `node`. Rows in state killing are left to the kill, which
-    /// knows whether everything was released.
+    /// knows whether everything was released, and so are paused ones: what ran may be over and what
+    /// was kept be there. Whether the row was closed.
     pub(crate) async fn sandbox_ended(
         &self,
         id: &SandboxId,
@@ -261,7 +289,7 @@ impl Store {
         node: Option<&NodeId>,
         reason: EndReason,
         at: Timestamp,
-    ) -> Result<(), StoreError> {
+    ) -> Result<bool, StoreError> {
         let closed = sqlx::query(ENDED)
             .bind(id.as_str())
             .bind(lifecycle.as_str())
@@ -269,7 +297,8 @@ impl Store {
             .bind(reason.as_str())
             .bind(node.map(NodeId::as_str))
             .execute(&self.writer);
-        closed.await.map(drop).map_err(StoreError::query("record the end of a sandbox"))
+        let done = closed.await.map_err(StoreError::query("record the end of a sandbox"))?;
+        Ok(done.rows_affected() > 0)
     }
 
     /// The row of a sandbox of `team` that has not ended.
@@ -294,12 +323,12 @@ impl Store {
         Ok(row.filter(|row: &SandboxRow| !self.overdue.has(&row.id)))
     }
 
-    /// The running sandboxes of `team`; at most as many as its limit.
-    pub(crate) async fn running_sandboxes(
+    /// The running and the paused sandboxes of `team`, those on their way between the two included.
+    pub(crate) async fn listed_sandboxes(
         &self,
         team: &TeamId,
     ) -> Result<Vec<SandboxRow>, StoreError> {
-        let found = sqlx::query_as(RUNNING_OF_TEAM).bind(team.as_str());
+        let found = sqlx::query_as(LISTED_OF_TEAM).bind(team.as_str());
         let rows = found.fetch_all(&self.reader).await;
         let rows = rows.map_err(StoreError::query("list sandboxes"))?;
         Ok(self.overdue.open_of(rows))

@@ -32,7 +32,7 @@ async fn killed_with(rows: usize) -> (tempfile::TempDir, PathBuf) {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("store.sqlite");
     let store = Store::open(&path).await.unwrap();
-    store.configure_team(&Team::default(), &ApiKey::generate().hash(), now()).await.unwrap();
+    store.configure_team(&Team::default(), &ApiKey::generate(), now()).await.unwrap();
     for n in 0..rows {
         insert(&store, &format!("i{n:04}")).await;
     }

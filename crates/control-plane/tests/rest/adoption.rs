@@ -17,12 +17,21 @@ async fn after_the_records_were_lost_what_runs_is_taken_in_and_served_to_its_end
     let before = service.client.get(&path).await.ok(200);
     let service = service.restart_without_records(|_| {}).await;
     let after = service.client.get(&path).await.ok(200);
-    assert_eq!(after, before, "nothing of it has changed");
+    let private = json!({"allowPublicTraffic": false});
+    let mut expected = before;
+    expected["network"] = private;
+    assert_eq!(after, expected, "nothing else of it has changed");
     assert_eq!(after["envdAccessToken"], TokenSeed::new(SEED).envd_token(id.as_str()));
     assert_eq!(service.routes.addr(&id), Some(ADDR));
     let terms = service.routes.ingress(&id).unwrap();
     let token = TokenSeed::new(SEED).traffic_token(id.as_str());
     assert_eq!(terms.traffic_token.unwrap().expose(), token, "it may have been private");
+    // The next comparison has only what was recorded.
+    service.routes.forget();
+    service.compare();
+    wait_for(async || service.routes.addr(&id).is_some()).await;
+    let terms = service.routes.ingress(&id).unwrap();
+    assert_eq!(terms.traffic_token.unwrap().expose(), token, "it stays private");
     assert_eq!(service.list("?metadata=n%3D1").await, [id.as_str()]);
     let explained = service.explain(&id).await["timeline"].to_string();
     assert!(explained.contains("adopted") && !explained.contains("asked"), "{explained}");

@@ -62,6 +62,11 @@ impl Client {
         client
     }
 
+    /// The value of a header it sends.
+    pub(crate) fn sent(&self, name: &str) -> &str {
+        self.headers.get(name).unwrap().to_str().unwrap()
+    }
+
     pub(crate) fn without(&self, name: &str) -> Self {
         let mut client = self.clone();
         client.headers.remove(name);
@@ -82,6 +87,10 @@ impl Client {
 
     pub(crate) async fn put(&self, path: &str, body: &Value) -> Answer {
         self.with("content-type", "application/json").send("PUT", path, body.to_string()).await
+    }
+
+    pub(crate) async fn patch(&self, path: &str, body: &Value) -> Answer {
+        self.with("content-type", "application/json").send("PATCH", path, body.to_string()).await
     }
 
     pub(crate) async fn send(&self, method: &str, path: &str, body: impl Into<Bytes>) -> Answer {

@@ -123,3 +123,33 @@ async fn a_node_that_lost_everything_has_its_rows_closed_by_the_first_comparison
     assert_eq!(service.list("").await, [kept.as_str()]);
     service.stop().await;
 }
+
+#[tokio::test]
+async fn a_service_is_ready_when_no_sandbox_that_is_gone_is_shown_any_more() {
+    let service = Service::start().await;
+    let (kept, dead) = (service.create(json!({})).await, service.create(json!({})).await);
+    // Nobody remembers how it ended, so only a look at everything finds out.
+    let service = service
+        .restart(|node| {
+            node.lose(&dead);
+            node.set_phase(model::NodePhase::Starting);
+        })
+        .await;
+    let (node, plane) = (service.node.clone(), service.plane.clone());
+    assert_eq!(service.list("").await.len(), 2, "it may be found yet");
+    node.hold_lists(true);
+    node.set_phase(model::NodePhase::Healthy);
+    let listed = node.listed.subscribe();
+    let ready = async {
+        plane.nodes_started().await;
+        assert!(!node.lists_are_held(), "ready before the comparison");
+    };
+    let let_go = async {
+        let (mut listed, before) = (listed.clone(), *listed.borrow());
+        listed.wait_for(|listed| *listed > before).await.unwrap();
+        node.hold_lists(false);
+    };
+    tokio::join!(ready, let_go);
+    assert_eq!(service.list("").await, [kept.as_str()]);
+    service.stop().await;
+}

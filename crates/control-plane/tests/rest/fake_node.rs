@@ -1,4 +1,5 @@
 mod api;
+mod pause;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
@@ -6,12 +7,12 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, SystemTime};
 
 use model::{
-    BuildId, Egress, EndReason, LifecycleId, NodeId, NodePhase, NodeRequest, Resources, SandboxId,
-    SandboxPhase, SandboxSpec, TeamId, TemplateId,
+    BuildId, Egress, EndReason, Keep, LifecycleId, NodeId, NodePhase, NodeRequest, Resources,
+    SandboxId, SandboxPhase, SandboxSpec, TeamId, TemplateId,
 };
 use node_wire::{
     AttemptStatus, Blocker, Class, ClassCount, CreateError, DrainStatus, Ending, Explanation,
-    NodeError, NodeEvent, Route, SandboxStatus, Started, TemplateInfo,
+    NodeError, NodeEvent, PauseError, PausedStatus, Route, SandboxStatus, Started, TemplateInfo,
 };
 use parking_lot::Mutex;
 use tokio::sync::{broadcast, watch};
@@ -46,10 +47,19 @@ pub(crate) struct FakeNode {
     pub(crate) listed: watch::Sender<u32>,
     /// While true, kills wait before they do anything.
     hold_kills: watch::Sender<bool>,
+    /// While true, pauses wait when they have begun, and starts from pauses, too.
+    hold_pauses: watch::Sender<bool>,
+    hold_resumes: watch::Sender<bool>,
+    hold_snapshots: watch::Sender<bool>,
+    /// How many of them have come so far.
+    pub(crate) held_pauses: watch::Sender<u32>,
+    pub(crate) held_resumes: watch::Sender<u32>,
     /// How many creates have begun.
     pub(crate) begun: watch::Sender<u32>,
     /// How many questions after how it is have begun.
     pub(crate) asked: watch::Sender<u32>,
+    /// How often it told samples.
+    pub(crate) sampled: watch::Sender<u32>,
     /// How many kills have begun, whatever became of them.
     pub(crate) kills: watch::Sender<u32>,
 }
@@ -57,6 +67,14 @@ pub(crate) struct FakeNode {
 #[derive(Debug)]
 struct State {
     sandboxes: BTreeMap<SandboxId, SandboxStatus>,
+    paused: BTreeMap<SandboxId, PausedStatus>,
+    /// What the next pause or snapshot, and the next start from a pause, answer instead.
+    fail_pause: Option<PauseError>,
+    fail_resume: Option<CreateError>,
+    pauses: u32,
+    resumes: u32,
+    snapshots: u32,
+    last_keep: Option<Keep>,
     specs: Vec<SandboxSpec>,
     /// What the next create answers instead.
     fail: Option<CreateError>,
@@ -100,6 +118,7 @@ pub(crate) fn template(id: &str, alias: &str) -> TemplateInfo {
         resources: RESOURCES,
         envd_version: "0.6.4".to_owned(),
         created_at: SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000),
+        snapshot: false,
     }
 }
 
@@ -111,6 +130,13 @@ impl FakeNode {
     pub(crate) fn named(name: &'static str) -> Arc<Self> {
         let state = State {
             sandboxes: BTreeMap::new(),
+            paused: BTreeMap::new(),
+            fail_pause: None,
+            fail_resume: None,
+            pauses: 0,
+            resumes: 0,
+            snapshots: 0,
+            last_keep: None,
             specs: Vec::new(),
             fail: None,
             stuck: BTreeSet::new(),
@@ -141,9 +167,15 @@ impl FakeNode {
             hold_lists: watch::channel(false).0,
             listed: watch::channel(0).0,
             hold_kills: watch::channel(false).0,
+            hold_pauses: watch::channel(false).0,
+            hold_resumes: watch::channel(false).0,
+            hold_snapshots: watch::channel(false).0,
+            held_pauses: watch::channel(0).0,
+            held_resumes: watch::channel(0).0,
             begun: watch::channel(0).0,
             asked: watch::channel(0).0,
             kills: watch::channel(0).0,
+            sampled: watch::channel(0).0,
         })
     }
 
@@ -253,7 +285,8 @@ impl FakeNode {
     }
 
     pub(crate) fn has(&self, id: &SandboxId) -> bool {
-        self.state.lock().sandboxes.contains_key(id)
+        let state = self.state.lock();
+        state.sandboxes.contains_key(id) || state.paused.contains_key(id)
     }
 
     pub(crate) fn count(&self) -> usize {
@@ -310,7 +343,11 @@ impl FakeNode {
 
     /// Ends it without a word.
     pub(crate) fn lose(&self, id: &SandboxId) -> Option<SandboxStatus> {
-        let lost = self.state.lock().sandboxes.remove(id);
+        let lost = {
+            let mut state = self.state.lock();
+            state.paused.remove(id);
+            state.sandboxes.remove(id)
+        };
         self.changed();
         lost
     }
@@ -372,6 +409,10 @@ impl FakeNode {
         self.hold_lists.send_replace(hold);
     }
 
+    pub(crate) fn lists_are_held(&self) -> bool {
+        *self.hold_lists.borrow()
+    }
+
     pub(crate) fn hold_kills(&self, hold: bool) {
         self.hold_kills.send_replace(hold);
     }
@@ -412,7 +453,10 @@ impl FakeNode {
             phase if phase.is_draining() => return Err(CreateError::Draining),
             _ => {}
         }
-        if state.sandboxes.contains_key(&spec.id) {
+        if !state.templates.iter().any(|template| template.id == spec.template) {
+            return Err(CreateError::UnknownTemplate(spec.template.to_string()));
+        }
+        if state.sandboxes.contains_key(&spec.id) || state.paused.contains_key(&spec.id) {
             return Err(CreateError::AlreadyExists(spec.id.to_string()));
         }
         state.runs += 1;

@@ -53,46 +53,33 @@ async fn what_is_not_there_is_a_json_404() {
 #[tokio::test]
 async fn every_endpoint_of_later_versions_says_so_at_once() {
     let service = Service::start().await;
-    let id = service.create(json!({})).await;
     let calls = [
-        ("POST", format!("/sandboxes/{id}/pause")),
-        ("POST", format!("/sandboxes/{id}/resume")),
-        ("POST", format!("/sandboxes/{id}/fork")),
-        ("POST", format!("/sandboxes/{id}/snapshots")),
-        ("GET", format!("/sandboxes/{id}/logs")),
-        ("GET", format!("/v2/sandboxes/{id}/logs")),
-        ("GET", "/snapshots".into()),
-        ("POST", "/v3/templates".into()),
-        ("POST", "/v2/templates".into()),
-        ("GET", "/v2/templates".into()),
-        ("POST", "/templates".into()),
-        ("PATCH", "/v2/templates/base".into()),
-        ("PATCH", "/templates/base".into()),
-        ("GET", "/templates/base".into()),
-        ("DELETE", "/templates/base".into()),
-        ("GET", "/templates/base/files/00".into()),
-        ("POST", "/v2/templates/base/builds/b".into()),
-        ("GET", "/templates/base/builds/b/status".into()),
-        ("GET", "/templates/base/builds/b/logs".into()),
-        ("POST", "/templates/tags".into()),
-        ("DELETE", "/templates/tags".into()),
-        ("GET", "/templates/base/tags".into()),
-        ("GET", "/volumes".into()),
-        ("POST", "/volumes".into()),
-        ("DELETE", "/volumes/v".into()),
-        ("GET", "/secrets".into()),
-        ("POST", "/secrets/s".into()),
-        ("GET", "/teams".into()),
-        ("GET", "/teams/t/metrics".into()),
-        ("GET", "/api-keys".into()),
-        ("POST", "/access-tokens".into()),
+        ("POST", "/v3/templates"),
+        ("POST", "/v2/templates"),
+        ("GET", "/v2/templates"),
+        ("POST", "/templates"),
+        ("PATCH", "/v2/templates/base"),
+        ("PATCH", "/templates/base"),
+        ("GET", "/templates/base"),
+        ("DELETE", "/templates/base"),
+        ("GET", "/templates/base/files/00"),
+        ("POST", "/v2/templates/base/builds/b"),
+        ("GET", "/templates/base/builds/b/status"),
+        ("GET", "/templates/base/builds/b/logs"),
+        ("POST", "/templates/tags"),
+        ("DELETE", "/templates/tags"),
+        ("GET", "/templates/base/tags"),
+        ("GET", "/volumes"),
+        ("POST", "/volumes"),
+        ("DELETE", "/volumes/v"),
+        ("GET", "/secrets"),
+        ("POST", "/secrets/s"),
     ];
     for (method, path) in calls {
-        let message = service.client.send(method, &path, "").await.error(501);
+        let message = service.client.send(method, path, "").await.error(501);
         assert!(message.contains("not supported by this version of Cofferdam; "), "{path}");
-        service.client.without("x-api-key").send(method, &path, "").await.error(401);
+        service.client.without("x-api-key").send(method, path, "").await.error(401);
     }
-    service.client.send("POST", "/admin/teams/t/sandboxes/kill", "").await.error(401);
     service.client.send("DELETE", "/templates/team%2Fx%3Adefault", "").await.error(404);
     service.stop().await;
 }

@@ -25,13 +25,19 @@ mod fake_node;
 #[cfg(test)]
 mod fake_routes;
 #[cfg(test)]
+mod fork;
+#[cfg(test)]
 mod http_rules;
 #[cfg(test)]
 mod idempotency;
 #[cfg(test)]
 mod intents;
 #[cfg(test)]
+mod keys;
+#[cfg(test)]
 mod lists;
+#[cfg(test)]
+mod logs;
 #[cfg(test)]
 mod network;
 #[cfg(test)]
@@ -41,10 +47,28 @@ mod node_status;
 #[cfg(test)]
 mod nodes;
 #[cfg(test)]
+mod openapi;
+#[cfg(test)]
 mod over_grpc;
+#[cfg(test)]
+mod pause;
+#[cfg(test)]
+mod pause_cuts;
 #[cfg(test)]
 mod placing;
 #[cfg(test)]
+mod resume;
+#[cfg(test)]
 mod service;
+#[cfg(test)]
+mod snapshots;
+#[cfg(test)]
+mod team_limits;
+#[cfg(test)]
+mod teams;
+#[cfg(test)]
+mod tenants;
+#[cfg(test)]
+mod wake;
 #[cfg(test)]
 mod watch;

@@ -1,7 +1,7 @@
 //! What a sandbox may reach, and who may reach it.
 
 use e2b_wire::TokenSeed;
-use model::{Egress, SandboxId};
+use model::{Egress, SandboxId, Secret, SocksProxy};
 use serde_json::{Value, json};
 
 use crate::fake_node::Fault;
@@ -9,7 +9,7 @@ use crate::service::{SEED, Service};
 
 fn egress(allow: &[&str], deny: &[&str]) -> Egress {
     let ranges = |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect();
-    Egress { allow: ranges(allow), deny: ranges(deny) }
+    Egress { allow: ranges(allow), deny: ranges(deny), ..Egress::default() }
 }
 
 async fn network(service: &Service, id: &SandboxId) -> (Option<Value>, Value) {
@@ -55,6 +55,7 @@ async fn rules_reach_the_node_with_the_order_and_with_every_change() {
     assert_eq!(network(&service, &id).await, (Some(rules), Value::Null));
 
     let path = format!("/sandboxes/{id}/network");
+    let password = Secret::new("secret".into());
     for (body, rules, told, internet) in [
         (
             json!({"denyOut": ["8.8.8.0/24"]}),
@@ -67,6 +68,24 @@ async fn rules_reach_the_node_with_the_order_and_with_every_change() {
             egress(&["1.1.1.1"], &["0.0.0.0/0"]),
             json!({"allowOut": ["1.1.1.1"]}),
             json!(false),
+        ),
+        (
+            json!({
+                "allowOut": ["*.a.com"],
+                "denyOut": ["0.0.0.0/0"],
+                "egressProxy": {"address": "p:1", "username": "u", "password": "secret"},
+            }),
+            Egress {
+                domains: vec!["*.a.com".parse().unwrap()],
+                proxy: Some(SocksProxy::new("p:1", Some("u".into()), Some(password)).unwrap()),
+                ..egress(&[], &["0.0.0.0/0"])
+            },
+            json!({
+                "allowOut": ["*.a.com"],
+                "denyOut": ["0.0.0.0/0"],
+                "egressProxy": {"address": "p:1", "username": "u"},
+            }),
+            Value::Null,
         ),
         (json!({}), Egress::default(), json!({}), Value::Null),
     ] {
@@ -84,7 +103,7 @@ async fn a_change_that_is_refused_or_fails_changes_nothing() {
     let id = service.create(json!({"network": rules})).await;
     let path = format!("/sandboxes/{id}/network");
     for (body, status) in [
-        (json!({"allowOut": ["example.com"]}), 501),
+        (json!({"allowOut": ["example.com"]}), 400),
         (json!({"denyOut": ["example.com"]}), 400),
         (json!({"rules": {"a.com": [{}]}}), 400),
         (json!({"denyOut": "8.8.8.8"}), 400),

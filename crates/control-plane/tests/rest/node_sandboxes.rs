@@ -68,3 +68,23 @@ async fn what_is_in_no_record_of_a_client_an_operator_can_end() {
     other.stop().await;
     service.stop().await;
 }
+
+#[tokio::test]
+async fn operators_see_what_is_paused_and_end_it() {
+    let service = Service::start_nodes(["a"]).await;
+    let admin = service.admin();
+    for (memory, state) in [(true, "paused"), (false, "paused-files")] {
+        let id = service.create(json!({})).await;
+        assert_eq!(service.pause(&id, json!({"memory": memory})).await, 204);
+        let listed = admin.get("/nodes/a/sandboxes").await.ok(200);
+        assert_eq!(listed.as_array().unwrap().len(), 1, "{listed}");
+        assert_eq!(
+            (&listed[0]["sandboxID"], &listed[0]["state"]),
+            (&json!(id.as_str()), &json!(state))
+        );
+        assert_eq!(admin.delete(&format!("/nodes/a/sandboxes/{id}")).await.status, 204);
+        assert!(!service.node.has(&id));
+        service.is(&id, "ended").await;
+    }
+    service.stop().await;
+}

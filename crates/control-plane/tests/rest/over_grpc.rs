@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lifecycle::{Budget, TaskGroup};
-use model::{EndReason, Secret};
+use model::{EndReason, Keep, Secret};
 use node_wire::NodeApi;
 use node_wire::grpc::{Auth, Client, serve, server};
 use serde_json::json;
@@ -79,5 +79,40 @@ async fn a_node_elsewhere_that_was_away_is_compared_and_listened_to_again() {
     for client in [api, next] {
         client.close(Budget::within(LIMIT)).await.unwrap();
     }
+    served.stop().await;
+}
+
+#[tokio::test]
+async fn a_node_elsewhere_pauses_resumes_and_copies() {
+    let node = FakeNode::new();
+    let (served, address) = Served::at((Ipv4Addr::LOCALHOST, 0).into(), &node).await;
+    let api = client(address);
+    let service = Service::start_through(Arc::clone(&api) as _, &node).await;
+    let id = service.create(json!({"autoPause": true, "autoResume": {"enabled": true}})).await;
+    assert_eq!(service.pause(&id, json!({})).await, 204);
+    assert_eq!(service.detail(&id).await["pauseMode"], "full");
+    assert_eq!(service.connect(&id).await, 201);
+    assert_eq!(service.routes.addr(&id), Some(ADDR));
+    node.pause_by_itself(&id, Keep::Files).await;
+    wait_for(async || service.detail(&id).await["pauseMode"] == "filesystem").await;
+    assert_eq!(service.connect(&id).await, 201);
+    let path = format!("/sandboxes/{id}");
+    let made = service.client.post(&format!("{path}/snapshots"), &json!({"name": "app"})).await;
+    made.ok(201);
+    let forks = service.client.post(&format!("{path}/fork"), &json!({"count": 2})).await.ok(201);
+    assert!(forks.as_array().unwrap().iter().all(|fork| fork.get("sandbox").is_some()), "{forks}");
+    let templates = service.client.get("/templates").await.ok(200);
+    assert_eq!(templates.as_array().unwrap().len(), 1, "{templates}");
+    let gone = service.client.delete("/templates/app").await;
+    assert_eq!(gone.status, 204);
+    // What was paused while nobody could hear it.
+    served.stop().await;
+    node.pause_unheard(&id, true);
+    let (served, _) = Served::at(address, &node).await;
+    service.is(&id, "paused").await;
+    assert_eq!(service.client.delete(&path).await.status, 204);
+    assert!(!node.has(&id));
+    service.stop().await;
+    api.close(Budget::within(LIMIT)).await.unwrap();
     served.stop().await;
 }

@@ -187,6 +187,15 @@ impl Service {
         Client::new(self.addr).with("x-admin-token", ADMIN_TOKEN)
     }
 
+    /// Makes another team; its id, and a client that sends a key of it.
+    pub(crate) async fn second_team(&self, name: &str) -> (String, Client) {
+        let team = self.admin().post("/admin/teams", &json!({"name": name})).await.ok(201);
+        let id = team["teamID"].as_str().unwrap().to_owned();
+        let path = format!("/admin/teams/{id}/api-keys");
+        let key = self.admin().post(&path, &json!({"name": "first"})).await.ok(201);
+        (id, self.client.with("x-api-key", key["key"].as_str().unwrap()))
+    }
+
     /// How many sandboxes each node has.
     pub(crate) fn counts(&self) -> Vec<usize> {
         self.nodes.iter().map(|node| node.count()).collect()

@@ -20,8 +20,8 @@ pub struct NodeSandbox {
     pub team_id: String,
     #[serde(rename = "templateID")]
     pub template_id: String,
-    /// `reserved`, `booting`, `live`, `stopping`, `tearing-down`, `stuck`, ...: finer than the
-    /// state that clients see.
+    /// `reserved`, `booting`, `live`, `pausing`, `paused`, `paused-files` (only its files are kept),
+    /// `stopping`, `tearing-down`, `stuck`, ...: finer than the state that clients see.
     pub state: String,
     pub started_at: Timestamp,
     pub end_at: Timestamp,

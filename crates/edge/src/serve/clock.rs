@@ -76,6 +76,11 @@ impl Clock {
         }
     }
 
+    /// Whether nothing has come yet.
+    pub(super) fn is_fresh(&self) -> bool {
+        matches!(self.state.lock().wire, Wire::Unknown(0))
+    }
+
     /// A head is complete.
     pub(super) fn serve(self: &Arc<Self>) -> Serving {
         let mut state = self.state.lock();

@@ -6,7 +6,8 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
-use e2b_wire::proxy_error::ErrorForm;
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
 use http::header::UPGRADE;
 use http::{Request, Response};
 use hyper::body::Incoming;
@@ -16,35 +17,42 @@ use hyper_util::server::conn::auto;
 use lifecycle::{Gate, Pass, TaskGroup};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
-use tracing::{Span, debug};
+use tracing::debug;
 
 use super::clock::{Alarm, Clock};
-use crate::upstream::BUFFER_BYTES;
+use crate::answer::Form;
+use crate::quiet::Quiet;
+use crate::seats::{Seat, Seats};
+use crate::streams::Streams;
+use crate::upstream::{BUFFER_BYTES, H2_HEADER_BYTES};
 use crate::{Body, BoxError, Edge, answer};
 
-/// HTTP/2 as E2B's proxy sets it up.
+/// HTTP/2 as E2B's proxy sets it up. One stream too many is refused before it is looked at, which
+/// tells the client that it may ask again.
 const H2_STREAMS: u32 = 100;
 const H2_WINDOW_BYTES: u32 = 1024 * 1024;
+/// More than one stream can fill: an upload that its sandbox does not take must not hold up the
+/// others. What all of them can fill is limited by the number of exchanges.
+const H2_CONNECTION_WINDOW_BYTES: u32 = 4 * H2_WINDOW_BYTES;
+/// How long the first request of a connection is waited for when the listener stops.
+const FIRST_LIMIT: Duration = Duration::from_millis(500);
 const H2_PING_AFTER: Duration = Duration::from_secs(30);
 const H2_PING_LIMIT: Duration = Duration::from_secs(15);
-/// All headers of one request; HTTP/1 has the connection's buffer for them.
-const H2_HEADER_BYTES: u32 = 64 * 1024;
 
 /// A client connection counts for as long as someone holds this, which a tunnel does longer than
 /// HTTP.
 #[derive(Debug)]
 pub(crate) struct ClientPass {
-    _room: OwnedSemaphorePermit,
+    _room: Seat,
     _open: Pass,
 }
 
 impl ClientPass {
     /// `None` when there is no room for one more.
-    pub(super) fn new(room: &Arc<Semaphore>, open: &Gate) -> Option<Self> {
-        let room = Arc::clone(room).try_acquire_owned().ok()?;
+    pub(super) fn new(room: &Arc<Seats>, open: &Gate) -> Option<Self> {
+        let room = room.take()?;
         Some(Self { _room: room, _open: open.enter().ok()? })
     }
 }
@@ -72,8 +80,10 @@ where
         let config = self.edge.config();
         let clock = Arc::new(Clock::new(config.head_limit, config.client_idle));
         let alarm = Alarm::new(Arc::clone(&clock));
-        let cut = self.edge.clients().stop_token().clone();
-        let stop = self.stop.clone();
+        let (cut, stop) = (self.edge.clients().stop_token().clone(), self.stop.clone());
+        let stopped = async move { stop.cancelled().await };
+        let mut told = Quiet::new(told(cut.clone(), Some(stopped.boxed())));
+        let (known, mut waited) = (Arc::clone(&clock), false);
         let builder = builder(self.edge.clients());
 
         let socket = TokioIo::new(Timed { socket, clock: Arc::clone(&clock) });
@@ -88,7 +98,6 @@ where
         });
         let connection = builder.serve_connection_with_upgrades(socket, service);
         tokio::pin!(connection, alarm);
-        let mut stopping = false;
         loop {
             tokio::select! {
                 biased;
@@ -98,11 +107,19 @@ where
                     }
                     return;
                 }
-                () = cut.cancelled() => return,
-                () = stop.cancelled(), if !stopping => {
-                    stopping = true;
-                    connection.as_mut().graceful_shutdown();
-                }
+                told_so = &mut told => match told_so {
+                    Told::Cut => return,
+                    // Its first request is on its way, most likely: a client that was let in and sees
+                    // its connection closed cannot know that nothing was done.
+                    Told::Stop if known.is_fresh() && !waited => {
+                        waited = true;
+                        told = Quiet::new(self::told(cut.clone(), Some(soon())));
+                    }
+                    Told::Stop => {
+                        connection.as_mut().graceful_shutdown();
+                        told = Quiet::new(self::told(cut.clone(), None));
+                    }
+                },
                 () = alarm.as_mut() => {
                     debug!("client took longer than it may");
                     return;
@@ -121,19 +138,45 @@ where
             }
             Ok(None) => match self.edge.signer(&request) {
                 Ok(Some(target)) => self.edge.handle(&target, request).await,
-                Ok(None) => match self.api.clone().oneshot(request).await {
+                Ok(None) => match self.edge.at_home(self.api.clone().oneshot(request)).await {
                     Ok(response) => response.map(Body::api),
                     Err(never) => match never {},
                 },
-                Err(error) => answer::proxy_error(error, ErrorForm::wanted(request.headers())),
+                Err(error) => Form::wanted(&request).refused(error),
             },
             Err(why) => answer::bad_target(why),
         }
     }
 }
 
+/// What the listener has to say to a connection.
+enum Told {
+    Cut,
+    /// End when nothing is under way.
+    Stop,
+}
+
+/// When a connection that nothing has come on is closed after all.
+fn soon() -> BoxFuture<'static, ()> {
+    tokio::time::sleep(FIRST_LIMIT).boxed()
+}
+
+async fn told(cut: CancellationToken, stop: Option<BoxFuture<'static, ()>>) -> Told {
+    let stopped = async {
+        match stop {
+            Some(stop) => stop.await,
+            None => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        biased;
+        () = cut.cancelled() => Told::Cut,
+        () = stopped => Told::Stop,
+    }
+}
+
 fn builder(tasks: &TaskGroup) -> auto::Builder<Streams> {
-    let mut builder = auto::Builder::new(Streams(tasks.clone()));
+    let mut builder = auto::Builder::new(Streams::new(tasks.clone(), tasks.stop_token().clone()));
     builder
         .http1()
         // `Clock` does this.
@@ -145,31 +188,11 @@ fn builder(tasks: &TaskGroup) -> auto::Builder<Streams> {
         .timer(TokioTimer::new())
         .max_concurrent_streams(H2_STREAMS)
         .initial_stream_window_size(H2_WINDOW_BYTES)
-        .initial_connection_window_size(H2_WINDOW_BYTES)
+        .initial_connection_window_size(H2_CONNECTION_WINDOW_BYTES)
         .max_header_list_size(H2_HEADER_BYTES)
         .keep_alive_interval(H2_PING_AFTER)
         .keep_alive_timeout(H2_PING_LIMIT);
     builder
-}
-
-/// Runs the requests of an HTTP/2 connection side by side, as tasks that end with the group.
-#[derive(Debug, Clone)]
-struct Streams(TaskGroup);
-
-impl<F> hyper::rt::Executor<F> for Streams
-where
-    F: Future<Output = ()> + Send + 'static,
-{
-    fn execute(&self, stream: F) {
-        let cut = self.0.stop_token().clone();
-        self.0.spawn(Span::current(), async move {
-            tokio::select! {
-                biased;
-                () = stream => {}
-                () = cut.cancelled() => {}
-            }
-        });
-    }
 }
 
 /// A client's socket, telling the clock what arrives.

@@ -87,6 +87,16 @@ impl Frames {
     }
 }
 
+/// However the bytes of one direction are cut, the same is known of them.
+#[cfg(feature = "fuzz")]
+pub(crate) fn pass_in_pieces(bytes: &[u8]) {
+    let mut whole = Frames::default();
+    whole.pass(bytes);
+    let mut single = Frames::default();
+    bytes.iter().for_each(|byte| single.pass(std::slice::from_ref(byte)));
+    assert_eq!((whole.at, whole.closed), (single.at, single.closed));
+}
+
 /// A client in a tunnel, and how far the frames are that it was sent, if it speaks WebSocket.
 #[derive(Debug)]
 pub(super) struct Client<T> {

@@ -3,6 +3,7 @@
 use std::convert::Infallible;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::num::NonZero;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -10,7 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use e2b_wire::host_name::ENVD_PORT;
 use edge::{BoxError, Config, Edge, ServeError, serve};
-use http::{Request, Response};
+use http::{Request, Response, Version};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt as _, Empty, Full};
 use hyper::body::Incoming;
@@ -31,7 +32,7 @@ pub(crate) const LIFECYCLE: &str = "one";
 pub(crate) const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
 /// No test waits longer for anything.
-const LIMIT: Duration = Duration::from_secs(60);
+pub(crate) const LIMIT: Duration = Duration::from_secs(60);
 
 pub(crate) type TestBody = UnsyncBoxBody<Bytes, BoxError>;
 
@@ -73,7 +74,12 @@ pub(crate) async fn in_world(config: Config, test: impl AsyncFnOnce(&World)) {
 
 /// Limits for tests: nothing is waited for at the end.
 pub(crate) fn config() -> Config {
-    Config { grace: Duration::ZERO, ..Config::default() }
+    Config { grace: Duration::ZERO, lanes: NonZero::new(2).unwrap(), ..Config::default() }
+}
+
+/// The same with one thread, so that all clients share the connections to sandboxes.
+pub(crate) fn one_lane() -> Config {
+    Config { lanes: NonZero::<usize>::MIN, ..config() }
 }
 
 impl World {
@@ -279,4 +285,26 @@ pub(crate) fn channel() -> (tokio::sync::mpsc::Sender<Bytes>, TestBody) {
         receiver.poll_recv(cx).map(|frame| frame.map(|bytes| Ok(http_body::Frame::data(bytes))))
     });
     (sender, http_body_util::StreamBody::new(frames).boxed_unsync())
+}
+
+#[derive(Clone)]
+struct Tasks(TaskGroup);
+
+impl<F: Future<Output = ()> + Send + 'static> hyper::rt::Executor<F> for Tasks {
+    fn execute(&self, task: F) {
+        self.0.spawn(Span::none(), task);
+    }
+}
+
+/// An HTTP/2 connection to the edge.
+pub(crate) async fn h2(world: &World) -> hyper::client::conn::http2::SendRequest<TestBody> {
+    let io = TokioIo::new(world.socket().await);
+    let builder = hyper::client::conn::http2::Builder::new(Tasks(world.tasks.clone()));
+    let (client, connection) = builder.handshake(io).await.unwrap();
+    world.tasks.spawn(Span::none(), async move { drop(connection.await) });
+    client
+}
+
+pub(crate) fn h2_request(uri: String, body: TestBody) -> Request<TestBody> {
+    Request::post(uri).version(Version::HTTP_2).body(body).unwrap()
 }

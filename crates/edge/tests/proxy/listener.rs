@@ -2,40 +2,16 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use edge::Config;
-use http::{Request, Response, Version};
+use http::{Request, Response};
 use http_body_util::BodyExt as _;
-use hyper_util::rt::TokioIo;
-use lifecycle::TaskGroup;
 use serde_json::Value;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
-use tracing::Span;
 
 use crate::kit::{
-    SANDBOX, TestBody, World, channel, config, empty, full, in_world, read_head, text,
+    SANDBOX, channel, config, empty, full, h2, h2_request, in_world, read_head, text,
 };
-
-#[derive(Clone)]
-struct Tasks(TaskGroup);
-
-impl<F: Future<Output = ()> + Send + 'static> hyper::rt::Executor<F> for Tasks {
-    fn execute(&self, task: F) {
-        self.0.spawn(Span::none(), task);
-    }
-}
-
-async fn h2(world: &World) -> hyper::client::conn::http2::SendRequest<TestBody> {
-    let io = TokioIo::new(world.socket().await);
-    let builder = hyper::client::conn::http2::Builder::new(Tasks(world.tasks.clone()));
-    let (client, connection) = builder.handshake(io).await.unwrap();
-    world.tasks.spawn(Span::none(), async move { drop(connection.await) });
-    client
-}
-
-fn h2_request(uri: String, body: TestBody) -> Request<TestBody> {
-    Request::post(uri).version(Version::HTTP_2).body(body).unwrap()
-}
 
 #[tokio::test]
 async fn http_2_without_tls_reaches_sandboxes_and_the_api_on_one_connection() {

@@ -1,7 +1,13 @@
 //! The edge over real sockets: clients on one side, servers that stand for sandboxes on the other.
 
 #[cfg(test)]
+mod grpc;
+#[cfg(test)]
 mod kit;
+#[cfg(test)]
+mod lanes;
+#[cfg(test)]
+mod limits;
 #[cfg(test)]
 mod listener;
 #[cfg(test)]
@@ -16,3 +22,5 @@ mod streams;
 mod terms;
 #[cfg(test)]
 mod upgrades;
+#[cfg(test)]
+mod wake;

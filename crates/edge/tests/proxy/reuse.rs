@@ -12,19 +12,19 @@ use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 
 use crate::kit::{
-    LIFECYCLE, SANDBOX, Server, World, config, full, in_world, read_head, text, try_read_head,
+    LIFECYCLE, SANDBOX, Server, World, full, in_world, one_lane, read_head, text, try_read_head,
 };
 
 const OK: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 
 /// A kept connection serves every request, however slow this machine is.
 fn always_fresh() -> Config {
-    Config { fresh: Duration::MAX, ..config() }
+    Config { fresh: Duration::MAX, ..one_lane() }
 }
 
 #[tokio::test]
 async fn a_request_that_cannot_be_sent_again_does_not_take_an_old_connection() {
-    let config = Config { fresh: Duration::ZERO, ..config() };
+    let config = Config { fresh: Duration::ZERO, ..one_lane() };
     in_world(config, async |world| {
         let server = world.sandbox_http(|_request| async { Response::new(full("x")) }).await;
         world.text(server.get("/")).await;
@@ -54,7 +54,7 @@ async fn requests_one_after_another_share_a_connection() {
 
 #[tokio::test]
 async fn a_new_run_at_the_same_address_gets_connections_of_its_own() {
-    in_world(config(), async |world| {
+    in_world(one_lane(), async |world| {
         let server = world.sandbox_http(|_request| async { Response::new(full("x")) }).await;
         world.text(server.get("/")).await;
         world.withdraw(SANDBOX, LIFECYCLE);
@@ -67,7 +67,7 @@ async fn a_new_run_at_the_same_address_gets_connections_of_its_own() {
 
 #[tokio::test]
 async fn withdrawing_closes_unused_connections() {
-    in_world(config(), async |world| {
+    in_world(one_lane(), async |world| {
         let (server, closed) = answers_then_waits_for_the_end(world).await;
         world.text(server.get("/")).await;
         world.withdraw(SANDBOX, LIFECYCLE);
@@ -78,7 +78,7 @@ async fn withdrawing_closes_unused_connections() {
 
 #[tokio::test]
 async fn an_unused_connection_is_closed_after_its_time() {
-    let config = Config { upstream_idle: Duration::from_millis(20), ..config() };
+    let config = Config { upstream_idle: Duration::from_millis(20), ..one_lane() };
     in_world(config, async |world| {
         let (server, closed) = answers_then_waits_for_the_end(world).await;
         world.text(server.get("/")).await;
@@ -89,7 +89,7 @@ async fn an_unused_connection_is_closed_after_its_time() {
 
 #[tokio::test]
 async fn no_connection_is_kept_beyond_the_limit_of_all_sandboxes() {
-    let config = Config { max_idle: 0, ..config() };
+    let config = Config { max_idle: 0, ..one_lane() };
     in_world(config, async |world| {
         let (server, closed) = answers_then_waits_for_the_end(world).await;
         world.text(server.get("/")).await;
@@ -150,7 +150,7 @@ async fn answer(socket: &mut TcpStream) -> io::Result<()> {
 
 #[tokio::test]
 async fn a_kept_connection_that_dies_is_replaced_for_a_request_that_does_no_harm_twice() {
-    in_world(config(), async |world| {
+    in_world(one_lane(), async |world| {
         let server = dies_on_second(world, 1).await;
         assert_eq!(world.text(server.get("/")).await.0, 200);
         assert_eq!(world.text(server.get("/")).await.0, 200);
@@ -195,7 +195,7 @@ async fn a_request_is_sent_again_when_none_of_its_body_was() {
 
 #[tokio::test]
 async fn a_connection_that_the_sandbox_closed_while_unused_is_not_noticed_by_anyone() {
-    in_world(config(), async |world| {
+    in_world(one_lane(), async |world| {
         let server = world
             .sandbox_raw(|mut socket| async move {
                 answer(&mut socket).await.unwrap();
@@ -211,7 +211,7 @@ async fn a_connection_that_the_sandbox_closed_while_unused_is_not_noticed_by_any
 
 #[tokio::test]
 async fn many_at_once_use_many_connections_and_keep_a_few() {
-    let config = Config { max_idle_per_port: 2, ..config() };
+    let config = Config { max_idle_per_port: 2, ..one_lane() };
     in_world(config, async |world| {
         let together = Arc::new(tokio::sync::Barrier::new(8));
         let server = world

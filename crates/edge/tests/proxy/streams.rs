@@ -8,7 +8,8 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::kit::{
-    LIFECYCLE, SANDBOX, Server, TestBody, World, channel, config, full, in_world, read_head, text,
+    LIFECYCLE, SANDBOX, Server, TestBody, World, channel, config, empty, full, h2, h2_request,
+    in_world, read_head, text,
 };
 
 /// A server whose one answer is written by the test, frame by frame.
@@ -258,6 +259,28 @@ async fn a_new_run_takes_the_traffic_and_ends_the_old_runs_streams() {
         world.withdraw(SANDBOX, LIFECYCLE);
         let other = world.sandbox_http(|_request| async { Response::new(full("new")) }).await;
         assert_eq!(world.text(other.get("/")).await.2, "new");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn server_sent_events_arrive_one_by_one_over_both_protocols() {
+    in_world(config(), async |world| {
+        for over_h2 in [false, true] {
+            let (server, events) = written_by_test(world).await;
+            let mut answer = if over_h2 {
+                let uri = format!("http://{}-{SANDBOX}.localhost/", server.port);
+                h2(world).await.send_request(h2_request(uri, empty())).await.unwrap()
+            } else {
+                world.send(server.get("/")).await
+            };
+            for number in 0..3 {
+                let event = Bytes::from(format!("data: {number}\n\n"));
+                // The next event is sent only after this one has arrived.
+                events.send(event.clone()).await.unwrap();
+                assert_eq!(next(answer.body_mut()).await.unwrap(), event, "h2: {over_h2}");
+            }
+        }
     })
     .await;
 }

@@ -8,7 +8,7 @@ use axum::response::{IntoResponse as _, Response};
 use e2b_wire::NodeSandbox;
 use http::StatusCode;
 use model::{NodeId, SandboxPhase};
-use node_wire::SandboxStatus;
+use node_wire::{PausedStatus, SandboxStatus};
 use tracing::info_span;
 
 use super::{CALL_LIMIT, ask, find, not_found};
@@ -16,7 +16,7 @@ use crate::app::App;
 use crate::auth::Admin;
 use crate::http::{ApiError, NodeSandboxPath, Segment};
 
-/// Everything on the node that may still hold something, the oldest first.
+/// Everything on the node that may still hold something, and what is paused, the oldest first.
 pub(crate) async fn list(
     State(app): State<Arc<App>>,
     _: Admin,
@@ -24,8 +24,12 @@ pub(crate) async fn list(
 ) -> Result<Response, ApiError> {
     let Some((id, session)) = find(&app, &id) else { return Ok(not_found()) };
     let mut listed = ask(&id, session, CALL_LIMIT, session.api().list()).await?;
+    let paused = ask(&id, session, CALL_LIMIT, session.api().paused()).await?;
     listed.sort_by(|a, b| a.started_at.cmp(&b.started_at).then_with(|| a.id.cmp(&b.id)));
-    let listed: Vec<NodeSandbox> = listed.into_iter().map(|status| row(&id, status)).collect();
+    let mut listed: Vec<NodeSandbox> = listed.into_iter().map(|status| row(&id, status)).collect();
+    // Those whose memory is there are in the list already.
+    let files_only = paused.into_iter().filter(|paused| !paused.memory);
+    listed.extend(files_only.map(|paused| paused_row(&id, paused)));
     Ok(Json(listed).into_response())
 }
 
@@ -61,6 +65,25 @@ fn row(node: &NodeId, status: SandboxStatus) -> NodeSandbox {
     }
 }
 
+/// One of which only the files are kept: nothing of it runs.
+fn paused_row(node: &NodeId, paused: PausedStatus) -> NodeSandbox {
+    NodeSandbox {
+        sandbox_id: paused.id.to_string(),
+        lifecycle_id: paused.lifecycle.to_string(),
+        node_id: node.to_string(),
+        team_id: paused.team.to_string(),
+        template_id: paused.template.to_string(),
+        state: "paused-files".to_owned(),
+        started_at: paused.started_at.into(),
+        end_at: paused.paused_at.into(),
+        cpu_count: paused.resources.vcpus,
+        memory_mb: paused.resources.memory_mib,
+        disk_size_mb: paused.resources.disk_mib,
+        metadata: paused.metadata,
+        left: Vec::new(),
+    }
+}
+
 const fn words(phase: SandboxPhase) -> &'static str {
     match phase {
         SandboxPhase::Reserved => "reserved",
@@ -68,6 +91,7 @@ const fn words(phase: SandboxPhase) -> &'static str {
         SandboxPhase::Live => "live",
         SandboxPhase::Checkpointing => "checkpointing",
         SandboxPhase::Pausing => "pausing",
+        SandboxPhase::Paused => "paused",
         SandboxPhase::Stopping => "stopping",
         SandboxPhase::TearingDown => "tearing-down",
         SandboxPhase::Stuck => "stuck",

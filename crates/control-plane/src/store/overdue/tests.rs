@@ -26,10 +26,7 @@ async fn an_end_that_cannot_be_written_counts_and_is_written_when_it_can_be() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("store.sqlite");
     let store = Store::open(&path).await.unwrap();
-    store
-        .configure_team(&Team::default(), &e2b_wire::ApiKey::generate().hash(), now())
-        .await
-        .unwrap();
+    store.configure_team(&Team::default(), &e2b_wire::ApiKey::generate(), now()).await.unwrap();
     let id = insert(&store, "i1").await;
     store.catch_up().await.unwrap();
 
@@ -55,7 +52,7 @@ async fn what_was_not_written_when_the_program_ended_is_as_it_was_before() {
     let path = dir.path().join("store.sqlite");
     let store = Store::open(&path).await.unwrap();
     let team = Team::default();
-    store.configure_team(&team, &e2b_wire::ApiKey::generate().hash(), now()).await.unwrap();
+    store.configure_team(&team, &e2b_wire::ApiKey::generate(), now()).await.unwrap();
     let id = insert(&store, "i1").await;
     set_writable(&store, false).await;
     store.close_sandbox(&id, RowState::Starting, &End::as_asked()).await.unwrap();

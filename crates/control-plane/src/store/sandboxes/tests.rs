@@ -3,7 +3,8 @@ use std::time::Duration;
 
 use e2b_wire::{ApiKey, Timestamp};
 use model::{
-    BuildId, EndReason, LifecycleId, NodeId, Resources, SandboxId, SandboxPhase, TemplateId,
+    BuildId, EndReason, Keep, LifecycleId, NodeId, OnTimeout, Resources, SandboxId, SandboxPhase,
+    TemplateId,
 };
 use node_wire::SandboxStatus;
 use tempfile::TempDir;
@@ -11,12 +12,12 @@ use tempfile::TempDir;
 use super::{End, Inserted, Intent};
 use crate::Team;
 use crate::app::now;
-use crate::store::{RowState, SandboxRow, Store};
+use crate::store::{Paused, Resuming, RowState, SandboxRow, Store, Terms};
 
 async fn store() -> (TempDir, Store) {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::open(&dir.path().join("store.sqlite")).await.unwrap();
-    store.configure_team(&Team::default(), &ApiKey::generate().hash(), now()).await.unwrap();
+    store.configure_team(&Team::default(), &ApiKey::generate(), now()).await.unwrap();
     (dir, store)
 }
 
@@ -39,6 +40,17 @@ fn starting(id: &str) -> SandboxRow {
         created_at: now(),
         started_at: now(),
         ends_at: now().after(Duration::from_secs(60)),
+        origin: None,
+        terms: Terms {
+            on_timeout: OnTimeout::Pause(Keep::Files),
+            auto_resume: true,
+            ttl: Some(Duration::from_secs(60)),
+            env: BTreeMap::from([("K".into(), "v=1".into())]),
+        },
+        paused: None,
+        pauses: 0,
+        adopted: false,
+        revision: 0,
     }
 }
 
@@ -84,8 +96,8 @@ async fn a_row_is_read_as_it_was_written_and_only_by_its_team() {
     assert_eq!(row.resources, starting("ia").resources);
     let other = model::TeamId::parse("other").unwrap();
     assert!(store.sandbox(&other, &id).await.unwrap().is_none());
-    assert!(store.running_sandboxes(&other).await.unwrap().is_empty());
-    assert_eq!(store.running_sandboxes(&team).await.unwrap().len(), 1);
+    assert!(store.listed_sandboxes(&other).await.unwrap().is_empty());
+    assert_eq!(store.listed_sandboxes(&team).await.unwrap().len(), 1);
 }
 
 #[tokio::test]
@@ -174,6 +186,11 @@ async fn a_sandbox_without_a_record_gets_one_and_a_record_is_never_replaced() {
         state: RowState::Running,
         lifecycle: Some(LifecycleId::parse("run1").unwrap()),
         node: Some(NodeId::parse("n1").unwrap()),
+        network: Some(e2b_wire::NetworkConfig::default()),
+        terms: Terms::default(),
+        paused: Some(Paused { at, memory: true }),
+        pauses: 1,
+        adopted: true,
         ..starting("ia")
     };
     assert!(store.adopt_sandbox(&row, at).await.unwrap());
@@ -222,4 +239,33 @@ async fn released_is_what_has_ended_on_a_node_that_holds_nothing_of_it() {
     assert_eq!(released().await, ["igone"]);
     store.released_but(&mine, &[].into(), later).await.unwrap();
     assert_eq!(released().await, ["igone", "iheld"]);
+}
+
+#[tokio::test]
+async fn what_was_read_before_a_pause_and_its_end_changes_nothing_after_it() {
+    let (_dir, store) = store().await;
+    let id = insert(&store, "ia").await;
+    assert!(store.sandbox_runs(&running("ia")).await.unwrap());
+    let read = store.live_sandbox(&id).await.unwrap().unwrap();
+    let end = End { reason: End::LOST.into(), ..End::as_asked() };
+    assert!(store.begin_pause(&read).await.unwrap());
+    assert!(!store.begin_pause(&read).await.unwrap());
+    let pausing = store.live_sandbox(&id).await.unwrap().unwrap();
+    let paused = Paused { at: now(), memory: true };
+    assert!(store.heard_paused(&pausing, paused).await.unwrap());
+    let asleep = store.live_sandbox(&id).await.unwrap().unwrap();
+    assert_eq!((asleep.state, asleep.paused, asleep.pauses), (RowState::Paused, Some(paused), 1));
+    assert_eq!(store.begin_resume(&asleep, 0).await.unwrap(), Resuming::AtLimit);
+    assert_eq!(store.begin_resume(&asleep, 1).await.unwrap(), Resuming::Yes);
+    assert_eq!(store.begin_resume(&asleep, 1).await.unwrap(), Resuming::Changed);
+    let resuming = store.live_sandbox(&id).await.unwrap().unwrap();
+    assert!(!store.close_read(&asleep, &end).await.unwrap());
+    assert!(store.record_resume(&resuming, &running("ia"), now()).await.unwrap());
+    // It runs, with the same lifecycle, as it was first read: only the revision tells.
+    assert!(!store.close_read(&read, &end).await.unwrap());
+    assert!(!store.heard_paused(&read, paused).await.unwrap());
+    assert!(!store.begin_pause(&read).await.unwrap());
+    assert_eq!(state(&store, &id).await, Some(RowState::Running));
+    let read = store.live_sandbox(&id).await.unwrap().unwrap();
+    assert!(store.close_read(&read, &end).await.unwrap());
 }

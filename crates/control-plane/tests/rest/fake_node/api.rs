@@ -6,13 +6,14 @@ use std::time::{Duration, SystemTime};
 use async_trait::async_trait;
 use futures::stream::{BoxStream, unfold};
 use model::{
-    BuildId, Change, Egress, EndReason, LifecycleId, NodeId, NodeRequest, SandboxId, SandboxPhase,
-    SandboxSpec,
+    BuildId, Change, Egress, EndReason, Keep, LifecycleId, NodeId, NodeRequest, SandboxId,
+    SandboxPhase, SandboxSpec, TemplateId,
 };
 use node_wire::{
     BuildError, BuildRequest, BuildStatus, CreateError, DrainStatus, Ending, Enforcement, Expected,
-    Explanation, LeakItem, Leaks, NodeApi, NodeError, NodeEvent, NodeInfo, NodeMetrics, Processor,
-    Sample, SandboxStatus, Started, StatusError,
+    Explanation, LeakItem, Leaks, NewSnapshot, NodeApi, NodeError, NodeEvent, NodeInfo,
+    NodeMetrics, PauseError, PausedStatus, Processor, RemoveError, Resumed, Sample, SandboxStatus,
+    SnapshotStatus, Started, StatusError,
 };
 use tokio::sync::broadcast;
 
@@ -73,6 +74,11 @@ impl NodeApi for FakeNode {
         let stuck = {
             let mut state = self.state.lock();
             let stuck = state.stuck.contains(id);
+            if let Some(paused) = state.paused.remove(id)
+                && !paused.memory
+            {
+                return Ok(());
+            }
             let Some(status) = state.sandboxes.get_mut(id) else {
                 return Err(NodeError::NotFound(id.to_string()));
             };
@@ -89,10 +95,40 @@ impl NodeApi for FakeNode {
         Ok(())
     }
 
+    async fn pause(&self, id: &SandboxId, keep: Keep) -> Result<PausedStatus, PauseError> {
+        self.pause_it(id, keep).await
+    }
+
+    async fn resume(
+        &self,
+        spec: SandboxSpec,
+        keep: Keep,
+        _limit: Duration,
+    ) -> Result<Resumed, CreateError> {
+        self.resume_it(spec, keep).await
+    }
+
+    async fn paused(&self) -> Result<Vec<PausedStatus>, NodeError> {
+        self.check()?;
+        Ok(self.state.lock().paused.values().cloned().collect())
+    }
+
+    async fn snapshot(
+        &self,
+        id: &SandboxId,
+        new: NewSnapshot,
+    ) -> Result<SnapshotStatus, PauseError> {
+        self.snapshot_it(id, new).await
+    }
+
+    async fn remove_template(&self, id: &TemplateId) -> Result<(), RemoveError> {
+        self.remove_it(id)
+    }
+
     async fn set_egress(&self, id: &SandboxId, egress: Egress) -> Result<(), NodeError> {
         self.check()?;
         let mut state = self.state.lock();
-        if !state.sandboxes.contains_key(id) {
+        if state.sandboxes.get(id).is_none_or(|status| status.phase != SandboxPhase::Live) {
             return Err(NodeError::NotFound(id.to_string()));
         }
         state.rules.push((id.clone(), egress));
@@ -103,7 +139,8 @@ impl NodeApi for FakeNode {
         self.check()?;
         let over = {
             let mut state = self.state.lock();
-            let Some(status) = state.sandboxes.get_mut(id) else {
+            let status = state.sandboxes.get_mut(id);
+            let Some(status) = status.filter(|status| status.phase == SandboxPhase::Live) else {
                 return Err(NodeError::NotFound(id.to_string()));
             };
             status.ends_at = ends_at;
@@ -154,6 +191,7 @@ impl NodeApi for FakeNode {
             disk_total_bytes: 1 << 30,
             disk_used_bytes: 1 << 20,
         };
+        self.sampled.send_modify(|sampled| *sampled += 1);
         Ok(vec![sample(1_700_000_000), sample(1_700_000_010)])
     }
 
