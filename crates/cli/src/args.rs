@@ -1,5 +1,11 @@
 //! The command line.
 
+mod inside;
+mod teams;
+
+pub(crate) use inside::{Around, As, Cp, Exec, Logs, Shell};
+pub(crate) use teams::{Key, Limit, Limits, OfTeam, Team};
+
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -29,15 +35,23 @@ pub(crate) enum Command {
     Doctor(Output),
     /// List what a service holds on this host that no live sandbox owns
     Leaks(Output),
-    /// Look at the nodes of a running service, and empty them
-    Node {
-        #[command(subcommand)]
-        command: Node,
-    },
-    /// Look at the sandboxes of a running service, and end them
+    /// Look at the nodes of a running service, empty them, and hand one over to this program
+    #[command(arg_required_else_help = true)]
+    Node(Nodes),
+    /// Look at the sandboxes of a running service, run programs in them, pause, copy and end them
     Sandbox {
         #[command(subcommand)]
         command: Sandbox,
+    },
+    /// Look at the teams of a running service, make them, and set what each may have
+    Team {
+        #[command(subcommand)]
+        command: Team,
+    },
+    /// Look at the API keys of a team, make them, and take them back
+    Key {
+        #[command(subcommand)]
+        command: Key,
     },
     /// Remove everything a service has made on this host, its data directory included; 2 is the
     /// exit code when something is left
@@ -54,7 +68,22 @@ pub(crate) struct Up {
     /// Take the place of the service that runs in the data directory, with its sockets and its
     /// sandboxes; start as usual if none does
     #[arg(long)]
-    pub(crate) handover: bool,
+    handover: bool,
+}
+
+impl Up {
+    pub(crate) fn succession(self) -> Succession {
+        if self.handover { Succession::IfThere } else { Succession::No }
+    }
+}
+
+/// Whether a service takes the place of the one that runs in the data directory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Succession {
+    No,
+    IfThere,
+    /// There must be one.
+    Must,
 }
 
 #[derive(Debug, Clone, Copy, Args)]
@@ -85,8 +114,42 @@ pub(crate) struct Config {
     pub(crate) check: bool,
 }
 
+#[derive(Debug, Args)]
+pub(crate) struct Nodes {
+    /// As `node handover`
+    #[arg(long)]
+    handover: bool,
+    #[command(subcommand)]
+    command: Option<Node>,
+}
+
+impl Nodes {
+    /// What is asked for, if it is one thing.
+    ///
+    /// # Errors
+    /// It is none, or two.
+    pub(crate) fn into_command(self) -> Result<Node, &'static str> {
+        match (self.handover, self.command) {
+            (true, None) => Ok(Node::Handover),
+            (false, Some(command)) => Ok(command),
+            (true, Some(_)) => Err("--handover is a command of its own; leave out the other"),
+            (false, None) => Err("say what to do with the nodes; see `cofferdam node --help`"),
+        }
+    }
+}
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum Node {
+    /// Serve in the place of the service that runs in the data directory, with its sockets and its
+    /// sandboxes: as `up --handover`, and fails where none runs
+    Handover,
+    #[command(flatten)]
+    Asking(NodeAsking),
+}
+
+/// What the API of a running service is asked for.
+#[derive(Debug, Subcommand)]
+pub(crate) enum NodeAsking {
     /// List the nodes
     Ls(Output),
     /// Show what runs on a node and how its drain gets on
@@ -162,8 +225,69 @@ pub(crate) enum Sandbox {
         #[command(flatten)]
         output: Output,
     },
+    /// Pause one: it keeps what it has and is not reachable until somebody lets it go on
+    Pause {
+        /// Its id
+        #[arg(value_name = "ID", value_parser = sandbox_id)]
+        id: SandboxId,
+        /// Keep its files only: what runs in it ends
+        #[arg(long)]
+        files_only: bool,
+    },
+    /// Let a paused one go on
+    Resume(Resume),
+    /// Keep the files of one that runs, as a template of its team
+    Snapshot {
+        /// Its id
+        #[arg(value_name = "ID", value_parser = sandbox_id)]
+        id: SandboxId,
+        /// The name of the template, with a tag if it has one: NAME or NAME:TAG
+        #[arg(long)]
+        name: Option<String>,
+    },
+    /// Start copies of one that runs, of its files and its settings; 3 is the exit code when not
+    /// all could be started
+    Fork(Fork),
+    /// Run a program in one, with the exit code of the program; 125 when it could not be run, or its
+    /// end was not seen
+    Exec(Exec),
+    /// Open a shell in one, on this terminal
+    Shell(Shell),
+    /// Copy files and directories into one, or out of it; 3 is the exit code when something was left
+    /// out
+    Cp(Cp),
+    /// Show what the service has logged of one, also after its end, as long as its record is kept
+    Logs(Logs),
     /// End one, and wait until all it held is released; 3 is the exit code when something is left
     Kill(Kill),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Resume {
+    /// Its id
+    #[arg(value_name = "ID", value_parser = sandbox_id)]
+    pub(crate) id: SandboxId,
+    /// How long it runs from now
+    #[arg(long, value_name = "TIME", value_parser = time, default_value = "300s")]
+    pub(crate) timeout: Duration,
+    /// Start it anew from its files, even if what ran in it is kept
+    #[arg(long)]
+    pub(crate) files_only: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Fork {
+    /// Its id
+    #[arg(value_name = "ID", value_parser = sandbox_id)]
+    pub(crate) id: SandboxId,
+    /// How many
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub(crate) count: u32,
+    /// How long they run from now
+    #[arg(long, value_name = "TIME", value_parser = time, default_value = "300s")]
+    pub(crate) timeout: Duration,
+    #[command(flatten)]
+    pub(crate) output: Output,
 }
 
 #[derive(Debug, Args)]
@@ -180,7 +304,7 @@ pub(crate) struct Kill {
 }
 
 /// The id, also as older clients write it: with the client's own after it.
-fn sandbox_id(text: &str) -> Result<SandboxId, String> {
+pub(crate) fn sandbox_id(text: &str) -> Result<SandboxId, String> {
     let id = e2b_wire::parse_sandbox_path(text).map_err(|error| error.to_string())?;
     SandboxId::parse(id).map_err(|error| error.to_string())
 }

@@ -34,6 +34,8 @@ pub(crate) struct Api {
     token: Secret,
     /// Of the team whose sandboxes are asked about; only users' calls need it.
     key: Option<Secret>,
+    /// The team to act for, instead of that of the key.
+    team: Option<String>,
     /// The connections of calls under way.
     connections: TaskGroup,
 }
@@ -85,7 +87,34 @@ impl Api {
                 (url, token.map_or(file.admin_token, Secret::new), key.or(Some(file.api_key)))
             }
         };
-        Ok(Self { authority: authority(&url)?, token, key, connections: TaskGroup::default() })
+        Ok(Self {
+            authority: authority(&url)?,
+            token,
+            key,
+            team: None,
+            connections: TaskGroup::default(),
+        })
+    }
+
+    /// The same API, acting for this team as its operator.
+    pub(crate) fn as_team(&self, team: &str) -> Self {
+        Self {
+            authority: self.authority.clone(),
+            token: Secret::new(self.token.expose().to_owned()),
+            key: None,
+            team: Some(team.to_owned()),
+            connections: self.connections.clone(),
+        }
+    }
+
+    /// Its host and port.
+    pub(crate) fn authority(&self) -> &str {
+        &self.authority
+    }
+
+    /// The group of all connections made for one command.
+    pub(crate) fn connections(&self) -> &TaskGroup {
+        &self.connections
     }
 
     /// # Errors
@@ -96,6 +125,25 @@ impl Api {
         self.understood(&body)
     }
 
+    /// A request with a body that is answered when what it asks for is done: with a body, or with
+    /// nothing, which is read as `null`.
+    ///
+    /// Cancel safety: what it asks for goes on.
+    ///
+    /// # Errors
+    /// See [`CallError`].
+    pub(crate) async fn change<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &impl Serialize,
+    ) -> Result<T, CallError> {
+        let foreign = |source| CallError::Foreign { authority: self.authority.clone(), source };
+        let body = serde_json::to_vec(body).map_err(foreign)?;
+        let response = self.send(Method::POST, path, body.into(), END_LIMIT).await?;
+        let body = self.whole(response).await?;
+        self.understood(if body.is_empty() { b"null" } else { &body })
+    }
+
     /// A POST that is answered without a body.
     ///
     /// # Errors
@@ -104,6 +152,23 @@ impl Api {
         let foreign = |source| CallError::Foreign { authority: self.authority.clone(), source };
         let body = serde_json::to_vec(body).map_err(foreign)?;
         self.send(Method::POST, path, body.into(), HEAD_LIMIT).await.map(drop)
+    }
+
+    /// A request with a body that is answered with one.
+    ///
+    /// # Errors
+    /// See [`CallError`].
+    pub(crate) async fn ask<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        body: &impl Serialize,
+    ) -> Result<T, CallError> {
+        let foreign = |source| CallError::Foreign { authority: self.authority.clone(), source };
+        let body = serde_json::to_vec(body).map_err(foreign)?;
+        let response = self.send(method, path, body.into(), HEAD_LIMIT).await?;
+        let body = self.whole(response).await?;
+        self.understood(&body)
     }
 
     /// A DELETE that is answered without a body, when what it ends has ended.
@@ -170,6 +235,9 @@ impl Api {
             .header(http::header::HOST, &self.authority)
             .header(http::header::CONTENT_TYPE, "application/json")
             .header("x-admin-token", self.token.expose());
+        if let Some(team) = &self.team {
+            request = request.header("x-team-id", team);
+        }
         if let Some(key) = &self.key {
             request = request.header("x-api-key", key.expose());
         }

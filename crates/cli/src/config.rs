@@ -99,6 +99,9 @@ pub(crate) struct Config {
     pub(crate) network_dns: Choice<Dns>,
     pub(crate) team_max_sandboxes: u32,
     pub(crate) team_max_lifetime: Duration,
+    /// Calls a second; `None`: as many as can be answered.
+    pub(crate) team_rate: Option<f64>,
+    pub(crate) team_rate_burst: u32,
     pub(crate) timeout_start: Duration,
     pub(crate) timeout_stop: Duration,
     pub(crate) timeout_clients: Duration,
@@ -211,6 +214,8 @@ impl Config {
         let network_dns = read.value("network.dns", value::auto_or(value::dns));
         let team_max_sandboxes = read.value("team.max_sandboxes", value::number(1, MAX_SANDBOXES));
         let team_max_lifetime = read.value("team.max_lifetime", value::time(MINUTE, YEAR));
+        let team_rate = read.value("team.rate", value::off_or(value::per_second));
+        let team_rate_burst = read.value("team.rate_burst", value::number(1, 1_000_000));
         let timeout_start = read.value("timeouts.start", value::time(SECOND, 10 * MINUTE));
         let timeout_stop = read.value("timeouts.stop", value::time(SECOND, 10 * MINUTE));
         let timeout_clients =
@@ -240,6 +245,8 @@ impl Config {
             network_dns: network_dns?,
             team_max_sandboxes: team_max_sandboxes?,
             team_max_lifetime: team_max_lifetime?,
+            team_rate: team_rate?,
+            team_rate_burst: team_rate_burst?,
             timeout_start: timeout_start?,
             timeout_stop: timeout_stop?,
             timeout_clients: timeout_clients?,

@@ -3,6 +3,7 @@
 //! Reads the configuration, starts what the command names, and turns the outcome into an exit
 //! code. What the services do is in their crates.
 
+mod agent;
 mod args;
 mod client;
 mod commands;
@@ -20,10 +21,11 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Context;
-use args::{Cli, Command};
+use args::{Cli, Command, Succession};
 use clap::Parser;
 use config::{Config, Loaded};
 use host::Faults;
+use sockets::Passed;
 use supervisor::Supervisor;
 
 /// How long threads that block may take after everything else has ended. One that hangs, as on a
@@ -49,30 +51,59 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     let loaded = Config::load(&inputs)?;
     match cli.command {
         Command::Config(options) => commands::config::run(&loaded, options),
-        Command::Up(options) => {
-            let config = logged(loaded)?;
-            let driver = commands::up::choose_driver(&config)?;
-            tracing::debug!(driver = driver.as_str(), "driver chosen");
-            // Threads that exist already would stay outside, so before there are any.
-            let view = host::view::enter().context("make a private view of the file system")?;
-            let faults = faults(&env)?;
-            let supervisor = Supervisor::from_env(&env);
-            let given = commands::up::Given { supervisor, passed, faults, options };
-            block_on(commands::up::run(config, view, given))
-        }
+        Command::Up(options) => up(loaded, &env, passed, options.succession()),
         Command::Doctor(output) => block_on(commands::doctor::run(&logged(loaded)?, output)),
         Command::Leaks(output) => block_on(commands::leaks::run(&logged(loaded)?, output)),
-        Command::Node { command } => {
-            let api = client::Api::find(&env, &logged(loaded)?.data_dir)?;
-            block_on(commands::node::run(&api, command))
-        }
+        Command::Node(options) => match options.into_command().map_err(anyhow::Error::msg)? {
+            args::Node::Handover => up(loaded, &env, passed, Succession::Must),
+            args::Node::Asking(command) => {
+                let api = client::Api::find(&env, &logged(loaded)?.data_dir)?;
+                block_on(commands::node::run(&api, command))
+            }
+        },
         Command::Sandbox { command } => {
             let api = client::Api::find(&env, &logged(loaded)?.data_dir)?;
-            block_on(commands::sandbox::run(&api, command))
+            let term = said(&env, "TERM");
+            block_on(commands::sandbox::run(&api, command, term))
+        }
+        Command::Team { command } => {
+            let api = client::Api::find(&env, &logged(loaded)?.data_dir)?;
+            block_on(commands::team::run(&api, command))
+        }
+        Command::Key { command } => {
+            let api = client::Api::find(&env, &logged(loaded)?.data_dir)?;
+            block_on(commands::key::run(&api, command))
         }
         Command::Uninstall(options) => commands::uninstall::run(&logged(loaded)?, options),
         Command::Images { command } => block_on(commands::images::run(&logged(loaded)?, command)),
     }
+}
+
+/// A variable of the environment that is text.
+fn said(env: &[(OsString, OsString)], name: &str) -> Option<String> {
+    let (_, value) = env.iter().find(|(key, _)| key == name)?;
+    value.to_str().map(str::to_owned)
+}
+
+/// Becomes a service.
+fn up(
+    loaded: Loaded,
+    env: &[(OsString, OsString)],
+    passed: Passed,
+    succession: Succession,
+) -> anyhow::Result<ExitCode> {
+    let config = logged(loaded)?;
+    let driver = commands::up::choose_driver(&config)?;
+    tracing::debug!(driver = driver.as_str(), "driver chosen");
+    // Threads that exist already would stay outside, so before there are any.
+    let view = host::view::enter().context("make a private view of the file system")?;
+    let given = commands::up::Given {
+        supervisor: Supervisor::from_env(env),
+        passed,
+        faults: faults(env)?,
+        succession,
+    };
+    block_on(commands::up::run(config, view, given))
 }
 
 /// Where a service that was built for tests is to fail.

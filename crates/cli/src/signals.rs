@@ -1,6 +1,14 @@
 use anyhow::Context;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+/// One of [`Signals`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Which {
+    Interrupt,
+    Terminate,
+    Hangup,
+}
+
 /// The signals that ask a program to stop.
 #[derive(Debug)]
 pub(crate) struct Signals {
@@ -30,6 +38,13 @@ impl Signals {
     ///
     /// Cancel safety: yes.
     pub(crate) async fn next(&mut self) {
+        self.which().await;
+    }
+
+    /// The same, and which one it is.
+    ///
+    /// Cancel safety: yes.
+    pub(crate) async fn which(&mut self) -> Which {
         let hangup = async {
             match &mut self.hangup {
                 Some(hangup) => hangup.recv().await,
@@ -37,9 +52,9 @@ impl Signals {
             }
         };
         tokio::select! {
-            _ = self.interrupt.recv() => {}
-            _ = self.terminate.recv() => {}
-            _ = hangup => {}
+            _ = self.interrupt.recv() => Which::Interrupt,
+            _ = self.terminate.recv() => Which::Terminate,
+            _ = hangup => Which::Hangup,
         }
     }
 }

@@ -24,21 +24,21 @@ use view::View;
 /// The exit code when something is there that should be gone.
 const LEFT: u8 = 3;
 
-pub(crate) async fn run(api: &Api, command: args::Node) -> anyhow::Result<ExitCode> {
+pub(crate) async fn run(api: &Api, command: args::NodeAsking) -> anyhow::Result<ExitCode> {
     match command {
-        args::Node::Ls(output) => list(api, output).await,
-        args::Node::Status { node, watch: true, output, .. } => {
+        args::NodeAsking::Ls(output) => list(api, output).await,
+        args::NodeAsking::Status { node, watch: true, output, .. } => {
             watch(api, &the(api, node).await?, output).await
         }
-        args::Node::Status { node, ready, output, .. } => {
+        args::NodeAsking::Status { node, ready, output, .. } => {
             let node = the(api, node).await?;
             let document: NodeDrain = known(&node, api.get(&drain_path(&node)).await)?;
             View::new(output).last(&document)?;
             let fails = ready && !document.accepting;
             Ok(if fails { ExitCode::FAILURE } else { ExitCode::SUCCESS })
         }
-        args::Node::Drain(options) => drain::run(api, options).await,
-        args::Node::Leaks { node, output } => {
+        args::NodeAsking::Drain(options) => drain::run(api, options).await,
+        args::NodeAsking::Leaks { node, output } => {
             let found = leaks(api, &the(api, node).await?).await?;
             if output.json {
                 say::answer(&serde_json::to_string_pretty(&found)?)?;

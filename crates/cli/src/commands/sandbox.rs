@@ -1,7 +1,15 @@
-//! `cofferdam sandbox`: what the nodes have, whosever it is, and its end, through the API.
+//! `cofferdam sandbox`: what the nodes have, whosever it is, what is done inside, its pauses, copies and
+//! its end, through the API and the guest agent.
 
+mod cp;
+mod exec;
 mod explain;
+mod inside;
 mod kill;
+mod logs;
+mod pause;
+mod running;
+mod shell;
 mod text;
 
 use std::process::ExitCode;
@@ -20,11 +28,24 @@ const LEFT: u8 = 3;
 /// The exit code when no node has it, or no record is kept of it.
 const UNKNOWN: u8 = 4;
 
-pub(crate) async fn run(api: &Api, command: args::Sandbox) -> anyhow::Result<ExitCode> {
+/// `term` is what kind of terminal this is.
+pub(crate) async fn run(
+    api: &Api,
+    command: args::Sandbox,
+    term: Option<String>,
+) -> anyhow::Result<ExitCode> {
     match command {
         args::Sandbox::Ls(output) => list(api, output).await,
         args::Sandbox::Info { id, output } => info(api, &id, output).await,
         args::Sandbox::Explain { id, output } => explain::run(api, &id, output).await,
+        args::Sandbox::Pause { id, files_only } => pause::pause(api, &id, files_only).await,
+        args::Sandbox::Resume(options) => pause::resume(api, &options).await,
+        args::Sandbox::Snapshot { id, name } => pause::snapshot(api, &id, name).await,
+        args::Sandbox::Fork(options) => pause::fork(api, &options).await,
+        args::Sandbox::Exec(options) => Ok(exec::run(api, &options).await),
+        args::Sandbox::Shell(options) => Ok(shell::run(api, &options, term).await),
+        args::Sandbox::Cp(options) => cp::run(api, &options).await,
+        args::Sandbox::Logs(options) => logs::run(api, &options).await,
         args::Sandbox::Kill(options) => kill::run(api, &options).await,
     }
 }

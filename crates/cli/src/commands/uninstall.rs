@@ -3,6 +3,7 @@
 mod files;
 mod report;
 
+use std::fs;
 use std::io::{self, BufRead, IsTerminal};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -94,10 +95,11 @@ fn is_confirmed(dir: &Path, keep_images: bool) -> anyhow::Result<bool> {
         dir.display()
     );
     say::remark(&format!(
-        "This ends {} sandboxes, and removes all records and credentials in {}{}.\nType yes to go \
-         on:",
+        "This ends {} sandboxes, and removes all records and credentials in {}, with {} paused \
+         sandboxes{}.\nType yes to go on:",
         lifecycle_ids(&lifecycles(dir))?.len(),
         dir.display(),
+        fs::read_dir(dir.join("node").join("paused")).map_or(0, Iterator::count),
         if keep_images { "" } else { ", and all templates" }
     ));
     let mut answer = String::new();

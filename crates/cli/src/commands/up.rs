@@ -38,7 +38,7 @@ use self::outcome::Outcome;
 use self::rpc::Rpc;
 use self::start::Start;
 use self::stop::{Cause, patience, stop};
-use crate::args;
+use crate::args::Succession;
 use crate::commands::images as templates;
 use crate::config::Config;
 use crate::credentials::{Addresses, Credentials};
@@ -59,7 +59,7 @@ pub(crate) struct Given {
     pub(crate) supervisor: Supervisor,
     pub(crate) passed: Passed,
     pub(crate) faults: Faults,
-    pub(crate) options: args::Up,
+    pub(crate) succession: Succession,
 }
 
 /// Serves until a signal, and then until what runs has ended, or is to be ended.
@@ -67,10 +67,10 @@ pub(crate) struct Given {
 /// # Errors
 /// It could not start. What had been started is stopped again.
 pub(crate) async fn run(config: Config, view: View, given: Given) -> anyhow::Result<ExitCode> {
-    let Given { supervisor, passed, faults, options } = given;
+    let Given { supervisor, passed, faults, succession } = given;
     let mut helm = Helm::take(supervisor)?;
-    let (passed, before) = match options.handover.then(|| handover::ask(&config.data_dir)) {
-        Some(asked) => asked?.map_or((passed, None), |given| (given.passed, Some(given.by))),
+    let (passed, before) = match predecessor(&config, succession)? {
+        Some(given) => (given.passed, Some(given.by)),
         None => (passed, None),
     };
     let sockets = Sockets::open(config.listen, config.node_listen, passed)?;
@@ -103,6 +103,20 @@ pub(crate) async fn run(config: Config, view: View, given: Given) -> anyhow::Res
         Start::Refused(code) => return Ok(ExitCode::from(code)),
     };
     Ok(outcome.tell())
+}
+
+/// Asks the service before this one for its sockets, if it is to be followed.
+fn predecessor(config: &Config, succession: Succession) -> anyhow::Result<Option<handover::Given>> {
+    if succession == Succession::No {
+        return Ok(None);
+    }
+    let given = handover::ask(&config.data_dir)?;
+    anyhow::ensure!(
+        given.is_some() || succession == Succession::IfThere,
+        "no service runs in {}, or it is still starting; `cofferdam up` starts one",
+        config.data_dir.display()
+    );
+    Ok(given)
 }
 
 /// The sockets as what serves them wants them.
@@ -154,6 +168,7 @@ impl Front {
             Arc::clone(&edge) as Arc<dyn Routes>,
         )
         .await?;
+        edge.set_waker(control_plane.waker());
         let rpc = node_listener.map(|listener| {
             Rpc::start(listener, Arc::clone(node) as Arc<dyn NodeApi>, &credentials)
         });

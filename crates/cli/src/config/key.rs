@@ -153,6 +153,18 @@ pub(crate) const KEYS: &[Key] = &[
         "How long a sandbox may live at most",
     ),
     key(
+        "team.rate",
+        "off",
+        "`off`, or how many a second, a minute or an hour, such as 20/s or 600/m",
+        "How often one team may call one endpoint of the API",
+    ),
+    key(
+        "team.rate_burst",
+        "100",
+        "a number from 1 to 1000000",
+        "How many of those calls may come at once after a pause",
+    ),
+    key(
         "timeouts.start",
         "30s",
         "a time from 1s to 10m, such as 30s",

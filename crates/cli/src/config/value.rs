@@ -84,6 +84,14 @@ pub(crate) fn duration(text: &str) -> Option<Duration> {
     }
 }
 
+/// So many a second or a minute: `20/s`, `600/m`. How many that is a second.
+pub(super) fn per_second(text: &str) -> Option<f64> {
+    let (number, unit) = text.split_once('/')?;
+    let number: u32 = number.parse().ok().filter(|number| (1..=1_000_000).contains(number))?;
+    let seconds = one_of(&[("s", 1.0), ("m", 60.0), ("h", 3600.0)], unit)?;
+    Some(f64::from(number) / seconds)
+}
+
 pub(super) fn patience(text: &str) -> Option<Patience> {
     match text {
         "auto" => Some(Patience::Auto),
@@ -116,7 +124,7 @@ pub(super) fn dns(text: &str) -> Option<Dns> {
 mod tests {
     use std::time::Duration;
 
-    use super::{dns, host, network, size_mib, time};
+    use super::{dns, host, network, per_second, size_mib, time};
 
     #[test]
     fn sizes_and_times_need_a_unit_and_stay_in_range() {
@@ -133,6 +141,16 @@ mod tests {
             ["2m", "0s", "1", "1.5s", "s", "", "1s2", "1 s", "-1s", "18446744073709551615h"];
         for text in wrong {
             assert_eq!(minute(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_rate_is_a_number_and_a_unit_of_time() {
+        for (text, rate) in [("20/s", 20.0), ("600/m", 10.0), ("3600/h", 1.0)] {
+            assert_eq!(per_second(text), Some(rate), "{text}");
+        }
+        for text in ["", "20", "0/s", "-1/s", "1.5/s", "1/d", "1/ s", "2000000/s"] {
+            assert_eq!(per_second(text), None, "{text}");
         }
     }
 

@@ -175,3 +175,51 @@ fn killed_again_and_again_it_loses_nothing() {
     assert_eq!(service.end().0, 0);
     assert_eq!(leaked(data.path()), json!([]));
 }
+
+/// How a service is made to leave its sandboxes to the next one.
+#[derive(Debug, Clone, Copy)]
+enum Way {
+    /// By a signal; the next one comes when it has ended.
+    Signal,
+    /// By the next one, which waits for it.
+    Handover,
+}
+
+#[test]
+fn killed_at_any_point_of_leaving_the_next_one_has_what_was_there() {
+    let Some(_turn) = turn() else { return };
+    let data = data_dir();
+    let mut last = Service::start(data.path(), &[]);
+    let stays = last.create();
+    let pid = guest::start(last.address, &stays, "while :; do sleep 1; done");
+    for way in [Way::Signal, Way::Handover] {
+        for point in node::LEAVE_POINTS {
+            let case = format!("{way:?} {point}");
+            last.crash();
+            let faults = format!("{point}=kill");
+            let leaves = ["--shutdown-leave", "always"];
+            let mut leaving =
+                Service::start_with(data.path(), &leaves, &[("COFFERDAM_FAULTS", &faults)]);
+            assert!(leaving.reaches(&stays), "{case}");
+            last = match way {
+                Way::Signal => {
+                    leaving.signal(Signal::TERM);
+                    leaving.killed(&case);
+                    Service::start(data.path(), &[])
+                }
+                Way::Handover => {
+                    let next = Service::start(data.path(), &["--handover"]);
+                    leaving.killed(&case);
+                    next
+                }
+            };
+            has_exactly(&last, &[&stays], &case);
+        }
+    }
+    let said = guest::run(last.address, &stays, &format!("kill -0 {pid} && echo it is there"));
+    // "it is there\n"
+    assert!(said.contains("aXQgaXMgdGhlcmUK"), "{said}");
+    last.kill(&stays);
+    last.finish();
+    assert_eq!(leaked(data.path()), json!([]));
+}

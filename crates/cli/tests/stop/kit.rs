@@ -128,7 +128,11 @@ impl Service {
     }
 
     fn piped(data: &Path, args: &[&str], env: &[(&str, &str)]) -> Self {
-        let mut child = Self::command(data, args)
+        Self::launch(Self::command(data, args), data, env)
+    }
+
+    fn launch(mut command: Command, data: &Path, env: &[(&str, &str)]) -> Self {
+        let mut child = command
             .envs(env.iter().copied())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -158,10 +162,22 @@ impl Service {
         service
     }
 
+    /// Starts one by other words than `up`, and waits until it serves.
+    pub(crate) fn start_as(words: &[&str], data: &Path) -> Self {
+        let mut service = Self::launch(Self::command_as(words, data, &[]), data, &[]);
+        service.wait_ready();
+        service
+    }
+
     fn command(data: &Path, args: &[&str]) -> Command {
+        Self::command_as(&["up"], data, args)
+    }
+
+    fn command_as(words: &[&str], data: &Path, args: &[&str]) -> Command {
         let mut command = command(BINARY);
         command
-            .args(["up", "--listen", "127.0.0.1:0", "--log", "error", "--envd"])
+            .args(words)
+            .args(["--listen", "127.0.0.1:0", "--log", "error", "--envd"])
             .arg(testkit::agent())
             .args(["--warm-slots", "1", "--data-dir"])
             .arg(data)
@@ -373,7 +389,21 @@ impl Client {
 
     /// The same about sandboxes: its exit code, standard output and standard error.
     pub(crate) fn sandbox(&self, args: &[&str]) -> (i32, String, String) {
-        let Output { status, stdout, stderr } = self.about_sandboxes(args).output().unwrap();
+        self.told(self.about_sandboxes(args))
+    }
+
+    /// The same about teams.
+    pub(crate) fn team(&self, args: &[&str]) -> (i32, String, String) {
+        self.told(self.command_of("team", args))
+    }
+
+    /// The same about keys.
+    pub(crate) fn key(&self, args: &[&str]) -> (i32, String, String) {
+        self.told(self.command_of("key", args))
+    }
+
+    fn told(&self, mut command: Command) -> (i32, String, String) {
+        let Output { status, stdout, stderr } = command.output().unwrap();
         let text = |bytes| String::from_utf8(bytes).unwrap();
         (status.code().unwrap(), text(stdout), text(stderr))
     }
@@ -470,9 +500,13 @@ pub(crate) fn said(output: &Output) -> String {
     text(&output.stdout) + &text(&output.stderr)
 }
 
+/// What `cofferdam leaks` tells of the service of `data`, and its exit code.
+pub(crate) fn census(data: &Path) -> (i32, Value) {
+    let told = command(BINARY).args(["leaks", "--json", "--data-dir"]).arg(data).output().unwrap();
+    (told.status.code().unwrap(), serde_json::from_slice(&told.stdout).unwrap())
+}
+
 /// What of the service of `data` nobody owns.
 pub(crate) fn leaked(data: &Path) -> Value {
-    let told = command(BINARY).args(["leaks", "--json", "--data-dir"]).arg(data).output().unwrap();
-    let report: Value = serde_json::from_slice(&told.stdout).unwrap();
-    report["leaked"].clone()
+    census(data).1["leaked"].take()
 }

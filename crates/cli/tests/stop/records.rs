@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use crate::kit::{Service, command, data_dir, leaked, list, looks, turn};
 
 /// The lifecycle directory of sandbox `id`.
-fn lifecycle_of(data: &Path, id: &str) -> PathBuf {
+pub(crate) fn lifecycle_of(data: &Path, id: &str) -> PathBuf {
     let lifecycles = fs::read_dir(data.join("node/lifecycles")).unwrap();
     let mut lifecycles = lifecycles.map(|entry| entry.unwrap().path());
     lifecycles.find(|path| record_in(path)["sandbox"] == id).unwrap()

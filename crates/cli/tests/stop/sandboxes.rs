@@ -140,3 +140,41 @@ fn a_time_goes_with_trying_again_and_ids_are_looked_at_before_anybody_is_asked()
     let (code, told) = run(&["ls"]);
     assert!(code == 1 && told.contains("no service was ever started on "), "{told}");
 }
+
+#[test]
+fn one_is_paused_resumed_and_copied_by_its_operator() {
+    let Some(_turn) = turn() else { return };
+    let data = data_dir();
+    let service = Service::start(data.path(), &[]);
+    let id = service.create();
+    let state = || listed(&service)[0]["state"].clone();
+    let run = |words: &[&str]| {
+        let (code, told, complaint) = service.sandbox(words);
+        assert_eq!((code, complaint.as_str()), (0, ""), "{words:?} {told}");
+        told
+    };
+    for (flags, paused) in [(&[][..], "paused"), (&["--files-only"][..], "paused-files")] {
+        let words = [&["pause", &id][..], flags].concat();
+        assert_eq!(run(&words), format!("sandbox {id} is paused\n"));
+        assert_eq!(state(), paused);
+        assert!(run(&["info", &id]).contains("not while it is paused"));
+        let (code, _, complaint) = service.sandbox(&["pause", &id]);
+        assert_eq!(code, 1);
+        assert!(complaint.contains("is paused already"), "{complaint}");
+        assert_eq!(run(&["resume", &id, "--timeout", "90s"]), format!("sandbox {id} runs\n"));
+        assert_eq!(state(), "live");
+    }
+    assert_eq!(run(&["snapshot", &id, "--name", "kept:v1"]), "default/kept:v1\n");
+    let copies = run(&["fork", &id, "--count", "2"]);
+    assert_eq!(copies.lines().count(), 2, "{copies}");
+    assert_eq!(listed(&service).as_array().unwrap().len(), 3);
+    let (status, templates) = service.api("GET", "/templates", &Value::Null);
+    assert!(status == 200 && !templates.contains("kept"), "{templates}");
+    let ids: Vec<String> = copies.lines().map(str::to_owned).chain([id]).collect();
+    for id in &ids {
+        run(&["kill", id]);
+    }
+    let (code, _, complaint) = service.sandbox(&["pause", "inever"]);
+    assert_eq!(code, 4, "{complaint}");
+    stop(service);
+}

@@ -183,7 +183,7 @@ impl OnNode {
 }
 
 /// Programs of its user may have written it: it does nothing to a terminal.
-fn harmless(text: &str) -> String {
+pub(super) fn harmless(text: &str) -> String {
     let shown = |c: char| match c {
         c if c.is_control() => c.escape_debug().to_string(),
         c => c.to_string(),

@@ -8,6 +8,8 @@ use e2b_wire::{NodeSandbox, Timestamp};
 use crate::say::{self, span};
 
 const LIVE: &str = "live";
+/// With its processes, or its files alone.
+const PAUSED: &str = "paused";
 
 /// One line each.
 pub(super) fn table(sandboxes: &[NodeSandbox], now: SystemTime) -> String {
@@ -33,6 +35,8 @@ pub(super) fn block(sandbox: &NodeSandbox, now: SystemTime) -> String {
         Some(left) => format!("{}, in {}", sandbox.end_at, span(left)),
         None => sandbox.end_at.to_string(),
     };
+    let ends =
+        if sandbox.state.starts_with(PAUSED) { "not while it is paused".to_owned() } else { ends };
     let NodeSandbox { cpu_count, memory_mb, disk_size_mb, .. } = sandbox;
     let mut rows = vec![
         row("id", sandbox.sandbox_id.clone()),
@@ -118,6 +122,16 @@ ID    STATE  AGE    ENDS IN  NODE  TEMPLATE  LEFT
 ione  live   1m05s  5m00s    n     base
 itwo  stuck  1m05s  -        n     base      mounts: busy; files: in the way";
         assert_eq!(table(&[live(), stuck()], now()), expected);
+    }
+
+    #[test]
+    fn the_time_of_one_that_is_paused_stands_still() {
+        for state in ["paused", "paused-files"] {
+            let sandbox = NodeSandbox { state: state.into(), ..live() };
+            let text = block(&sandbox, now());
+            assert!(text.contains("ends       not while it is paused"), "{text}");
+            assert!(table(&[sandbox], now()).contains(&format!("{state}  1m05s  -")));
+        }
     }
 
     #[test]

@@ -5,8 +5,11 @@ use std::ffi::OsStr;
 use std::fs;
 use std::io;
 use std::path::Path;
+use std::time::Duration;
 
+use host::files::remove_tree;
 use images::Store;
+use lifecycle::Budget;
 
 use super::report::Report;
 
@@ -23,6 +26,8 @@ const FILES: [&str; 8] = [
 ];
 const IMAGES: &str = "images";
 const NODE: &str = "node";
+/// What a paused sandbox has written may be large.
+const PAUSED_LIMIT: Duration = Duration::from_secs(120);
 /// Held by whoever removes the others.
 const LOCK: &str = "node.lock";
 /// Every new ext4 file system has one.
@@ -67,7 +72,16 @@ fn remove_node(node: &Path, report: &mut Report) {
             report.removal(&path, Err(error));
         }
     }
-    for path in [&ended, &node.join("lifecycles"), node] {
+    let paused = node.join("paused");
+    for entry in fs::read_dir(&paused).into_iter().flatten().flatten() {
+        // What has no record of ours in it is somebody else's.
+        if entry.path().join("paused.json").is_file()
+            && let Err(error) = remove_tree(&entry.path(), Budget::within(PAUSED_LIMIT))
+        {
+            report.removal(&entry.path(), Err(io::Error::other(error)));
+        }
+    }
+    for path in [&ended, &paused, &node.join("lifecycles"), node] {
         match fs::remove_dir(path) {
             Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => {
                 if path != node {

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Context;
-use control_plane::Limits as ControlPlaneLimits;
+use control_plane::{Limits as ControlPlaneLimits, Rate};
 use e2b_wire::{ApiKey, TokenSeed};
 use node::LimitsPolicy;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -96,6 +96,7 @@ pub(super) fn control_plane(
             ended_kept: config.ended_time,
             ..ControlPlaneLimits::default()
         },
+        rate: config.team_rate.map(|per_second| Rate { per_second, burst: config.team_rate_burst }),
         ..defaults
     })
 }
