@@ -89,18 +89,12 @@ impl Client {
 
     /// What `commands.run("true")` of the SDKs sends.
     pub(crate) async fn run_true(&mut self, id: &str) -> anyhow::Result<()> {
-        let message = br#"{"process":{"cmd":"/bin/bash","args":["-l","-c","true"]},"stdin":false}"#;
-        let mut body = vec![0];
-        body.extend(u32::try_from(message.len())?.to_be_bytes());
-        body.extend(message);
-        let request = Request::post("/process.Process/Start")
-            .header("host", "localhost")
-            .header("e2b-sandbox-id", id)
-            .header("e2b-sandbox-port", guest_wire::ENVD_PORT.to_string())
-            .header("content-type", "application/connect+json")
-            .header("connect-protocol-version", "1")
-            .body(Full::new(Bytes::from(body)))?;
-        let response = self.send(request).await?;
+        self.run(id, "true").await
+    }
+
+    /// Runs `command` to its end.
+    pub(crate) async fn run(&mut self, id: &str, command: &str) -> anyhow::Result<()> {
+        let response = self.send(start(id, command)?).await?;
         let text = String::from_utf8_lossy(response.body());
         ensure!(text.contains("\"exited\":true"), "command: {} {text}", response.status());
         Ok(())

@@ -1,5 +1,7 @@
 //! `bench create`.
 
+mod crowd;
+
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -7,10 +9,12 @@ use anyhow::Context;
 use clap::Args;
 use images::Store;
 
+use self::crowd::Crowd;
 use crate::client::Client;
 use crate::floor::Floor;
 use crate::numbers::{Series, line};
 use crate::service::{Service, data_dir};
+use crate::soak::Host;
 
 #[derive(Debug, Args)]
 pub(crate) struct Options {
@@ -23,6 +27,10 @@ pub(crate) struct Options {
     /// Sandboxes that run while creates are measured again; 0 leaves that part out.
     #[arg(long, default_value_t = 500)]
     many: u16,
+    /// Connections that the host remembers meanwhile, beside those of sandboxes (conntrack); half a
+    /// million at most.
+    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u32).range(..=500_000))]
+    connections: u32,
 }
 
 const CONCURRENCY: u16 = 8;
@@ -30,10 +38,13 @@ const CONCURRENCY: u16 = 8;
 pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     // Started from a thread outside the floor's view, as it is on a host.
     let service = Service::start()?;
+    let crowd = Crowd::gather(options.connections)?;
+    println!("connections that the host remembers: {}", Host::take().connections);
     let measured = std::thread::scope(|scope| {
         // The view is a thread's: this one ends with it.
         scope.spawn(|| measure(&service, options)).join().ok()
     });
+    drop(crowd);
     service.stop()?;
     let (floors, ours) = measured.context("the measuring thread panicked")??;
     report(options, &floors, &ours);

@@ -81,7 +81,7 @@ impl Floor {
         let mut spec = BootSpec {
             id: &id,
             dir: &dir,
-            base: &self.base,
+            layers: std::slice::from_ref(&self.base),
             hostname: "bare",
             env: &[],
             memory_bytes: 512 << 20,

@@ -9,9 +9,11 @@ mod create;
 mod drain;
 mod floor;
 mod numbers;
+mod pause;
 mod recover;
 mod service;
 mod soak;
+mod traffic;
 
 use std::process::ExitCode;
 
@@ -30,8 +32,15 @@ enum What {
     Create(create::Options),
     /// Force stop of many sandboxes to an empty census, idle and busy; drain and stop of an empty node.
     Drain(drain::Options),
+    /// Pause, resume and snapshot of a sandbox that has written 10 MB.
+    Pause(pause::Options),
     /// How soon the sandboxes of a killed daemon are served by the next, and what is left removed.
     Recover(recover::Options),
+    /// Requests, WebSockets and files through the edge beside nginx; listing and watching.
+    Traffic(traffic::Options),
+    /// The plain server that `traffic` runs in a sandbox.
+    #[command(hide = true)]
+    Inside(traffic::Program),
     /// Random work against a daemon that is killed again and again; `cargo xtask soak`.
     Soak(soak::Options),
 }
@@ -41,7 +50,10 @@ fn main() -> anyhow::Result<ExitCode> {
     match args.what {
         What::Create(options) => create::run(&options)?,
         What::Drain(options) => drain::run(&options)?,
+        What::Pause(options) => pause::run(&options)?,
         What::Recover(options) => recover::run(&options)?,
+        What::Traffic(options) => traffic::run(&options)?,
+        What::Inside(program) => traffic::run_inside(&program)?,
         What::Soak(options) => return soak::run(&options),
     }
     Ok(ExitCode::SUCCESS)

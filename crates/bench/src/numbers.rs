@@ -11,6 +11,14 @@ impl Series {
         self.samples.push(sample);
     }
 
+    pub(crate) fn is_empty(&self) -> bool {
+        self.samples.is_empty()
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.samples.len()
+    }
+
     /// Milliseconds below which `percent` of the samples are.
     pub(crate) fn percentile(&self, percent: usize) -> f64 {
         let mut sorted = self.samples.clone();

@@ -92,7 +92,9 @@ impl Launch {
             command.args(["--shutdown-leave", "always"]);
         }
         if let Some(faults) = &self.faults {
-            command.env("COFFERDAM_FAULTS", faults);
+            // The traces of panics that were asked for read the whole program's debugging information
+            // into memory, which looks like growth.
+            command.env("COFFERDAM_FAULTS", faults).env("RUST_BACKTRACE", "0");
         }
         if let Some(log) = &self.log {
             command.stderr(fs::File::options().create(true).append(true).open(log)?);
@@ -103,6 +105,10 @@ impl Launch {
 }
 
 impl Starting {
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Waits for the ready line.
     pub(crate) fn ready(mut self) -> anyhow::Result<Service> {
         let mut lines = BufReader::new(self.child.stdout.take().context("no stdout")?).lines();

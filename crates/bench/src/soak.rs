@@ -10,14 +10,17 @@ mod guest;
 mod journal;
 mod model;
 mod ops;
+mod pauses;
+mod probe;
 mod report;
 mod schedule;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 
+pub(crate) use self::footprint::Host;
 use self::schedule::Ends;
 use crate::service::target;
 
@@ -35,6 +38,10 @@ pub(crate) struct Options {
     /// How many work at the same time.
     #[arg(long, default_value_t = 4)]
     workers: u32,
+    /// Whether the workers do as much as they can, or so little that the machine is mostly idle; then
+    /// creates and kills are measured beside them, too.
+    #[arg(long, value_enum, default_value_t = Load::Full)]
+    load: Load,
     /// Sandboxes there may be at a time. A quarter of them stays to the end, through every kill.
     #[arg(long, default_value_t = 32)]
     max_live: usize,
@@ -47,11 +54,14 @@ pub(crate) struct Options {
     /// How often a daemon is told to go and to leave its sandboxes to the next.
     #[arg(long, default_value_t = 0)]
     leaves: u64,
+    /// Sandboxes are paused, resumed and made into snapshots, too.
+    #[arg(long)]
+    pauses: bool,
     /// Faults a start of the daemon may have, `POINT=error|delay|panic|kill[*TIMES],...`; only a
-    /// build with fault injection has them.
+    /// build with fault injection has them. A delay is of 1.5 s, or as said: `delay:MILLISECONDS`.
     #[arg(long, value_delimiter = ',')]
     faults: Vec<String>,
-    /// Creates and kills that are measured before and after.
+    /// Creates and kills that are measured before and after, each.
     #[arg(long, default_value_t = 200)]
     measured: u16,
     /// The program under test.
@@ -66,6 +76,12 @@ pub(crate) struct Options {
     /// Where the journal and the daemons' log go.
     #[arg(long, default_value_os_t = target("soak"))]
     log_dir: PathBuf,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Load {
+    Full,
+    Light,
 }
 
 impl Options {

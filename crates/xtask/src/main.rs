@@ -1,4 +1,4 @@
-//! Developer commands: `cargo xtask up | build | test | bench | soak`.
+//! Developer commands: `cargo xtask up | build | test | fuzz | bench | soak`.
 //!
 //! This crate is what a newcomer runs first, so it has no dependencies and builds in seconds. It
 //! prepares the host, builds the two binaries, and runs every kind of test. It is not part of the
@@ -15,7 +15,9 @@ mod binaries;
 mod command;
 mod elf;
 mod failure;
+mod fuzz;
 mod packages;
+mod parsers;
 mod paths;
 mod processes;
 mod sdk;
@@ -34,8 +36,13 @@ cargo xtask <command>
                    args go to `cofferdam up` (try `cargo xtask up --help`)
   build            build target/release/cofferdam and target/release/envd
   test [options]   lint, unit, host and SDK tests; ends with one line of counts
-      --only NAME  one step: lint, unit, host, sdk, or one SDK release such as python-2.45.1
+      --only NAME  one step: lint, unit, host, sdk, soak, fuzz, parsers, or one SDK release such as
+                   python-2.45.1
       --keep       leave the data of the SDK tests' service in target/sdk-data
+  fuzz [options] [TARGET...]
+                   coverage-guided fuzzing of everything that reads foreign bytes; keeps what it
+                   learns in target/fuzzing
+      --seconds N  for each target (60)
   bench [args]     build in release and run the benchmarks with these arguments
   soak [options]   random work against a service that is killed again and again; fails if a
                    sandbox is lost, or anything left behind (try `cargo xtask soak --help`)
@@ -62,6 +69,7 @@ fn dispatch(args: &[String]) -> Result<ExitCode> {
         "up" => up::up(rest),
         "build" => no_arguments("build", rest).and_then(|()| binaries::build()).map(done),
         "test" => test::test(&test::Options::parse(rest)?),
+        "fuzz" => parsers::fuzz(rest),
         "bench" => bench::bench(rest),
         "soak" => soak::soak(rest),
         "help" | "--help" | "-h" => {

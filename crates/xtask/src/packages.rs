@@ -18,6 +18,10 @@ pub(crate) enum Need {
     HostTest,
     /// Running the SDK tests.
     SdkTest,
+    /// Building the fuzz targets: libFuzzer is written in C++.
+    Fuzz,
+    /// The benchmark of traffic. Kept apart: on some hosts the package starts a server on port 80.
+    Traffic,
 }
 
 /// How one sees that a package is there, at the price of a few `stat` calls: this runs at every
@@ -40,7 +44,7 @@ struct Package {
     pacman: Option<&'static str>,
 }
 
-static PACKAGES: [Package; 14] = [
+static PACKAGES: [Package; 16] = [
     Package {
         need: Need::Build,
         proof: Proof::Program("cc"),
@@ -166,6 +170,23 @@ static PACKAGES: [Package; 14] = [
         dnf: Some("npm"),
         apk: Some("npm"),
         pacman: Some("npm"),
+    },
+    Package {
+        need: Need::Traffic,
+        // What the edge is compared to, with a configuration of the benchmark's own.
+        proof: Proof::Program("nginx"),
+        apt: "nginx",
+        dnf: Some("nginx"),
+        apk: Some("nginx"),
+        pacman: Some("nginx"),
+    },
+    Package {
+        need: Need::Fuzz,
+        proof: Proof::Program("g++"),
+        apt: "g++",
+        dnf: Some("gcc-c++"),
+        apk: Some("g++"),
+        pacman: Some("gcc"),
     },
 ];
 

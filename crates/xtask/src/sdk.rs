@@ -4,7 +4,7 @@
 
 mod javascript;
 mod python;
-mod service;
+pub(crate) mod service;
 
 use std::path::PathBuf;
 use std::process::Command;

@@ -67,7 +67,7 @@ pub(crate) fn soak(args: &[String]) -> Result<ExitCode> {
 /// # Errors
 /// As those of [`soak`].
 pub(crate) fn short() -> Result<()> {
-    let args = ["--release", "--minutes", "3", "--kills", "auto", "--measured", "50"];
+    let args = ["--release", "--minutes", "3", "--kills", "auto", "--pauses", "--measured", "50"];
     soak(&args.map(str::to_owned)).map(drop)
 }
 

@@ -1,6 +1,7 @@
 //! `cargo xtask test`: every kind of test, one line of counts at the end.
 
 mod leftovers;
+mod room;
 mod tally;
 
 use std::process::ExitCode;
@@ -9,7 +10,7 @@ use std::time::Duration;
 use crate::command::{self, cargo, step};
 use crate::failure::{Failure, Result};
 use crate::packages::{self, Need};
-use crate::{binaries, sdk, soak};
+use crate::{binaries, fuzz, parsers, sdk, soak};
 
 use leftovers::Leftovers;
 pub(crate) use tally::Tally;
@@ -22,6 +23,9 @@ const HOST_CRATES: [(&str, Option<&str>); 5] = [
     ("node", Some("fault-injection")),
     ("cli", Some("fault-injection")),
 ];
+
+/// Crates that open some of their inside to the fuzz targets.
+const FUZZED_CRATES: [&str; 3] = ["edge", "guest-agent", "node"];
 
 /// No build or run of one group of Rust tests may take longer.
 const RUST_LIMIT: Duration = Duration::from_secs(30 * 60);
@@ -76,7 +80,7 @@ impl Options {
 }
 
 fn known_steps() -> Vec<String> {
-    let steps = ["lint", "unit", "host", "sdk", "soak"].map(str::to_owned);
+    let steps = ["lint", "unit", "host", "sdk", "soak", "fuzz", "parsers"].map(str::to_owned);
     steps.into_iter().chain(sdk::RELEASES.iter().map(sdk::Release::name)).collect()
 }
 
@@ -85,6 +89,7 @@ fn known_steps() -> Vec<String> {
 /// # Errors
 /// The host cannot be prepared. Whatever goes wrong after that is counted as a failure.
 pub(crate) fn test(options: &Options) -> Result<ExitCode> {
+    room::check()?;
     packages::ensure(&[Need::Build, Need::Serve])?;
     let before = Leftovers::find();
     let mut tally = Tally::default();
@@ -113,6 +118,16 @@ pub(crate) fn test(options: &Options) -> Result<ExitCode> {
     if options.wants("soak") {
         tally.step("soak", |_| step("soak", soak::short));
     }
+    if options.wants("fuzz") {
+        tally.step("fuzz", |_| {
+            packages::ensure(&[Need::SdkTest])?;
+            step("build for the fuzzer", binaries::build)?;
+            fuzz::api(options.keep)
+        });
+    }
+    if options.wants("parsers") {
+        tally.step("parsers", parsers::short);
+    }
     tally.step("leftovers", |_| before.nothing_new());
     tally.print();
     Ok(if tally.is_clean() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
@@ -120,6 +135,7 @@ pub(crate) fn test(options: &Options) -> Result<ExitCode> {
 
 fn lint() -> Result<()> {
     command::visible(&mut cargo(&["fmt", "--all", "--check"]))?;
+    parsers::lint()?;
     let clippy = ["clippy", "--quiet", "--all-targets", "--locked"];
     let deny = ["--", "-D", "warnings"];
     command::visible(cargo(&clippy).arg("--workspace").args(deny))?;
@@ -129,7 +145,13 @@ fn lint() -> Result<()> {
         let Some(feature) = feature else { continue };
         with_features.args(["-p", name]).arg("--features").arg(format!("{name}/{feature}"));
     }
-    command::visible(with_features.args(deny))
+    command::visible(with_features.args(deny))?;
+    // And as the fuzz targets do.
+    let mut fuzzed = cargo(&clippy);
+    for name in FUZZED_CRATES {
+        fuzzed.args(["-p", name]).arg("--features").arg(format!("{name}/fuzz"));
+    }
+    command::visible(fuzzed.args(deny))
 }
 
 /// Everything that needs no privileges: all targets of the other crates, and what is inside the

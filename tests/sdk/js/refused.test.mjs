@@ -11,13 +11,6 @@ const alpine = () => Template().fromImage('alpine')
 
 /** By the name of the error, without its ending. */
 const CALLS = {
-  Sandbox: {
-    pause: (sandbox) => sandbox.pause(),
-    fork: (sandbox) => sandbox.fork(),
-    createSnapshot: (sandbox) => sandbox.createSnapshot(),
-    listSnapshots: (sandbox) => sandbox.listSnapshots().nextItems(),
-    onTimeout: () => Sandbox.create({ lifecycle: { onTimeout: 'pause' } }),
-  },
   Build: {
     build: () => Template.build(alpine(), 'x'),
     buildInBackground: () => Template.buildInBackground(alpine(), 'x'),

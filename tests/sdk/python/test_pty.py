@@ -44,7 +44,7 @@ def test_a_terminal_runs_as_the_user_in_the_directory_with_the_environment_asked
 
 def test_control_c_interrupts_what_runs_in_a_terminal(sandbox):
     terminal = sandbox.pty.create(PtySize(rows=24, cols=80), timeout=30)
-    sandbox.pty.send_stdin(terminal.pid, b"touch /tmp/running; sleep 1000\n")
+    sandbox.pty.send_stdin(terminal.pid, b"sh -c 'touch /tmp/running; exec sleep 1000'\n")
     sandbox.commands.run("until [ -e /tmp/running ]; do sleep 0.05; done", timeout=20)
     sandbox.pty.send_stdin(terminal.pid, b"\x03")
     _, screen = run(sandbox, terminal, b"echo still-$((1 + 1))-here; exit\n")

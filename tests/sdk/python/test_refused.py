@@ -15,13 +15,6 @@ BUILD = e2b.BuildInfo(alias="x", name="x", tags=[], template_id="t", build_id="b
 
 #: By the class of the error, without its ending.
 CALLS = {
-    "Sandbox": {
-        "pause": lambda sandbox: sandbox.pause(),
-        "fork": lambda sandbox: sandbox.fork(),
-        "create_snapshot": lambda sandbox: sandbox.create_snapshot(),
-        "list_snapshots": lambda sandbox: sandbox.list_snapshots().next_items(),
-        "on_timeout": lambda _: Sandbox.create(lifecycle={"on_timeout": "pause"}),
-    },
     "Build": {
         "build": lambda _: Template.build(Template().from_image("alpine"), "x"),
         "build_in_background": lambda _: Template.build_in_background(

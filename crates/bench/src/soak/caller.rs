@@ -16,8 +16,8 @@ use crate::client::connect;
 /// Longer than any request here may take.
 const ANSWER: Duration = Duration::from_secs(60);
 /// How long a request that is refused for now is repeated.
-const PATIENCE: Duration = Duration::from_secs(60);
-const AGAIN: Duration = Duration::from_millis(20);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const AGAIN: Duration = Duration::from_millis(20);
 /// A kept connection that was idle for longer may be closed by the service at this very moment.
 const FRESH: Duration = Duration::from_secs(1);
 
@@ -132,7 +132,7 @@ impl Caller {
     }
 
     /// Whether the service asks for a repetition, or must be forgiven.
-    fn passes(&self, answer: &Response<Bytes>) -> bool {
+    pub(crate) fn passes(&self, answer: &Response<Bytes>) -> bool {
         let asks = matches!(
             answer.status(),
             StatusCode::CONFLICT | StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use lifecycle::Budget;
 use parking_lot::Mutex;
 use serde_json::Value;
 
@@ -13,9 +14,13 @@ use super::caller::{Ask, Caller, refused};
 use super::daemon::Daemon;
 use super::footprint::Footprint;
 use super::journal::Journal;
-use super::model::{Model, Sandbox, Seen, Violation};
-use super::ops::{create, kill, listed};
+use super::model::{Model, Seen, Violation};
+use super::ops::{LASTS, create, kill, listed};
+use super::pauses::{all_paused, all_snapshots};
+use super::probe::Times;
 
+/// Longer than a look at everything takes.
+const CHECK: Duration = Duration::from_secs(300);
 /// How long work that nobody waits for may take to be over.
 const SETTLE: Duration = Duration::from_secs(45);
 const AGAIN: Duration = Duration::from_millis(100);
@@ -29,9 +34,12 @@ pub(crate) struct Course {
     /// Held for reading by a worker for a step, for writing by who needs everybody to pause.
     pub world: tokio::sync::RwLock<()>,
     counts: Mutex<BTreeMap<&'static str, u64>>,
+    outcomes: Mutex<BTreeMap<&'static str, u64>>,
     created: AtomicU64,
     over: AtomicBool,
     pub resident_mib: Mutex<Vec<f64>>,
+    /// Measured beside the work, when that is light.
+    pub during: Mutex<Times>,
     pub checks: AtomicU64,
 }
 
@@ -44,9 +52,11 @@ impl Course {
             journal,
             world: tokio::sync::RwLock::new(()),
             counts: Mutex::default(),
+            outcomes: Mutex::default(),
             created: AtomicU64::new(0),
             over: AtomicBool::new(false),
             resident_mib: Mutex::default(),
+            during: Mutex::default(),
             checks: AtomicU64::new(0),
         }
     }
@@ -57,6 +67,20 @@ impl Course {
 
     pub(crate) fn counts(&self) -> BTreeMap<&'static str, u64> {
         self.counts.lock().clone()
+    }
+
+    /// What has become of so many pauses.
+    pub(crate) fn came_to(&self, outcome: &'static str, times: usize) {
+        *self.outcomes.lock().entry(outcome).or_default() += times as u64;
+    }
+
+    pub(crate) fn outcomes(&self) -> BTreeMap<&'static str, u64> {
+        self.outcomes.lock().clone()
+    }
+
+    /// How many stand still, or have nothing but their files.
+    pub(crate) fn paused(&self) -> usize {
+        self.model.lock().live().filter(|sandbox| sandbox.paused).count()
     }
 
     /// A sandbox was made.
@@ -83,6 +107,12 @@ impl Course {
     /// The first thing that is not as it must be.
     pub(crate) async fn check(&self) -> Result<(), Violation> {
         let _nobody_else = self.world.write().await;
+        self.journal.note("check", "begins");
+        let checked = Budget::within(CHECK).run("the comparison", self.compare()).await;
+        checked.unwrap_or_else(|expired| Err(Violation::unexpected(expired.to_string())))
+    }
+
+    async fn compare(&self) -> Result<(), Violation> {
         let mut caller = Caller::new(Arc::clone(&self.daemon));
         let began = Instant::now();
         settled(&mut caller, SETTLE).await?;
@@ -105,7 +135,9 @@ impl Course {
         }
         self.checks.fetch_add(1, Ordering::Relaxed);
         self.note_resident().await;
-        self.journal.note("check", &format!("{} live", self.model.lock().live().count()));
+        let there = self.model.lock().live().count();
+        let paused = self.paused();
+        self.journal.note("check", &format!("{there} there, {paused} of them paused"));
         Ok(())
     }
 
@@ -134,20 +166,27 @@ impl Course {
     }
 
     async fn look(&self, caller: &mut Caller) -> Result<Seen, Violation> {
-        let sandboxes: Vec<Sandbox> = self.model.lock().live().cloned().collect();
+        let sandboxes = self.model.lock().answering(Instant::now() + LASTS);
         let mut answers = BTreeMap::new();
         for sandbox in sandboxes {
             let answer = caller.look_into(&sandbox).await.map_err(|violation| match violation {
                 Violation::Unexpected { what } => what,
                 other => other.to_string(),
             });
+            let is_lost = answer.is_err();
             answers.insert(sandbox.id, answer);
+            if is_lost {
+                // Which ends the run. The next one may need all its time to be found lost, too.
+                break;
+            }
         }
         let listed = listed(caller).await?;
+        let paused = all_paused(caller).await?;
+        let snapshots = all_snapshots(caller).await?;
         let (lifecycles, leaked) = leaks(&self.daemon)
             .await
             .map_err(|error| Violation::unexpected(format!("cofferdam leaks: {error:#}")))?;
-        Ok(Seen { listed, answers, lifecycles, leaked })
+        Ok(Seen { listed, paused, snapshots, answers, lifecycles, leaked })
     }
 }
 
@@ -160,7 +199,8 @@ pub(crate) async fn settled(caller: &mut Caller, limit: Duration) -> Result<(), 
             return Err(refused("metrics", &answer));
         }
         let text = String::from_utf8_lossy(answer.body()).into_owned();
-        let busy = busy(&text);
+        let standing = all_paused(caller).await?.values().filter(|halted| halted.memory).count();
+        let busy = busy(&text, standing);
         if busy.is_empty() {
             return Ok(());
         }
@@ -172,18 +212,21 @@ pub(crate) async fn settled(caller: &mut Caller, limit: Duration) -> Result<(), 
     }
 }
 
-/// What the node still works on, by its own numbers.
-fn busy(metrics: &str) -> Vec<&str> {
-    const WORK: [&str; 6] = [
+/// What the node still works on, by its own numbers. It counts those that stand still, of which there
+/// are `standing`, as ones that are on their way out, which in a drain they are.
+fn busy(metrics: &str, standing: usize) -> Vec<&str> {
+    const STOPPING: &str = "cofferdam_work{class=\"stopping\"}";
+    const WORK: [&str; 5] = [
         "cofferdam_work{class=\"starting\"}",
-        "cofferdam_work{class=\"stopping\"}",
         "cofferdam_work{class=\"stuck\"}",
         "cofferdam_slots{state=\"making\"}",
         "cofferdam_slots{state=\"leaving\"}",
         "cofferdam_passes",
     ];
+    let standing = standing.to_string();
     let is_busy = |line: &&str| {
-        line.rsplit_once(' ').is_some_and(|(name, value)| WORK.contains(&name) && value != "0")
+        let Some((name, value)) = line.rsplit_once(' ') else { return false };
+        WORK.contains(&name) && value != "0" || name == STOPPING && value != standing
     };
     metrics.lines().filter(is_busy).collect()
 }
@@ -209,8 +252,11 @@ mod tests {
     fn a_node_is_busy_while_one_of_its_numbers_of_work_is_not_zero() {
         let idle = "# HELP x\ncofferdam_work{class=\"starting\"} 0\n\
                     cofferdam_work{class=\"live\"} 7\ncofferdam_slots{state=\"warm\"} 16\n";
-        assert!(busy(idle).is_empty());
+        assert!(busy(idle, 0).is_empty());
+        let halted = format!("{idle}cofferdam_work{{class=\"stopping\"}} 2\n");
+        assert!(busy(&halted, 2).is_empty());
+        assert_eq!(busy(&halted, 1), ["cofferdam_work{class=\"stopping\"} 2"]);
         let stuck = format!("{idle}cofferdam_work{{class=\"stuck\"}} 1\ncofferdam_passes 0\n");
-        assert_eq!(busy(&stuck), ["cofferdam_work{class=\"stuck\"} 1"]);
+        assert_eq!(busy(&stuck, 0), ["cofferdam_work{class=\"stuck\"} 1"]);
     }
 }

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::os::unix::process::ExitStatusExt;
+use std::process::ExitStatus;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -17,6 +18,8 @@ use crate::service::{Launch, Service, Starting};
 
 /// From the ready line to a health of 200.
 const HEALTHY: Duration = Duration::from_secs(60);
+/// From its start to the ready line, the base template included.
+const READY: Duration = Duration::from_secs(300);
 /// How long a daemon's death may take to be noticed here.
 const NOTICED: Duration = Duration::from_secs(2);
 /// How often is looked whether it still runs.
@@ -112,6 +115,11 @@ impl Daemon {
         self.service.lock().await.as_ref().map(Service::pid)
     }
 
+    /// Which one serves now, if one does.
+    pub(crate) fn standing(&self) -> Standing {
+        *self.standing.borrow()
+    }
+
     /// Waits for one that serves.
     ///
     /// # Errors
@@ -156,9 +164,7 @@ impl Daemon {
         self.down();
         let old = service.take().context("no daemon")?;
         let status = tokio::task::spawn_blocking(move || old.terminate()).await??;
-        if status.code() != Some(0) {
-            bail!("the daemon that left its sandboxes ended with {status}");
-        }
+        self.went_well("left its sandboxes", status)?;
         self.counts.lock().leaves += 1;
         self.again(&mut service, None).await
     }
@@ -168,14 +174,21 @@ impl Daemon {
         let mut service = self.service.lock().await;
         let began = Instant::now();
         let next = Launch { handover: true, ..self.launch.clone() };
-        let next = ready(next.spawn()?).await?;
+        let next = match ready(next.spawn()?).await {
+            // A fault has killed the one that was asked, before it had given everything.
+            Err(_) if self.is_faulty() && is_killed(service.as_mut())? => {
+                self.down();
+                *service = None;
+                self.counts.lock().own_kills += 1;
+                return self.again(&mut service, None).await;
+            }
+            next => next?,
+        };
         let old = service.replace(next).context("no daemon")?;
         self.counts.lock().handovers += 1;
         self.standing.send_modify(|standing| standing.generation += 1);
         let status = tokio::task::spawn_blocking(move || old.wait()).await??;
-        if status.code() != Some(0) {
-            bail!("the daemon that handed over ended with {status}");
-        }
+        self.went_well("handed over", status)?;
         self.healthy().await?;
         self.counts.lock().restarts.push(began.elapsed());
         Ok(())
@@ -218,6 +231,18 @@ impl Daemon {
         self.counts.lock().own_kills += 1;
         self.again(&mut service, None).await?;
         Ok(None)
+    }
+
+    /// How one has ended that was asked to go. A fault may have killed it on the way, or it tells of
+    /// the fault by its exit code: the next one finds what is left.
+    fn went_well(&self, what: &str, status: ExitStatus) -> anyhow::Result<()> {
+        match (status.code(), status.signal()) {
+            (Some(0), _) => {}
+            (Some(1), _) if self.is_faulty() => {}
+            (_, Some(9)) if self.is_faulty() => self.counts.lock().own_kills += 1,
+            _ => bail!("the daemon that {what} ended with {status}"),
+        }
+        Ok(())
     }
 
     /// The next one; `gap` is how long a first try lives.
@@ -276,8 +301,11 @@ impl Daemon {
         let budget = Budget::within(HEALTHY);
         let mut last = String::new();
         while !budget.remaining().is_zero() {
-            let mut client = Client::new(self.access.address, &self.access.key).await?;
-            let health = client.call("GET", "/health", "").await?;
+            let health = async {
+                let mut client = Client::new(self.access.address, &self.access.key).await?;
+                client.call("GET", "/health", "").await
+            };
+            let health = budget.run("health", health).await??;
             if health.status() == 200 {
                 return Ok(());
             }
@@ -296,6 +324,23 @@ impl Daemon {
     }
 }
 
+/// Waits for its ready line; one that does not say it in time is killed.
 async fn ready(starting: Starting) -> anyhow::Result<Service> {
-    tokio::task::spawn_blocking(move || starting.ready()).await?
+    let pid = starting.pid();
+    let mut reading = tokio::task::spawn_blocking(move || starting.ready());
+    if let Ok(ready) = Budget::within(READY).run("the ready line", &mut reading).await {
+        return ready?;
+    }
+    // It is not reaped before its output ends, so the number is still its own.
+    if let Some(pid) = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw) {
+        rustix::process::kill_process(pid, rustix::process::Signal::KILL)?;
+    }
+    reading.await??;
+    bail!("no ready line within {READY:?}")
+}
+
+/// Whether it was killed.
+fn is_killed(service: Option<&mut Service>) -> anyhow::Result<bool> {
+    let Some(service) = service else { return Ok(false) };
+    Ok(service.ended()?.is_some_and(|status| status.signal() == Some(9)))
 }

@@ -18,7 +18,7 @@ pub(crate) struct Footprint {
     pub descriptors: u64,
     /// Of those, namespaces.
     pub namespaces: u64,
-    /// In the daemon's view.
+    /// In the daemon's view, and its own: at its start it takes over whatever the host has.
     pub mounts: u64,
     pub cgroups: u64,
     pub links: u64,
@@ -37,6 +37,13 @@ pub(crate) struct Host {
     /// which may be long after it was removed.
     pub memory_cgroups: u64,
     pub connections: u64,
+}
+
+/// What the processors had done when something began, in ticks of the kernel.
+#[derive(Debug)]
+pub(crate) struct Rest {
+    idle: u64,
+    all: u64,
 }
 
 impl Footprint {
@@ -67,7 +74,7 @@ impl Footprint {
             threads: number(status(pid, "Threads:")?),
             namespaces: count(descriptors.iter().filter(is_namespace)),
             descriptors: count(descriptors.iter()),
-            mounts: lines(&format!("/proc/{pid}/mountinfo")),
+            mounts: mounts(&fs::read_to_string(format!("/proc/{pid}/mountinfo"))?, data),
             cgroups: cgroups(Path::new("/sys/fs/cgroup"), &root, CGROUP_DEPTH, false),
             links: count(
                 names(Path::new("/sys/class/net")).filter(|name| name.starts_with(&prefix)),
@@ -124,6 +131,37 @@ impl Host {
             connections: first("/proc/sys/net/netfilter/nf_conntrack_count"),
         }
     }
+}
+
+impl Rest {
+    pub(crate) fn begin() -> Self {
+        let text = fs::read_to_string("/proc/stat").unwrap_or_default();
+        // The first line is the sum of all processors; its fourth number is the idle time (proc(5)).
+        let line = text.lines().next().unwrap_or_default();
+        let numbers: Vec<u64> =
+            line.split_whitespace().skip(1).filter_map(|word| word.parse().ok()).collect();
+        Self { idle: numbers.get(3).copied().unwrap_or(0), all: numbers.iter().take(8).sum() }
+    }
+
+    /// How much of the time since then they were idle, in percent. `None` when nobody can say.
+    pub(crate) fn share(&self) -> Option<f64> {
+        let now = Self::begin();
+        let (idle, all) = (now.idle.checked_sub(self.idle)?, now.all.checked_sub(self.all)?);
+        #[expect(clippy::cast_precision_loss, reason = "ticks of a run")]
+        let share = idle as f64 / all as f64 * 100.0;
+        share.is_finite().then_some(share)
+    }
+}
+
+/// Mounts that a daemon makes: in its view, in its directory, and of cgroups. The fifth word of a line
+/// is where it is (proc_pid_mountinfo(5)).
+fn mounts(mountinfo: &str, data: &Path) -> u64 {
+    let ours = [Path::new(host::view::DIR), data, Path::new("/sys/fs/cgroup")];
+    let is_ours = |line: &&str| {
+        let at = line.split(' ').nth(4).map(Path::new);
+        at.is_some_and(|at| ours.iter().any(|dir| at.starts_with(dir)))
+    };
+    count(mountinfo.lines().filter(is_ours))
 }
 
 /// A number of `/proc/PID/status`.
@@ -242,5 +280,21 @@ mod tests {
         }
         let kib = kib(dir.path(), Some("images"));
         assert!((98..160).contains(&kib), "{kib}");
+    }
+
+    #[test]
+    fn mounts_of_others_are_not_counted() {
+        let line = |at: &str| format!("36 35 0:3 / {at} rw,relatime - tmpfs none rw\n");
+        let text: String = [
+            "/",
+            "/run/netns/other",
+            "/sys/fs/cgroup",
+            "/run/cofferdam/view",
+            "/run/cofferdam/view/l1",
+            "/data/node/x",
+        ]
+        .map(line)
+        .concat();
+        assert_eq!(super::mounts(&text, std::path::Path::new("/data")), 4);
     }
 }

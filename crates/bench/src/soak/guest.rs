@@ -107,7 +107,7 @@ impl Caller {
         Ok(Runner { pid, started: self.started(sandbox, pid).await? })
     }
 
-    async fn runner_pid(&mut self, sandbox: &Sandbox) -> Result<Option<u32>, Violation> {
+    pub(crate) async fn runner_pid(&mut self, sandbox: &Sandbox) -> Result<Option<u32>, Violation> {
         let ask = unary(sandbox, "process.Process/List", &json!({}));
         let list: Value = parsed(&self.ok("list processes", &ask).await?)?;
         let processes = list["processes"].as_array().into_iter().flatten();
@@ -274,10 +274,14 @@ impl Stream {
         }
     }
 
-    /// Reads until the program has said `word`.
+    /// Reads until the program has said `word`. That the stream is kept alive is no answer.
     async fn until(&mut self, caller: &Caller, word: &str) -> Result<(), Trouble> {
-        let mut said = Vec::new();
+        let (mut said, budget) = (Vec::new(), Budget::within(ECHO));
         loop {
+            if budget.remaining().is_zero() {
+                let why = format!("{word} was not said, but {:?}", String::from_utf8_lossy(&said));
+                return Err(cut(caller, self.standing, &why).await);
+            }
             let message = self.next(caller).await?;
             said.extend(stdout(&message));
             if String::from_utf8_lossy(&said).contains(word) {

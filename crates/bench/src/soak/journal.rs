@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::fs::File;
-use std::io::{BufWriter, Write};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -15,13 +15,13 @@ const KEPT: usize = 50;
 pub(crate) struct Journal {
     path: PathBuf,
     began: Instant,
-    inner: Mutex<(BufWriter<File>, VecDeque<String>)>,
+    inner: Mutex<(File, VecDeque<String>)>,
 }
 
 impl Journal {
     pub(crate) fn create(path: &Path) -> anyhow::Result<Self> {
         let file = File::create(path).with_context(|| format!("make {}", path.display()))?;
-        let inner = Mutex::new((BufWriter::new(file), VecDeque::new()));
+        let inner = Mutex::new((file, VecDeque::new()));
         Ok(Self { path: path.to_owned(), began: Instant::now(), inner })
     }
 
@@ -29,12 +29,13 @@ impl Journal {
         &self.path
     }
 
-    /// `who` did `what`.
+    /// `who` begins or did `what`. In the file at once, by one write: a run that stands still has to
+    /// show at what.
     pub(crate) fn note(&self, who: &str, what: &str) {
         let line = format!("{:>9.3} {who:<10} {what}", self.began.elapsed().as_secs_f64());
         let (file, newest) = &mut *self.inner.lock();
         // A full disk ends the run by what else it breaks; the newest lines are in memory.
-        drop(writeln!(file, "{line}"));
+        drop(file.write_all(format!("{line}\n").as_bytes()));
         if newest.len() == KEPT {
             newest.pop_front();
         }
@@ -43,10 +44,6 @@ impl Journal {
 
     pub(crate) fn newest(&self) -> Vec<String> {
         self.inner.lock().1.iter().cloned().collect()
-    }
-
-    pub(crate) fn flush(&self) -> anyhow::Result<()> {
-        self.inner.lock().0.flush().with_context(|| format!("write {}", self.path.display()))
     }
 }
 
@@ -61,7 +58,6 @@ mod tests {
         for number in 0..KEPT + 7 {
             journal.note("worker 0", &format!("did {number}."));
         }
-        journal.flush().unwrap();
         let newest = journal.newest();
         assert_eq!(newest.len(), KEPT);
         assert!(newest[0].ends_with("did 7."), "{newest:?}");

@@ -15,6 +15,8 @@ pub(crate) struct Sandbox {
     pub worker: u32,
     /// Stays to the end of the run, through every daemon.
     pub keeper: bool,
+    /// It stands still, or has nothing but its files.
+    pub paused: bool,
     pub token: String,
     pub runner: Runner,
     pub files: BTreeMap<String, Content>,
@@ -43,11 +45,21 @@ pub(crate) struct Answer {
     pub files: BTreeMap<String, Vec<u8>>,
 }
 
+/// A paused sandbox, as the service tells of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Halted {
+    pub key: String,
+    pub memory: bool,
+}
+
 /// The service and the host, as they were found while nothing was asked of them.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Seen {
-    /// Keys by ids.
+    /// Keys by ids, of those that run.
     pub listed: BTreeMap<String, String>,
+    pub paused: BTreeMap<String, Halted>,
+    /// There are none while nobody does anything.
+    pub snapshots: Vec<String>,
     pub answers: BTreeMap<String, Result<Answer, String>>,
     pub lifecycles: usize,
     /// What `cofferdam leaks` calls leaked.
@@ -131,6 +143,19 @@ impl Model {
         }
     }
 
+    pub(crate) fn paused(&mut self, id: &str, paused: bool) {
+        if let Some(sandbox) = self.live.get_mut(id) {
+            sandbox.paused = paused;
+        }
+    }
+
+    /// It runs again, and this is what runs in it.
+    pub(crate) fn resumed(&mut self, id: &str, runner: Runner, ends: Ends) {
+        if let Some(sandbox) = self.live.get_mut(id) {
+            *sandbox = Sandbox { paused: false, runner, ends, ..sandbox.clone() };
+        }
+    }
+
     pub(crate) fn hung_up(&mut self, key: &str) {
         self.doubtful.insert(key.to_owned());
     }
@@ -143,6 +168,13 @@ impl Model {
     pub(crate) fn of(&self, worker: u32, until: Instant) -> Vec<&Sandbox> {
         let lasts = |sandbox: &&Sandbox| sandbox.worker == worker && sandbox.ends.earliest > until;
         self.live.values().filter(lasts).collect()
+    }
+
+    /// Sandboxes that must answer until `until`. Of those that end before, the list says enough: with
+    /// faults one that has ended would be asked again for a minute, as if a fault were in the way.
+    pub(crate) fn answering(&self, until: Instant) -> Vec<Sandbox> {
+        let answers = |one: &&Sandbox| !one.paused && one.ends.earliest > until;
+        self.live.values().filter(answers).cloned().collect()
     }
 
     /// Those that are listed and nobody waited for.
@@ -174,13 +206,16 @@ impl Model {
         let mut found = Vec::new();
         for sandbox in self.live.values() {
             let listed = seen.listed.contains_key(&sandbox.id);
-            if sandbox.ends.earliest > now {
+            if sandbox.paused {
+                found.extend(lost_in_its_pause(sandbox, seen));
+            } else if sandbox.ends.earliest > now {
                 found.extend(lost(sandbox, listed, seen.answers.get(&sandbox.id)));
             } else if sandbox.ends.latest < began && listed {
                 found.push(Violation::Undead { id: sandbox.id.clone() });
             }
         }
-        for (id, key) in &seen.listed {
+        let paused = seen.paused.iter().map(|(id, halted)| (id, &halted.key));
+        for (id, key) in seen.listed.iter().chain(paused) {
             if self.ended.contains(id) {
                 found.push(Violation::Undead { id: id.clone() });
             } else if !self.live.contains_key(id) && !self.doubtful.contains(key) {
@@ -188,16 +223,32 @@ impl Model {
             }
         }
         found.extend(seen.leaked.iter().map(|what| Violation::Leaked { what: what.clone() }));
-        if seen.lifecycles != seen.listed.len() {
+        let left = |name: &String| Violation::Leaked { what: format!("the snapshot {name}") };
+        found.extend(seen.snapshots.iter().map(left));
+        let standing = seen.paused.values().filter(|halted| halted.memory).count();
+        if seen.lifecycles != seen.listed.len() + standing {
             let (on_disk, listed) = (seen.lifecycles, seen.listed.len());
-            let what = format!("{on_disk} lifecycle directories for {listed} sandboxes");
+            let what = format!(
+                "{on_disk} lifecycle directories for {listed} sandboxes that run and {standing} \
+                 that stand still"
+            );
             found.push(Violation::Leaked { what });
         }
         found
     }
 }
 
-fn lost(
+fn lost_in_its_pause(sandbox: &Sandbox, seen: &Seen) -> Option<Violation> {
+    let id = sandbox.id.clone();
+    if seen.listed.contains_key(&id) {
+        return Some(Violation::Changed { id, what: "nobody has ended its pause".to_owned() });
+    }
+    let how = || "was paused and is not listed as that".to_owned();
+    (!seen.paused.contains_key(&id)).then(|| Violation::Lost { id, how: how() })
+}
+
+/// What of a sandbox that runs is not as it must be.
+pub(crate) fn lost(
     sandbox: &Sandbox,
     listed: bool,
     answer: Option<&Result<Answer, String>>,

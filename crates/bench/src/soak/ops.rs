@@ -11,12 +11,13 @@ use serde_json::{Value, json};
 use super::caller::{Ask, Caller, Trouble, refused};
 use super::course::Course;
 use super::model::{Ends, Runner, Sandbox, Violation};
+use super::pauses::{pause, resume};
 use super::schedule::{Asked, Op, Step};
 
 /// Longer than any soak, shorter than the longest life a team may ask for.
-const LIFE: Duration = Duration::from_secs(23 * 3600);
+pub(crate) const LIFE: Duration = Duration::from_secs(23 * 3600);
 /// Who is about to end by itself is left alone: whether it still answers is chance.
-const LASTS: Duration = Duration::from_secs(120);
+pub(crate) const LASTS: Duration = Duration::from_secs(120);
 
 /// What an operation is called in the journal and the summary.
 pub(crate) fn kind(op: Op) -> &'static str {
@@ -34,6 +35,9 @@ pub(crate) fn kind(op: Op) -> &'static str {
         Op::Kill { .. } => "kill",
         Op::Look => "look",
         Op::Metrics => "metrics",
+        Op::Pause { .. } => "pause",
+        Op::Resume => "resume",
+        Op::Snapshot => "snapshot",
     }
 }
 
@@ -55,18 +59,23 @@ impl Worker {
             let lasting = model.of(self.number, now + LASTS).into_iter().cloned().collect();
             (model.of(self.number, now).len(), lasting)
         };
-        let Step { op, pick } = step.with(mine.len(), has, self.most);
+        let paused = mine.iter().filter(|sandbox| sandbox.paused).count();
+        let Step { op, pick } = step.with(mine.len() - paused, paused, has, self.most);
         let keepers = mine.iter().filter(|sandbox| sandbox.keeper).count();
         let keeper = keepers < self.keepers();
-        let ends = matches!(op, Op::Kill { .. } | Op::Expire { .. });
-        let legal: Vec<&Sandbox> = mine.iter().filter(|one| !(ends && one.keeper)).collect();
+        let legal: Vec<&Sandbox> = mine.iter().filter(|one| is_legal(op, one)).collect();
         let at = usize::try_from(pick % legal.len().max(1) as u64).unwrap_or(0);
         let target = legal.get(at).copied();
+        let name = format!("worker {}", self.number);
+        let at = target.map_or("", |target| target.id.as_str());
+        self.course.journal.note(&name, &format!("#{number} {op:?} {at} begins"));
         let began = Instant::now();
         let done = match (op, target) {
             (Op::Create(asked), _) => self.create(number, asked, keeper).await,
             (Op::HangUp { after_us }, _) => self.hang_up(number, after_us).await,
-            (op, Some(target)) => self.with(op, pick, target).await.map(|()| target.id.clone()),
+            (op, Some(target)) => {
+                self.with(op, (number, pick), target).await.map(|()| target.id.clone())
+            }
             (_, None) => {
                 // All it has are about to end.
                 tokio::time::sleep(Duration::from_millis(5)).await;
@@ -79,12 +88,17 @@ impl Worker {
         };
         let ms = began.elapsed().as_secs_f64() * 1000.0;
         let line = format!("#{number} {op:?} {told} {ms:.1} ms");
-        self.course.journal.note(&format!("worker {}", self.number), &line);
+        self.course.journal.note(&name, &line);
         self.course.count(kind(op));
         done.map(drop)
     }
 
-    async fn with(&mut self, op: Op, pick: u64, target: &Sandbox) -> Result<(), Violation> {
+    async fn with(
+        &mut self,
+        op: Op,
+        (number, pick): (u64, u64),
+        target: &Sandbox,
+    ) -> Result<(), Violation> {
         let found = match op {
             Op::Create(_) | Op::HangUp { .. } => Ok(()),
             Op::Command { code, word } => self.command(target, code, word).await,
@@ -103,6 +117,9 @@ impl Worker {
             Op::Kill { racers } => kill(&self.course, target, racers).await,
             Op::Look => self.look(target).await,
             Op::Metrics => self.metrics(target).await,
+            Op::Pause { memory } => pause(&self.course, &mut self.caller, target, memory).await,
+            Op::Resume => resume(&self.course, &mut self.caller, target).await,
+            Op::Snapshot => self.snapshot(number, target).await,
         };
         match found {
             Err(Violation::Unexpected { what }) => Err(self.explained(target, what).await),
@@ -113,9 +130,10 @@ impl Worker {
     /// What went wrong with `target`, in the words of the first question about it: is it there?
     async fn explained(&mut self, target: &Sandbox, what: String) -> Violation {
         let id = target.id.clone();
-        match listed(&mut self.caller).await {
-            Ok(listed) if !listed.contains_key(&id) => {
-                Violation::Lost { id, how: format!("was announced and is not listed; {what}") }
+        let ask = Ask::api(&self.caller.daemon, "GET", format!("/sandboxes/{id}"), "");
+        match self.caller.ask(&ask).await {
+            Ok(answer) if answer.status() == 404 => {
+                Violation::Lost { id, how: format!("was announced and is not there; {what}") }
             }
             // The edge says so of a sandbox it has no way to.
             _ if what.contains("was not found") => {
@@ -130,7 +148,7 @@ impl Worker {
         self.most / 4
     }
 
-    fn key(&self, number: u64) -> String {
+    pub(super) fn key(&self, number: u64) -> String {
         format!("soak-{}-{}-{number}", self.course.seed, self.number)
     }
 
@@ -179,7 +197,7 @@ impl Worker {
     async fn hang_up(&mut self, number: u64, after_us: u64) -> Result<String, Violation> {
         let key = self.key(number);
         self.course.model.lock().hung_up(&key);
-        let ask = create_ask(&self.caller, &key);
+        let ask = create_ask(&self.caller, &key, "base");
         // Not the kept connection: this one is dropped.
         let mut caller = Caller::new(Arc::clone(&self.caller.daemon));
         let budget = Budget::within(Duration::from_micros(after_us));
@@ -276,16 +294,35 @@ pub(crate) async fn listed(
     Ok(list.iter().map(|one| (text(&one["sandboxID"]), text(&one["metadata"]["soak"]))).collect())
 }
 
-fn create_ask(caller: &Caller, key: &str) -> Ask {
+/// Whether `op` may be done to `sandbox`.
+fn is_legal(op: Op, sandbox: &Sandbox) -> bool {
+    match op {
+        Op::Kill { .. } => !sandbox.keeper,
+        Op::Expire { .. } => !sandbox.keeper && !sandbox.paused,
+        Op::Resume => sandbox.paused,
+        _ => !sandbox.paused,
+    }
+}
+
+fn create_ask(caller: &Caller, key: &str, template: &str) -> Ask {
     let metadata = json!({ "soak": key });
-    let body = json!({ "templateID": "base", "timeout": LIFE.as_secs(), "metadata": metadata });
+    let body = json!({ "templateID": template, "timeout": LIFE.as_secs(), "metadata": metadata });
     Ask::api(&caller.daemon, "POST", "/v2/sandboxes", body.to_string()).with("idempotency-key", key)
 }
 
 /// A sandbox that nothing was done to yet.
 pub(crate) async fn create(caller: &mut Caller, key: &str) -> Result<Sandbox, Violation> {
+    create_of(caller, key, "base").await
+}
+
+/// The same, of `template`.
+pub(crate) async fn create_of(
+    caller: &mut Caller,
+    key: &str,
+    template: &str,
+) -> Result<Sandbox, Violation> {
     let began = Instant::now();
-    let ask = create_ask(caller, key);
+    let ask = create_ask(caller, key, template);
     let answer = caller.ask(&ask).await?;
     let made: Value = serde_json::from_slice(answer.body()).unwrap_or_default();
     let (StatusCode::CREATED, Some(id)) = (answer.status(), made["sandboxID"].as_str()) else {
@@ -296,6 +333,7 @@ pub(crate) async fn create(caller: &mut Caller, key: &str) -> Result<Sandbox, Vi
         key: key.to_owned(),
         worker: u32::MAX,
         keeper: false,
+        paused: false,
         token: made["envdAccessToken"].as_str().unwrap_or_default().to_owned(),
         runner: Runner { pid: 0, started: String::new() },
         files: std::collections::BTreeMap::new(),

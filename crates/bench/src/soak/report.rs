@@ -9,18 +9,13 @@ use super::course::Course;
 use super::daemon::Counts;
 use super::footprint::{Footprint, Host};
 use super::model::Violation;
+use super::probe::Times;
 use crate::numbers::{Series, line, told};
 
-/// How much slower the service may be after the run.
+/// How much slower the service may be during and after the run.
 const SLOWER: f64 = 1.2;
-
-#[derive(Debug, Default)]
-pub(super) struct Times {
-    pub create: Series,
-    pub kill: Series,
-    /// A program started and ended, by turns with both.
-    pub machine: Series,
-}
+/// A machine is mostly idle from here on, percent.
+const MOSTLY: f64 = 60.0;
 
 #[derive(Debug)]
 pub(super) struct Report {
@@ -31,12 +26,17 @@ pub(super) struct Report {
     pub took: Duration,
     pub violation: Option<Violation>,
     pub before: Times,
+    pub during: Times,
     pub after: Times,
+    /// How much of the run the machine was idle, in percent.
+    pub idle: Option<f64>,
     pub baseline: Option<Footprint>,
     pub end: Option<Footprint>,
     /// Sandboxes that lived from the first minute to the end.
     pub kept: usize,
     counts: BTreeMap<&'static str, u64>,
+    /// What has become of pauses.
+    outcomes: BTreeMap<&'static str, u64>,
     daemon: Counts,
     churned: u64,
     checks: u64,
@@ -54,11 +54,14 @@ impl Report {
             took: Duration::ZERO,
             violation: None,
             before: Times::default(),
+            during: Times::default(),
             after: Times::default(),
+            idle: None,
             baseline: None,
             end: None,
             kept: 0,
             counts: BTreeMap::new(),
+            outcomes: BTreeMap::new(),
             daemon: Counts::default(),
             churned: 0,
             checks: 0,
@@ -70,11 +73,13 @@ impl Report {
     /// Takes over what was counted on the way.
     pub(super) fn fill(&mut self, course: &Course) {
         self.counts = course.counts();
+        self.outcomes = course.outcomes();
         self.daemon = course.daemon.counts();
         self.churned = course.churned();
         self.checks = course.checks.load(Ordering::Relaxed);
         self.resident_mib = course.resident_mib.lock().clone();
         self.newest = course.journal.newest();
+        self.during = std::mem::take(&mut *course.during.lock());
     }
 
     pub(super) fn print(&self) {
@@ -91,23 +96,25 @@ impl Report {
         self.times();
         if self.violation.is_none() {
             let (seed, churned) = (self.seed, self.churned);
-            let kills = self.daemon.kills + self.daemon.own_kills;
+            let (kills, own) = (self.daemon.kills + self.daemon.own_kills, self.daemon.own_kills);
+            let pauses = self.counts.get("pause").copied().unwrap_or(0);
             println!(
-                "passed with seed {seed}: {churned} sandboxes, {kills} kills of the daemon, \
-                 lost 0, leaked 0"
+                "passed with seed {seed}: {churned} sandboxes, {pauses} pauses, {kills} kills of \
+                 the daemon, {own} of them by faults, lost 0, leaked 0"
             );
         }
     }
 
     fn work(&self) {
         let operations: u64 = self.counts.values().sum();
-        let counts: Vec<String> =
-            self.counts.iter().map(|(kind, count)| format!("{kind} {count}")).collect();
         println!(
             "{operations} operations in {:.0} s: {}",
             self.took.as_secs_f64(),
-            counts.join(", ")
+            listed(&self.counts)
         );
+        if !self.outcomes.is_empty() {
+            println!("paused sandboxes that have {}", listed(&self.outcomes));
+        }
         println!(
             "{} sandboxes made, {} of them kept through the whole run; everything compared {} times",
             self.churned, self.kept, self.checks
@@ -167,28 +174,49 @@ impl Report {
     }
 
     fn times(&self) {
-        if self.end.is_none() {
+        if self.after.create.is_empty() {
             return;
         }
-        let slower = |before: &Series, after: &Series| after.p50() / before.p50();
-        let machine = slower(&self.before.machine, &self.after.machine);
         println!("the machine before: {}", self.before.machine.summary());
         println!("the machine after:  {}", self.after.machine.summary());
-        let pairs = [
-            ("create", &self.before.create, &self.after.create),
-            ("kill", &self.before.kill, &self.after.kill),
-        ];
-        for (what, before, after) in pairs {
-            println!("{what} before: {}", before.summary());
-            println!("{what} after:  {}", after.summary());
-            let ours = slower(before, after);
-            let measured = format!("{ours:.2}x, the machine {machine:.2}x: {:.2}x", ours / machine);
-            let what = format!("{what} after against before");
-            line(&format!("{what}, p50"), &measured, "<= 1.2x", ours / machine <= SLOWER);
-            // Of two hundred it is the second slowest: told, not judged.
-            let (before, after) = (before.percentile(99), after.percentile(99));
-            let measured = format!("{after:.1} / {before:.1} ms = {:.2}x", after / before);
-            told(&format!("{what}, p99"), &measured);
+        compare("after", &self.before, &self.after);
+        if self.during.create.is_empty() {
+            return;
         }
+        println!("the machine during: {}", self.during.machine.summary());
+        compare("during", &self.before, &self.during);
+        if let Some(idle) = self.idle {
+            told("the machine's idle time during the run", &format!("{idle:.0}%"));
+            if idle < MOSTLY {
+                println!("somebody else was busy on this machine: these ratios prove nothing");
+            }
+        }
+        if !self.during.held_up.is_empty() {
+            told("create and kill over the end of a daemon", &self.during.held_up.summary());
+        }
+    }
+}
+
+fn listed(counts: &BTreeMap<&'static str, u64>) -> String {
+    let words: Vec<String> = counts.iter().map(|(what, count)| format!("{what} {count}")).collect();
+    words.join(", ")
+}
+
+/// What was measured `when`, against before.
+fn compare(when: &str, before: &Times, then: &Times) {
+    let slower = |before: &Series, then: &Series| then.p50() / before.p50();
+    let machine = slower(&before.machine, &then.machine);
+    let pairs = [("create", &before.create, &then.create), ("kill", &before.kill, &then.kill)];
+    for (what, before, then) in pairs {
+        println!("{what} before: {}", before.summary());
+        println!("{what} {when}: {}", then.summary());
+        let ours = slower(before, then);
+        let measured = format!("{ours:.2}x, the machine {machine:.2}x: {:.2}x", ours / machine);
+        let what = format!("{what} {when} against before");
+        line(&format!("{what}, p50"), &measured, "<= 1.2x", ours / machine <= SLOWER);
+        // Of two hundred it is the second slowest: told, not judged.
+        let (before, then) = (before.percentile(99), then.percentile(99));
+        let measured = format!("{then:.1} / {before:.1} ms = {:.2}x", then / before);
+        told(&format!("{what}, p99"), &measured);
     }
 }

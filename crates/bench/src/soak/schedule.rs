@@ -79,6 +79,13 @@ pub(crate) enum Op {
     /// The API's view of it, alone and in the list.
     Look,
     Metrics,
+    Pause {
+        memory: bool,
+    },
+    /// A paused one goes on.
+    Resume,
+    /// A template is made of it, and a sandbox of that.
+    Snapshot,
 }
 
 /// Bytes that follow from a number, so that nobody has to keep them.
@@ -107,6 +114,8 @@ pub(crate) struct Step {
     pub pick: u64,
 }
 
+/// Longer than a step takes by itself, much shorter than anybody here waits.
+const DELAY_MS: u64 = 1500;
 /// Files of one sandbox.
 const FILES: u64 = 4;
 /// Makes an operation of one kind.
@@ -137,6 +146,15 @@ const WEIGHTS: [(u64, Make); 12] = [
     (2, |_| Op::Metrics),
 ];
 
+/// Of a hundred steps so many are one of [`PAUSES`], when there are pauses at all. The schedules without
+/// them stay what they were.
+const PAUSES_PCT: u64 = 30;
+const PAUSES: [(u64, Make); 3] = [
+    (5, |dice| Op::Pause { memory: dice.below(4) > 0 }),
+    (5, |_| Op::Resume),
+    (2, |_| Op::Snapshot),
+];
+
 fn byte(dice: &mut Dice, end: u64) -> u8 {
     u8::try_from(dice.below(end)).unwrap_or(u8::MAX)
 }
@@ -148,12 +166,19 @@ fn length(dice: &mut Dice) -> u32 {
 }
 
 /// What `worker` does as its `number`th step.
-pub(crate) fn step(seed: u64, worker: u32, number: u64) -> Step {
-    let mut dice = Dice::new(seed, &[1, u64::from(worker), number]);
-    let mut left = dice.below(WEIGHTS.iter().map(|(weight, _)| weight).sum());
+pub(crate) fn step(seed: u64, worker: u32, number: u64, pauses: bool) -> Step {
+    let mut halts = Dice::new(seed, &[4, u64::from(worker), number]);
+    if pauses && halts.below(100) < PAUSES_PCT {
+        return one_of(&PAUSES, halts);
+    }
+    one_of(&WEIGHTS, Dice::new(seed, &[1, u64::from(worker), number]))
+}
+
+fn one_of(table: &[(u64, Make)], mut dice: Dice) -> Step {
+    let mut left = dice.below(table.iter().map(|(weight, _)| weight).sum());
     let pick = dice.roll();
-    for (weight, make) in WEIGHTS {
-        if left < weight {
+    for (weight, make) in table {
+        if left < *weight {
             return Step { op: make(&mut dice), pick };
         }
         left -= weight;
@@ -162,13 +187,15 @@ pub(crate) fn step(seed: u64, worker: u32, number: u64) -> Step {
 }
 
 impl Step {
-    /// What it comes to for a worker with `lasting` sandboxes that something can be done to, out
-    /// of `has` it has and `most` it may have.
-    pub(crate) fn with(self, lasting: usize, has: usize, most: usize) -> Self {
+    /// What it comes to for a worker with `lasting` sandboxes that something can be done to and
+    /// `paused` ones, out of `has` it has and `most` it may have.
+    pub(crate) fn with(self, lasting: usize, paused: usize, has: usize, most: usize) -> Self {
         let op = match self.op {
+            Op::Resume if paused > 0 => Op::Resume,
             Op::Create(_) | Op::HangUp { .. } if has >= most => Op::Kill { racers: 1 },
             Op::Create(_) | Op::HangUp { .. } => self.op,
             _ if lasting == 0 && has < most => Op::Create(Asked::Once),
+            Op::Resume => Op::Pause { memory: true },
             op => op,
         };
         Self { op, ..self }
@@ -252,6 +279,15 @@ pub(crate) fn faults(seed: u64, number: u64, words: &[String]) -> Option<String>
     (!chosen.is_empty()).then(|| chosen.join(","))
 }
 
+/// A fault as the daemon is told it: one that keeps a step up does so for [`DELAY_MS`]. All the time
+/// a step has is up to a minute, in which a run of minutes gets nowhere.
+pub(crate) fn bounded(word: &str) -> String {
+    match word.split_once("=delay") {
+        Some((point, rest)) if !rest.starts_with(':') => format!("{point}=delay:{DELAY_MS}{rest}"),
+        _ => word.to_owned(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
@@ -259,7 +295,7 @@ mod tests {
     use super::{Asked, Content, End, Ends, Op, Step, breaks, faults, step};
 
     fn steps(seed: u64, worker: u32) -> Vec<Step> {
-        (0..2000).map(|number| step(seed, worker, number)).collect()
+        (0..2000).map(|number| step(seed, worker, number, false)).collect()
     }
 
     #[test]
@@ -275,7 +311,7 @@ mod tests {
     /// A schedule that was published can be run again years later.
     #[test]
     fn the_schedule_of_a_seed_never_changes() {
-        let first: Vec<u64> = (0..3).map(|number| step(1, 0, number).pick).collect();
+        let first: Vec<u64> = (0..3).map(|number| step(1, 0, number, false).pick).collect();
         let published = [0x532e_16a0_cdde_f5c0, 0xf008_f950_f4a8_fbd4, 0x4adc_3f0f_1744_8d71];
         assert_eq!(first, published);
     }
@@ -285,17 +321,37 @@ mod tests {
         let kinds: BTreeSet<_> =
             steps(3, 0).iter().map(|step| super::super::ops::kind(step.op)).collect();
         assert_eq!(kinds.len(), super::WEIGHTS.len(), "{kinds:?}");
+        let with_pauses: BTreeSet<_> =
+            (0..2000).map(|number| super::super::ops::kind(step(3, 0, number, true).op)).collect();
+        assert_eq!(with_pauses.len(), kinds.len() + super::PAUSES.len(), "{with_pauses:?}");
     }
 
     #[test]
     fn who_has_no_sandbox_makes_one_and_who_has_enough_ends_one() {
         let at = |op| Step { op, pick: 0 };
-        assert_eq!(at(Op::Attach).with(0, 3, 4).op, Op::Create(Asked::Once));
-        assert_eq!(at(Op::Attach).with(1, 1, 4).op, Op::Attach);
+        assert_eq!(at(Op::Attach).with(0, 0, 3, 4).op, Op::Create(Asked::Once));
+        assert_eq!(at(Op::Attach).with(1, 0, 1, 4).op, Op::Attach);
         // All it may have are about to end: it waits for that.
-        assert_eq!(at(Op::Attach).with(0, 4, 4).op, Op::Attach);
-        assert_eq!(at(Op::Create(Asked::Twice)).with(1, 4, 4).op, Op::Kill { racers: 1 });
-        assert_eq!(at(Op::Create(Asked::Twice)).with(3, 3, 4).op, Op::Create(Asked::Twice));
+        assert_eq!(at(Op::Attach).with(0, 0, 4, 4).op, Op::Attach);
+        assert_eq!(at(Op::Create(Asked::Twice)).with(1, 0, 4, 4).op, Op::Kill { racers: 1 });
+        assert_eq!(at(Op::Create(Asked::Twice)).with(3, 0, 3, 4).op, Op::Create(Asked::Twice));
+    }
+
+    #[test]
+    fn who_has_no_paused_sandbox_pauses_one_instead_of_resuming_it() {
+        let resume = |lasting, paused| Step { op: Op::Resume, pick: 0 }.with(lasting, paused, 3, 4);
+        assert_eq!(resume(0, 3).op, Op::Resume);
+        assert_eq!(resume(3, 0).op, Op::Pause { memory: true });
+        assert_eq!(resume(0, 0).op, Op::Create(Asked::Once));
+    }
+
+    #[test]
+    fn a_fault_that_delays_does_so_for_a_bounded_time() {
+        assert_eq!(super::bounded("a.b=delay"), "a.b=delay:1500");
+        assert_eq!(super::bounded("a.b=delay*3"), "a.b=delay:1500*3");
+        for as_it_is in ["a.b=delay:50", "a.b=delay:50*2", "a.b=error*2", "delay=kill"] {
+            assert_eq!(super::bounded(as_it_is), as_it_is);
+        }
     }
 
     #[test]

@@ -14,6 +14,13 @@ use crate::test::Tally;
 /// A WebSocket client that can set headers, which the one built into newer Node.js cannot.
 const WEBSOCKET: &str = "ws@8.23.0";
 
+/// E2B's command line, and the manifest that pins the SDK it brings along.
+const COMMAND_LINE: &str = "@e2b/cli@2.19.0";
+const MANIFEST: &str = concat!(
+    r#"{"private": true, "type": "module", "overrides": {"@e2b/cli": {"e2b": "2.49.0"}}}"#,
+    "\n"
+);
+
 /// The oldest Node.js both SDK releases run on, and the one fetched where the host's is older.
 const OLDEST_NODE: (u32, u32) = (20, 18);
 const FETCHED_NODE: &str = "22.20.0";
@@ -27,14 +34,14 @@ const TEST_TIMEOUT_MS: &str = "120000";
 /// `npm` fails.
 pub(super) fn install(release: &Release) -> Result<()> {
     let sdk = format!("e2b@{}", release.version);
-    let mut wanted = vec![sdk, WEBSOCKET.to_owned()];
+    let mut wanted = vec![sdk, WEBSOCKET.to_owned(), COMMAND_LINE.to_owned()];
     if !host_node_is_new_enough() {
         wanted.push(node_package()?);
     }
     let packages = wanted.join(" ");
     once(release, &packages, || {
         let manifest = release.folder().join("package.json");
-        fs::write(&manifest, "{\"private\": true, \"type\": \"module\"}\n")
+        fs::write(&manifest, MANIFEST)
             .map_err(Failure::because(format!("write {}", manifest.display())))?;
         let mut npm = Command::new("npm");
         npm.args(["install", "--no-audit", "--no-fund", "--no-save", "--loglevel=error"])

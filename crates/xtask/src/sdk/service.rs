@@ -29,7 +29,7 @@ const READY: &str = "cofferdam: ready on http://";
 const KEPT: &str = "images";
 
 /// A running service.
-pub(super) struct Service {
+pub(crate) struct Service {
     child: Child,
     data: PathBuf,
     log: PathBuf,
@@ -41,7 +41,15 @@ impl Service {
     ///
     /// # Errors
     /// It ends or stays silent; the message has the end of its log.
-    pub(super) fn start(data: &Path) -> Result<Self> {
+    pub(crate) fn start(data: &Path) -> Result<Self> {
+        Self::start_with(data, &[])
+    }
+
+    /// The same with more arguments.
+    ///
+    /// # Errors
+    /// As [`Service::start`].
+    pub(crate) fn start_with(data: &Path, args: &[&str]) -> Result<Self> {
         clear(data)?;
         let log = paths::sdk().join("service.log");
         let log_file =
@@ -54,6 +62,7 @@ impl Service {
             .args(["--listen", &format!("127.0.0.1:{port}")])
             // What a test leaves running is not waited for.
             .args(["--shutdown-drain-timeout", "0s"])
+            .args(args)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(log_file)
@@ -71,12 +80,12 @@ impl Service {
     }
 
     /// The variables a client needs.
-    pub(super) fn credentials(&self) -> impl Iterator<Item = (&str, &str)> {
+    pub(crate) fn credentials(&self) -> impl Iterator<Item = (&str, &str)> {
         self.credentials.iter().map(|(name, value)| (name.as_str(), value.as_str()))
     }
 
     /// What it says to standard error.
-    pub(super) fn log(&self) -> &Path {
+    pub(crate) fn log(&self) -> &Path {
         &self.log
     }
 
@@ -84,7 +93,7 @@ impl Service {
     ///
     /// # Errors
     /// It was already gone, does not stop in time, ends with a failure, or leaves something.
-    pub(super) fn stop(self, keep: bool) -> Result<()> {
+    pub(crate) fn stop(self, keep: bool) -> Result<()> {
         // 3: something was still running, as it is when a test leaves a sandbox behind.
         self.stop_with(&[0, 3], keep)
     }
@@ -93,7 +102,7 @@ impl Service {
     ///
     /// # Errors
     /// As [`Service::stop`], and that something did.
-    pub(super) fn stop_drained(self, keep: bool) -> Result<()> {
+    pub(crate) fn stop_drained(self, keep: bool) -> Result<()> {
         self.stop_with(&[0], keep)
     }
 

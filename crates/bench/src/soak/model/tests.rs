@@ -1,7 +1,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use super::{Answer, Ends, Model, Runner, Sandbox, Seen, Violation};
+use super::{Answer, Ends, Halted, Model, Runner, Sandbox, Seen, Violation};
 use crate::soak::schedule::Content;
 
 const CONTENT: Content = Content { seed: 5, len: 100 };
@@ -17,6 +17,7 @@ fn sandbox(id: &str, now: Instant) -> Sandbox {
         key: format!("key-{id}"),
         worker: 0,
         keeper: false,
+        paused: false,
         token: String::new(),
         runner: runner(5),
         files: BTreeMap::from([("f0".to_owned(), CONTENT)]),
@@ -135,6 +136,42 @@ fn a_leaked_object_and_a_directory_without_a_sandbox_are_leaks() {
 }
 
 #[test]
+fn a_paused_sandbox_is_lost_when_it_is_not_listed_and_changed_when_it_runs() {
+    let halt = |memory: bool, model: &mut Model, seen: &mut Seen| {
+        model.paused("a", true);
+        let key = seen.listed.remove("a").unwrap();
+        seen.answers.remove("a");
+        seen.paused.insert("a".into(), Halted { key, memory });
+        seen.lifecycles = 1 + usize::from(memory);
+    };
+    for memory in [true, false] {
+        assert_eq!(found(|model, seen| halt(memory, model, seen)), []);
+        let directory = found(|model, seen| {
+            halt(memory, model, seen);
+            seen.lifecycles += 1;
+        });
+        assert!(matches!(&directory[..], [Violation::Leaked { .. }]), "{directory:?}");
+    }
+    let gone = found(|model, seen| {
+        halt(false, model, seen);
+        seen.paused.clear();
+    });
+    assert!(matches!(&gone[..], [Violation::Lost { id, .. }] if id == "a"), "{gone:?}");
+    let runs = found(|model, _| model.paused("a", true));
+    assert!(matches!(&runs[..], [Violation::Changed { id, .. }] if id == "a"), "{runs:?}");
+}
+
+#[test]
+fn a_paused_sandbox_that_nobody_made_is_a_stranger_and_a_snapshot_a_leak() {
+    let stranger = found(|_, seen| {
+        seen.paused.insert("c".into(), Halted { key: "k".into(), memory: false });
+    });
+    assert_eq!(stranger, [Violation::Stranger { id: "c".into(), key: "k".into() }]);
+    let snapshot = found(|_, seen| seen.snapshots.push("team/x:default".into()));
+    assert!(matches!(&snapshot[..], [Violation::Leaked { .. }]), "{snapshot:?}");
+}
+
+#[test]
 fn a_sandbox_whose_time_runs_out_may_be_there_or_not_and_then_must_not() {
     let now = Instant::now();
     let at = |ms: u64| now + Duration::from_millis(ms);
@@ -169,6 +206,19 @@ fn a_worker_is_given_only_its_own_sandboxes_that_last() {
     model.ends("a", Ends { earliest: now, latest: now });
     let lasting = model.of(0, now + Duration::from_secs(60));
     assert_eq!(lasting.iter().map(|one| one.id.as_str()).collect::<Vec<_>>(), ["b"]);
+}
+
+#[test]
+fn one_that_is_about_to_end_or_paused_is_not_asked_for_an_answer() {
+    let now = Instant::now();
+    let (mut model, _) = fine(now);
+    let soon = now + Duration::from_secs(60);
+    assert_eq!(model.answering(soon).len(), 2);
+    model.ends("a", Ends { earliest: soon, latest: soon });
+    let left = model.answering(soon);
+    assert_eq!(left.iter().map(|one| one.id.as_str()).collect::<Vec<_>>(), ["b"]);
+    model.paused("b", true);
+    assert!(model.answering(soon).is_empty());
 }
 
 #[test]

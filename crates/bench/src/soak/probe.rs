@@ -1,0 +1,131 @@
+//! How long a create and a kill take: before the work, beside it, and after it.
+
+use std::process::Command;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::ensure;
+
+use super::caller::{Ask, Caller, refused};
+use super::course::Course;
+use super::daemon::Standing;
+use super::model::Violation;
+use super::ops::create;
+use super::{Load, Options};
+use crate::numbers::Series;
+
+/// From one create to the next of a light load, whether something else goes on or not: what is
+/// compared differs in that alone. A processor that is woken is slower than one that was busy.
+const LIGHT_EVERY: Duration = Duration::from_millis(300);
+
+#[derive(Debug, Default)]
+pub(crate) struct Times {
+    pub create: Series,
+    pub kill: Series,
+    /// A program started and ended, by turns with both.
+    pub machine: Series,
+    /// A create and its kill that waited for the next daemon; in none of the others.
+    pub held_up: Series,
+}
+
+/// Measures while nothing else runs.
+///
+/// # Errors
+/// What is measured fails.
+pub(super) async fn alone(
+    course: &Course,
+    caller: &mut Caller,
+    options: &Options,
+    when: &str,
+) -> Result<Times, Violation> {
+    let mut times = Times::default();
+    for number in 0..options.measured {
+        let began = Instant::now();
+        let key = format!("soak-{}-{when}-{number}", course.seed);
+        one(course, caller, &key).await?.put(&mut times);
+        if options.load == Load::Light {
+            rest_of(began).await;
+        }
+    }
+    Ok(times)
+}
+
+/// Measures beside everything else, until the run is over.
+///
+/// # Errors
+/// As those of [`alone`].
+pub(super) async fn beside(course: Arc<Course>) -> Result<(), Violation> {
+    let mut caller = Caller::new(Arc::clone(&course.daemon));
+    let mut number = 0_u64;
+    while !course.is_over() {
+        let began = Instant::now();
+        {
+            // What it makes is gone again before anybody compares.
+            let _in_the_world = course.world.read().await;
+            let key = format!("soak-{}-during-{number}", course.seed);
+            let took = one(&course, &mut caller, &key).await?;
+            course.created();
+            took.put(&mut course.during.lock());
+        }
+        number += 1;
+        rest_of(began).await;
+    }
+    Ok(())
+}
+
+async fn rest_of(began: Instant) {
+    tokio::time::sleep(LIGHT_EVERY.saturating_sub(began.elapsed())).await;
+}
+
+/// How long one of each took.
+#[derive(Debug)]
+struct Took {
+    machine: Duration,
+    create: Duration,
+    kill: Duration,
+    /// Whether one daemon answered both.
+    by_one: bool,
+}
+
+impl Took {
+    fn put(self, times: &mut Times) {
+        times.machine.push(self.machine);
+        if self.by_one {
+            times.create.push(self.create);
+            times.kill.push(self.kill);
+        } else {
+            times.held_up.push(self.create + self.kill);
+        }
+    }
+}
+
+async fn one(course: &Course, caller: &mut Caller, key: &str) -> Result<Took, Violation> {
+    let machine = bare_process()
+        .await
+        .map_err(|error| Violation::unexpected(format!("/bin/true: {error:#}")))?;
+    let before: Standing = course.daemon.up().await?;
+    let began = Instant::now();
+    let sandbox = create(caller, key).await?;
+    let made = began.elapsed();
+    let began = Instant::now();
+    let path = format!("/sandboxes/{}", sandbox.id);
+    let answer = caller.ask(&Ask::api(&course.daemon, "DELETE", path, "")).await?;
+    let kill = began.elapsed();
+    let by_one = course.daemon.standing() == before;
+    // The daemon before, or a fault, may have kept the first answer to itself.
+    let excused = !by_one || course.daemon.is_faulty();
+    if answer.status() != 204 && !(excused && answer.status() == 404) {
+        return Err(refused("kill", &answer));
+    }
+    Ok(Took { machine, create: made, kill, by_one })
+}
+
+/// How long the machine takes to start and end a program, by turns with what is measured: others
+/// may use it more at the end of a long run than at its beginning.
+async fn bare_process() -> anyhow::Result<Duration> {
+    let began = Instant::now();
+    #[expect(clippy::disallowed_methods, reason = "a program of its own, waited for here")]
+    let status = tokio::task::spawn_blocking(|| Command::new("/bin/true").status()).await??;
+    ensure!(status.success(), "it failed: {status}");
+    Ok(began.elapsed())
+}
