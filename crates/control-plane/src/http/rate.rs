@@ -129,7 +129,7 @@ impl Pace {
 impl RateSlot {
     pub(crate) fn put(&self, pace: Pace) {
         // A request that is looked at twice has the pace of the first look.
-        let _ = self.0.get_or_init(|| pace);
+        let _first = self.0.set(pace);
     }
 
     pub(super) fn tell(&self, headers: &mut HeaderMap) {
