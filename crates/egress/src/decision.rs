@@ -2,7 +2,7 @@
 
 use std::net::{Ipv4Addr, SocketAddrV4};
 
-use model::{Egress, HostName, Ipv4Range};
+use model::{Egress, HostName, Ipv4Range, Scheme};
 
 use crate::Refusal;
 
@@ -58,10 +58,16 @@ impl Rules<'_> {
         !self.egress.headers.is_empty() || !self.permits(*origin.ip())
     }
 
+    /// Whether somebody stands between a program and the server `name` it speaks TLS with.
+    pub(crate) fn intercepts(self, name: &HostName) -> bool {
+        self.egress.headers_for(Scheme::Https, name).is_some()
+    }
+
     /// Decides on a connection to `origin` that asks for `name`.
     pub(crate) fn decide(
         self,
         origin: SocketAddrV4,
+        scheme: Scheme,
         name: Option<&HostName>,
     ) -> Result<Target, Refusal> {
         let port = origin.port();
@@ -85,7 +91,7 @@ impl Rules<'_> {
         Ok(match name {
             // What is put into its requests is for the owner of the name, and for nobody else who
             // has an address that a program says is the name's.
-            Some(name) if self.egress.headers_for(name).is_some() => to(name, true),
+            Some(name) if self.egress.headers_for(scheme, name).is_some() => to(name, true),
             // With nothing denied the proxy may as well look the name up where it is.
             Some(name) if self.egress.proxy.is_some() && self.egress.deny.is_empty() => {
                 to(name, false)
@@ -108,7 +114,7 @@ impl Rules<'_> {
 mod tests {
     use std::net::SocketAddrV4;
 
-    use model::{ALWAYS_DENIED, Egress, HeaderRule, HostName, Ipv4Range, SocksProxy};
+    use model::{ALWAYS_DENIED, Egress, HeaderRule, HostName, Ipv4Range, Scheme, SocksProxy};
 
     use super::{Look, OnlyPermitted, Rules, Target};
     use crate::Refusal;
@@ -144,22 +150,28 @@ mod tests {
         let egress = named_only();
         let rules = rules(&egress);
         for address in ["203.0.113.1", "10.0.0.1", "127.0.0.1"] {
-            assert_eq!(rules.decide(at(address), Some(&name("a.com"))), by_name("a.com", false));
+            assert_eq!(
+                rules.decide(at(address), Scheme::Https, Some(&name("a.com"))),
+                by_name("a.com", false)
+            );
             assert_eq!(rules.look(at(address)), Look::Needed);
         }
         let other = name("evil.com");
-        let refused = rules.decide(at("203.0.113.1"), Some(&other));
+        let refused = rules.decide(at("203.0.113.1"), Scheme::Https, Some(&other));
         assert_eq!(refused, Err(Refusal::Name(other.clone())));
-        assert_eq!(rules.decide(at("203.0.113.1"), None), Err(Refusal::Nameless));
+        assert_eq!(rules.decide(at("203.0.113.1"), Scheme::Https, None), Err(Refusal::Nameless));
         let address = at("203.0.113.9");
-        assert_eq!(rules.decide(address, Some(&other)), Ok(Target::Address(address)));
+        assert_eq!(
+            rules.decide(address, Scheme::Https, Some(&other)),
+            Ok(Target::Address(address))
+        );
         assert_eq!((rules.look(address), rules.look_at_each(address)), (Look::No, false));
     }
 
     #[test]
     fn nothing_opens_what_is_closed_to_all() {
         let egress = Egress { allow: vec![Ipv4Range::ALL], ..Egress::default() };
-        let refused = rules(&egress).decide(at("169.254.169.254"), None);
+        let refused = rules(&egress).decide(at("169.254.169.254"), Scheme::Https, None);
         assert_eq!(refused, Err(Refusal::Closed("169.254.169.254".parse().unwrap())));
     }
 
@@ -168,27 +180,39 @@ mod tests {
         let proxy = || Some(SocksProxy::new("p:1", None, None).unwrap());
         let address = at("203.0.113.1");
         let open = Egress { proxy: proxy(), ..Egress::default() };
-        assert_eq!(rules(&open).decide(address, Some(&name("x.com"))), by_name("x.com", false));
+        assert_eq!(
+            rules(&open).decide(address, Scheme::Https, Some(&name("x.com"))),
+            by_name("x.com", false)
+        );
         assert_eq!(rules(&open).look(address), Look::Shortly);
         let some =
             Egress { deny: vec!["9.9.9.9".parse().unwrap()], proxy: proxy(), ..named_only() };
-        let target = rules(&some).decide(address, Some(&name("x.com")));
+        let target = rules(&some).decide(address, Scheme::Https, Some(&name("x.com")));
         assert_eq!(target, Ok(Target::Address(address)));
-        assert_eq!(rules(&some).decide(address, Some(&name("c.b.com"))), by_name("c.b.com", false));
+        assert_eq!(
+            rules(&some).decide(address, Scheme::Https, Some(&name("c.b.com"))),
+            by_name("c.b.com", false)
+        );
     }
 
     #[test]
     fn headers_go_to_whom_they_are_for_and_allow_nothing() {
-        let rule = HeaderRule { domain: "c.com".parse().unwrap(), headers: Vec::new() };
+        let rule = HeaderRule { requests: "c.com".parse().unwrap(), headers: Vec::new() };
         let headers = vec![rule];
         let address = at("203.0.113.1");
         let open = Egress { headers: headers.clone(), ..Egress::default() };
-        assert_eq!(rules(&open).decide(address, Some(&name("c.com"))), by_name("c.com", true));
-        let target = rules(&open).decide(address, Some(&name("d.com")));
+        assert_eq!(
+            rules(&open).decide(address, Scheme::Https, Some(&name("c.com"))),
+            by_name("c.com", true)
+        );
+        let target = rules(&open).decide(address, Scheme::Https, Some(&name("d.com")));
         assert_eq!(target, Ok(Target::Address(address)));
         assert!(rules(&open).look_at_each(address));
+        assert!(
+            rules(&open).intercepts(&name("c.com")) && !rules(&open).intercepts(&name("d.com"))
+        );
         let closed = Egress { headers, ..named_only() };
-        let refused = rules(&closed).decide(address, Some(&name("c.com")));
+        let refused = rules(&closed).decide(address, Scheme::Https, Some(&name("c.com")));
         assert_eq!(refused, Err(Refusal::Name(name("c.com"))));
     }
 }

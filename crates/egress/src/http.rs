@@ -1,5 +1,5 @@
 //! Requests of HTTP/1, one by one: each is let through for the host it names, and gets the headers
-//! that the rules have for that.
+//! that the rules have for that. Those of HTTPS are for the one host that their connection is with.
 //!
 //! They are read and written anew: what two servers may understand in two ways does not go on.
 
@@ -8,33 +8,33 @@ use std::net::SocketAddrV4;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
-use http::header::{CONNECTION, CONTENT_TYPE, HOST, HeaderName, HeaderValue, UPGRADE};
+use http::header::{CONNECTION, HeaderValue, UPGRADE};
 use http::uri::PathAndQuery;
-use http::{Method, Request, Response, StatusCode, Uri};
-use http_body_util::combinators::BoxBody;
-use http_body_util::{BodyExt, Full};
+use http::{Request, Response, StatusCode, Uri};
+use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper::client::conn::http1::SendRequest;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use lifecycle::TaskGroup;
-use model::{Egress, HostName};
+use model::Scheme;
 use parking_lot::Mutex;
+use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::Refusal;
+use crate::beside::{Beside, Runner};
+use crate::carry::Allowed;
+use crate::https::Upstream;
+use crate::intercept::Protocol;
 use crate::line::{Cut, Line};
-use crate::opening::host;
-use crate::proxy::{Allowed, Shared};
+use crate::proxy::Shared;
+use crate::requests::{Body, broken, check_is_for, named, refused, set_headers};
 
 /// The lines of a request, and the pause before it.
-const REQUEST_LIMIT: Duration = Duration::from_secs(60);
+pub(crate) const REQUEST_LIMIT: Duration = Duration::from_secs(60);
 /// The most bytes that the lines of a request may have.
-const HEAD_MAX: usize = 64 * 1024;
-
-type Body = BoxBody<Bytes, hyper::Error>;
+pub(crate) const HEAD_MAX: usize = 64 * 1024;
 
 /// Serves the requests that come on `line`, which was for `origin`.
 pub(crate) async fn serve(
@@ -43,39 +43,54 @@ pub(crate) async fn serve(
     cut: Cut,
     origin: SocketAddrV4,
 ) -> Result<(), Refusal> {
-    let tasks = TaskGroup::default();
-    let exchange = Exchange {
-        shared: Arc::clone(&shared),
-        origin,
-        server: tokio::sync::Mutex::default(),
-        allowed: Mutex::default(),
-        switched: Mutex::default(),
-        tasks: tasks.clone(),
-    };
-    let exchange = Arc::new(exchange);
-    let all = exchange.serve_all(line);
+    // What it has connected to is of use to nobody else.
+    let beside = Beside::new(&shared.tasks);
+    let exchange = Exchange::new(Arc::clone(&shared), To::Anybody(origin), beside.runner());
     tokio::select! {
         biased;
         () = shared.wait_for_change(|| exchange.allowed.lock().clone()) => cut.reset_on_drop(),
-        () = Box::pin(all) => {}
+        () = Box::pin(exchange.serve_all(line)) => {}
     }
-    // What it has connected to is of use to nobody else.
-    tasks.stop_token().cancel();
     Ok(())
+}
+
+/// Serves the requests that come from `program` in TLS, which are for one server: `first` is a
+/// connection with that, and others are made as they are needed.
+pub(crate) async fn serve_one<P, S>(upstream: Arc<Upstream>, program: P, first: (Allowed, S))
+where
+    P: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let (shared, runner) = (Arc::clone(upstream.shared()), upstream.runner());
+    let exchange = Exchange::new(shared, To::One(upstream), runner);
+    let (allowed, stream) = first;
+    // Without it the first request makes one, or is told why there is none.
+    if let Ok(requests) = exchange.begin(stream).await {
+        *exchange.server.lock().await = Some(Server { allowed, requests });
+    }
+    Box::pin(exchange.serve_all(program)).await;
 }
 
 /// One program's requests, in their order.
 #[derive(Debug)]
 struct Exchange {
     shared: Arc<Shared>,
-    origin: SocketAddrV4,
+    to: To,
     /// Requests come one at a time: nobody ever waits for it.
     server: tokio::sync::Mutex<Option<Server>>,
     /// What the last request was let through as.
     allowed: Mutex<Option<Allowed>>,
     /// Both ends of what is no HTTP any more.
     switched: Mutex<Option<[OnUpgrade; 2]>>,
-    tasks: TaskGroup,
+    runner: Runner,
+}
+
+/// For whom the requests of a connection may be.
+#[derive(Debug)]
+enum To {
+    /// For whom each of them says. The connection was for this address.
+    Anybody(SocketAddrV4),
+    One(Arc<Upstream>),
 }
 
 /// Where requests go, as long as they go there.
@@ -86,7 +101,21 @@ struct Server {
 }
 
 impl Exchange {
-    async fn serve_all(self: &Arc<Self>, line: Line) {
+    fn new(shared: Arc<Shared>, to: To, runner: Runner) -> Arc<Self> {
+        Arc::new(Self {
+            shared,
+            to,
+            server: tokio::sync::Mutex::default(),
+            allowed: Mutex::default(),
+            switched: Mutex::default(),
+            runner,
+        })
+    }
+
+    async fn serve_all<P>(self: &Arc<Self>, program: P)
+    where
+        P: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
         let service = service_fn(|request| {
             let exchange = Arc::clone(self);
             async move { Ok::<_, Infallible>(exchange.answer(request).await) }
@@ -97,7 +126,7 @@ impl Exchange {
             .max_buf_size(HEAD_MAX)
             .preserve_header_case(true)
             .half_close(true)
-            .serve_connection(TokioIo::new(line), service)
+            .serve_connection(TokioIo::new(program), service)
             .with_upgrades();
         if let Err(error) = serving.await {
             tracing::trace!(%error, "requests to the outside are broken off");
@@ -118,21 +147,20 @@ impl Exchange {
             Ok(answer) => answer,
             Err(refusal) => {
                 self.shared.refused(&refusal);
-                refused(&refusal)
+                let mut answer = refused(&refusal);
+                drop(answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close")));
+                answer
             }
         }
     }
 
     async fn forward(&self, mut request: Request<Incoming>) -> Result<Response<Body>, Refusal> {
-        let name = named(&request)?;
-        let egress = self.shared.egress();
-        let target = self.shared.rules(&egress).decide(self.origin, name.as_ref())?;
-        if let Some(name) = &name {
-            set_headers(&egress, name, &mut request)?;
+        let allowed = self.admit(&request)?;
+        if let Some(name) = &allowed.name {
+            set_headers(&allowed.egress, allowed.scheme, name, &mut request)?;
         }
         let path = request.uri().path_and_query().cloned();
         *request.uri_mut() = Uri::from(path.unwrap_or(PathAndQuery::from_static("/")));
-        let allowed = Allowed { origin: self.origin, name, target, egress };
         *self.allowed.lock() = Some(allowed.clone());
         let switches = request.headers().contains_key(UPGRADE);
         let program = switches.then(|| hyper::upgrade::on(&mut request));
@@ -143,6 +171,21 @@ impl Exchange {
             *self.switched.lock() = Some([program, hyper::upgrade::on(&mut answer)]);
         }
         Ok(answer.map(BodyExt::boxed))
+    }
+
+    fn admit<B>(&self, request: &Request<B>) -> Result<Allowed, Refusal> {
+        match &self.to {
+            To::Anybody(origin) => {
+                let (name, scheme) = (named(request)?, Scheme::Http);
+                let egress = self.shared.egress();
+                let target = self.shared.rules(&egress).decide(*origin, scheme, name.as_ref())?;
+                Ok(Allowed { origin: *origin, scheme, name, target, egress })
+            }
+            To::One(upstream) => {
+                check_is_for(request, upstream.name())?;
+                upstream.allowed()
+            }
+        }
     }
 
     /// Sends it to where the request before went, if that is where it goes, too.
@@ -175,22 +218,30 @@ impl Exchange {
     }
 
     async fn connect(&self, allowed: &Allowed) -> Result<SendRequest<Incoming>, Refusal> {
-        let rules = self.shared.rules(&allowed.egress);
-        let stream = self.shared.dialer.dial(rules, &allowed.target).await?;
+        match &self.to {
+            To::Anybody(_) => {
+                let rules = self.shared.rules(&allowed.egress);
+                self.begin(self.shared.dialer.dial(rules, &allowed.target).await?).await
+            }
+            To::One(upstream) => {
+                let connected = upstream.connect(allowed, &[Protocol::Http1]).await?;
+                self.begin(connected.stream).await
+            }
+        }
+    }
+
+    /// Begins to speak HTTP/1 with the server on `stream`.
+    async fn begin<S>(&self, stream: S) -> Result<SendRequest<Incoming>, Refusal>
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
         let (requests, connection) = hyper::client::conn::http1::Builder::new()
             .preserve_header_case(true)
             .max_buf_size(HEAD_MAX)
             .handshake(TokioIo::new(stream))
             .await
             .map_err(|error| broken(&error))?;
-        let stop = self.tasks.stop_token().clone();
-        let work = async move {
-            tokio::select! {
-                () = stop.cancelled() => {}
-                _ended = connection.with_upgrades() => {}
-            }
-        };
-        self.tasks.spawn(tracing::Span::current(), work);
+        self.runner.spawn(async move { drop(connection.with_upgrades().await) });
         Ok(requests)
     }
 }
@@ -199,52 +250,4 @@ impl Server {
     fn leads_as(&self, allowed: &Allowed) -> bool {
         self.allowed.target == allowed.target && self.allowed.egress.proxy == allowed.egress.proxy
     }
-}
-
-/// The host a request is for. There may be one only, wherever it is written.
-fn named<B>(request: &Request<B>) -> Result<Option<HostName>, Refusal> {
-    if request.method() == Method::CONNECT {
-        return Err(Refusal::Request("CONNECT is for proxies, and this is none"));
-    }
-    let mut hosts = request.headers().get_all(HOST).iter();
-    let in_header = hosts.next().map(HeaderValue::as_bytes);
-    if hosts.next().is_some() {
-        return Err(Refusal::Request("the request has more than one Host header"));
-    }
-    let in_header = in_header.and_then(host);
-    match request.uri().authority() {
-        None => Ok(in_header),
-        Some(authority) if host(authority.as_str().as_bytes()) == in_header => Ok(in_header),
-        Some(_) => Err(Refusal::Request("the request names another host in its first line")),
-    }
-}
-
-fn set_headers<B>(
-    egress: &Egress,
-    name: &HostName,
-    request: &mut Request<B>,
-) -> Result<(), Refusal> {
-    let wrong = |_error| Refusal::Request("a header of the network rules cannot be sent");
-    for (name, value) in egress.headers_for(name).into_iter().flat_map(|rule| &rule.headers) {
-        let name = HeaderName::from_bytes(name.as_bytes()).map_err(|_bad| wrong(()))?;
-        let mut value = HeaderValue::from_str(value.expose()).map_err(|_bad| wrong(()))?;
-        value.set_sensitive(true);
-        drop(request.headers_mut().insert(name, value));
-    }
-    Ok(())
-}
-
-fn broken(error: &hyper::Error) -> Refusal {
-    tracing::debug!(error = %observe::chain(error), "a request to the outside has failed");
-    Refusal::Dial("the server has ended the connection before it answered".into())
-}
-
-fn refused(refusal: &Refusal) -> Response<Body> {
-    let text = Full::new(Bytes::from(format!("{refusal}\n")));
-    let mut answer = Response::new(text.map_err(|never| match never {}).boxed());
-    *answer.status_mut() = refusal.status();
-    let headers = answer.headers_mut();
-    drop(headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8")));
-    drop(headers.insert(CONNECTION, HeaderValue::from_static("close")));
-    answer
 }

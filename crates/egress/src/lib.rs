@@ -4,21 +4,31 @@
 //! The address a program connects to is not believed: what counts is the name it asks for, in the
 //! `Host` of HTTP/1 or the server name of TLS, and the addresses that the node's own name servers
 //! have for that. Knows the protocols and no Linux: who makes the sockets is told by [`Sockets`].
+//!
+//! TLS goes through untouched, end to end, but for names whose requests the rules have headers for:
+//! there the proxy stands in for the server, by a certificate of the node's own [`Authority`], and
+//! believes the server only by the [`Roots`] it was given.
 
 #![cfg_attr(not(test), warn(clippy::indexing_slicing))]
 
+mod beside;
+mod carry;
 mod decision;
 mod dial;
 mod http;
+mod https;
+mod intercept;
 mod line;
 mod opening;
 mod proxy;
 mod refusal;
+mod requests;
 mod resolve;
 mod socks;
 mod tls;
 
 pub use dial::{DialError, Sockets};
+pub use intercept::{Authority, AuthorityError, Interceptor, KeptAuthority, Roots};
 pub use opening::{OPENING_MAX, Opening};
 pub use proxy::{CONNECTIONS_MAX, Closing, NODE_CONNECTIONS_MAX, Node, Proxy};
 pub use refusal::Refusal;

@@ -3,7 +3,7 @@
 //! Everything here is read from bytes that a sandbox chose. What cannot be understood is
 //! [`Opening::Other`], which has no name and is never let through for one.
 
-use model::HostName;
+use model::{HostName, Scheme};
 
 use crate::tls;
 
@@ -36,6 +36,14 @@ impl Opening {
             Some(_) => Some(Self::Other),
         };
         read.or_else(|| is_full.then_some(Self::Other))
+    }
+
+    /// How requests on it are sent, if there are any.
+    pub(crate) fn scheme(&self) -> Scheme {
+        match self {
+            Self::Tls(_) => Scheme::Https,
+            Self::Http(_) | Self::Other => Scheme::Http,
+        }
     }
 
     /// The name that is asked for.

@@ -24,6 +24,19 @@ pub enum Refusal {
     Request(&'static str),
     #[error("{0}")]
     Dial(String),
+    /// The program has believed that it speaks to `0` alone.
+    #[error(
+        "this connection is for {0}, whose requests are given headers by the network rules of this \
+         sandbox: send those to another host on a connection of their own"
+    )]
+    Misdirected(HostName),
+    #[error("the server of {name} cannot be believed, so nothing was sent to it: {why}")]
+    Certificate { name: HostName, why: String },
+    /// It has no sense to tell it: it was not listening.
+    #[error("the program has not taken part in the TLS handshake: {0}")]
+    Handshake(String),
+    #[error("requests of HTTPS cannot be given headers now: {0}")]
+    Unready(&'static str),
 }
 
 impl Refusal {
@@ -36,6 +49,10 @@ impl Refusal {
             Self::TooMany => "too-many",
             Self::Request(_) => "request",
             Self::Dial(_) => "dial",
+            Self::Misdirected(_) => "misdirected",
+            Self::Certificate { .. } => "certificate",
+            Self::Handshake(_) => "handshake",
+            Self::Unready(_) => "unready",
         }
     }
 
@@ -43,9 +60,10 @@ impl Refusal {
     pub(crate) const fn status(&self) -> http::StatusCode {
         match self {
             Self::Name(_) | Self::Nameless | Self::Closed(_) => http::StatusCode::FORBIDDEN,
-            Self::TooMany => http::StatusCode::SERVICE_UNAVAILABLE,
-            Self::Request(_) => http::StatusCode::BAD_REQUEST,
-            Self::Dial(_) => http::StatusCode::BAD_GATEWAY,
+            Self::TooMany | Self::Unready(_) => http::StatusCode::SERVICE_UNAVAILABLE,
+            Self::Request(_) | Self::Handshake(_) => http::StatusCode::BAD_REQUEST,
+            Self::Misdirected(_) => http::StatusCode::MISDIRECTED_REQUEST,
+            Self::Dial(_) | Self::Certificate { .. } => http::StatusCode::BAD_GATEWAY,
         }
     }
 }

@@ -210,6 +210,7 @@ fn record(bytes: &[u8]) -> Option<(Option<Ipv4Addr>, &[u8])> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::ErrorKind;
     use std::net::Ipv4Addr;
 
     use model::HostName;
@@ -273,11 +274,22 @@ mod tests {
         }
     }
 
+    /// A server's two sockets. A port that the kernel has free for one protocol may be taken in the
+    /// other by whoever else runs on the host: then another one is asked for.
+    async fn one_port_of_both() -> (UdpSocket, TcpListener) {
+        loop {
+            let tcp = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            match UdpSocket::bind(tcp.local_addr().unwrap()).await {
+                Ok(udp) => return (udp, tcp),
+                Err(error) => assert_eq!(error.kind(), ErrorKind::AddrInUse, "{error}"),
+            }
+        }
+    }
+
     #[tokio::test]
     async fn a_stranger_is_not_heard_and_what_is_cut_short_is_asked_for_again() {
-        let udp = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let (udp, tcp) = one_port_of_both().await;
         let at = udp.local_addr().unwrap();
-        let tcp = TcpListener::bind(at).await.unwrap();
         let serve = async {
             let mut packet = [0; 512];
             let (len, from) = udp.recv_from(&mut packet).await.unwrap();

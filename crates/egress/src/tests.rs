@@ -1,6 +1,10 @@
 //! The proxy with real sockets on the loopback, and without a sandbox.
 
+mod https;
 mod kit;
+mod silent;
+mod streams;
+mod tls_kit;
 
 use std::io::ErrorKind;
 use std::time::Duration;
@@ -161,7 +165,7 @@ async fn a_connection_that_becomes_another_protocol_is_carried_on() {
 async fn headers_of_the_rules_take_the_place_of_those_of_the_program() {
     let header = |name: &str, value: &str| (name.to_owned(), Secret::new(value.into()));
     let headers = vec![header("authorization", "Bearer key"), header("x-new", "1")];
-    let rule = HeaderRule { domain: "a.com".parse().unwrap(), headers };
+    let rule = HeaderRule { requests: "a.com".parse().unwrap(), headers };
     let world = World::new(Egress { headers: vec![rule], ..Egress::default() }).await;
     let mut program = world.connect().await;
     let mine = "Authorization: mine\r\nauthorization: twice\r\n";

@@ -237,7 +237,16 @@ pub fn is_held(data_dir: &Path) -> Result<bool, HostError> {
 /// Waits until it is this one's turn to choose a block, or to remove the directory of them all.
 fn choose(claims: &Path) -> Result<File, HostError> {
     loop {
-        fs::create_dir_all(claims).tried("make", claims.to_string_lossy())?;
+        match fs::create_dir_all(claims) {
+            // It was there, and removed before that was looked at.
+            Err(error)
+                if error.kind() == io::ErrorKind::AlreadyExists
+                    && (claims.is_dir() || !claims.exists()) =>
+            {
+                continue;
+            }
+            made => made.tried("make", claims.to_string_lossy())?,
+        }
         let path = claims.join("lock");
         let choosing = match open_lock(&path) {
             // Removed between the two, by one whose turn is over then.

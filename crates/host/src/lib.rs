@@ -27,3 +27,4 @@ mod thread;
 pub use error::HostError;
 pub use fault::{Fault, Faults};
 pub use identity::{Claim, Mark};
+pub use thread::blocking;

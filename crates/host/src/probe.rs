@@ -116,7 +116,7 @@ mod tests {
         for entry in std::fs::read_dir(dir).unwrap() {
             traces.push(entry.unwrap().path().display().to_string());
         }
-        let budget = Budget::within(Duration::from_secs(20));
+        let budget = Budget::within(Duration::from_secs(60));
         let nft = Path::new("/usr/sbin/nft");
         let tables = crate::process::run(nft, &["list", "tables"], None, budget).await.unwrap();
         // Other nodes of this host come and go; the probe's table has a name of its own.

@@ -18,7 +18,7 @@ use tokio::io::Interest;
 
 pub use orphans::{Orphans, zombie_children};
 pub(crate) use spawn::run_in_network;
-pub use spawn::{Finished, MAX_OUTPUT, RunError, Spawn, run};
+pub use spawn::{Finished, MAX_OUTPUT, RunError, Spawn, run, run_with};
 
 pub(crate) use namespaces::{Namespaces, make_namespaces};
 

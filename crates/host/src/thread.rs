@@ -2,6 +2,19 @@
 
 use std::io;
 
+use tokio::runtime::{Handle, RuntimeFlavor};
+use tokio::task::block_in_place;
+
+/// Does `work`, which may wait for a disk, in the place of whatever else this thread of the runtime
+/// would do: others do that meanwhile. On a disk that is kept busy by sandboxes the making of one file
+/// takes a fifth of a second, and those of many lifecycles wait for the same thing.
+pub fn blocking<T>(work: impl FnOnce() -> T) -> T {
+    match Handle::try_current().map(|runtime| runtime.runtime_flavor()) {
+        Ok(RuntimeFlavor::MultiThread) => block_in_place(work),
+        _ => work(),
+    }
+}
+
 /// Runs `work` in a new thread that ends with it: the thread never has to find its way back to what
 /// it was.
 pub(crate) fn in_own_thread<T: Send>(
@@ -20,9 +33,9 @@ pub(crate) mod testing {
 
     use super::in_own_thread;
 
-    /// Waits for a state, for twenty seconds at most.
+    /// Waits for a state, for a minute at most.
     pub(crate) fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
-        let end = Instant::now() + Duration::from_secs(20);
+        let end = Instant::now() + Duration::from_secs(60);
         while !is_so() {
             assert!(Instant::now() < end, "waited in vain for {what}");
             std::thread::yield_now();

@@ -4,6 +4,8 @@
 //! between cgroup v1 and v2, runtimes also have to see v2 alone: crun refuses a hybrid tree.
 #![expect(unsafe_code, reason = "unshare is unsafe in rustix")]
 
+mod home;
+
 use std::fs;
 use std::os::fd::AsFd;
 use std::path::Path;
@@ -17,6 +19,8 @@ use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space,
 use crate::HostError;
 use crate::cgroup::Layout;
 use crate::error::Tried;
+
+pub use home::Home;
 
 const CGROUP_MOUNT: &str = "/sys/fs/cgroup";
 
@@ -63,7 +67,10 @@ pub fn enter() -> Result<View, HostError> {
     }
     fs::create_dir_all(DIR).tried("make", DIR)?;
     let flags = MountFlags::NOSUID | MountFlags::NODEV;
-    mount("cofferdam", DIR, "tmpfs", flags, c"mode=0755,size=1m").tried("mount a tmpfs at", DIR)?;
+    // Every sandbox of a full node has one small file here, which takes a page for as long as the
+    // sandbox sees it, long after its name is gone: 8 MiB for 2048 of them.
+    let options = c"mode=0755,size=16m";
+    mount("cofferdam", DIR, "tmpfs", flags, options).tried("mount a tmpfs at", DIR)?;
     set_child_subreaper(Some(getpid())).tried("become", "the reaper of orphans")?;
     Ok(View { layout })
 }

@@ -275,15 +275,20 @@ impl Store {
         let going = self.dir.join(format!("{GONE}{id}"));
         // Nobody publishes meanwhile what is laid over it.
         let _changing = self.lock().map_err(failed)?;
-        if self.fresh().builds.values().any(|build| build.template.below.contains(id)) {
+        let seen = self.fresh();
+        if seen.builds.values().any(|build| build.template.below.contains(id)) {
             return Ok(Removed::Below);
         }
+        if seen.builds.get(id).is_some_and(|build| build.hold.strong_count() > 0) {
+            return Ok(Removed::Leased);
+        }
+        drop(seen);
         let path = self.dir.join(id.as_str());
         let dir = match tree::open_dir(&path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Removed::Gone),
             other => other.map_err(failed)?,
         };
-        if !tree::try_lock(&dir, FlockOperation::NonBlockingLockExclusive).map_err(failed)? {
+        if !tree::lock_soon(&dir).map_err(failed)? {
             return Ok(Removed::Leased);
         }
         std::fs::rename(&path, &going).map_err(failed)?;

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use rustix::fs::{FlockOperation, Mode, OFlags};
 
@@ -22,6 +23,25 @@ pub(crate) fn try_lock(dir: &File, operation: FlockOperation) -> io::Result<bool
         Err(error) => Err(error.into()),
     }
 }
+
+/// Locks `dir` for one alone, unless somebody keeps it for longer than the start of a program takes: a
+/// child has copies of its parent's locks until it execs. Blocks for half a second at most.
+#[expect(clippy::disallowed_methods, reason = "there is no event for a lock that is let go")]
+pub(crate) fn lock_soon(dir: &File) -> io::Result<bool> {
+    let end = Instant::now() + LOCK_LIMIT;
+    loop {
+        if try_lock(dir, FlockOperation::NonBlockingLockExclusive)? {
+            return Ok(true);
+        }
+        if Instant::now() >= end {
+            return Ok(false);
+        }
+        std::thread::sleep(LOCK_RETRY);
+    }
+}
+
+const LOCK_LIMIT: Duration = Duration::from_millis(500);
+const LOCK_RETRY: Duration = Duration::from_millis(5);
 
 /// Whether `path` still leads to the directory that is open as `dir`.
 pub(crate) fn is_at(dir: &File, path: &Path) -> io::Result<bool> {

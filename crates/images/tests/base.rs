@@ -109,7 +109,7 @@ async fn a_build_that_is_out_of_time_leaves_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let store = Arc::new(Store::open(dir.path()).unwrap());
     let mounts_before = mounts();
-    let budget = Budget::within(Duration::from_secs(2));
+    let budget = Budget::within(Duration::from_secs(4));
     let never = CancellationToken::new();
     let error = base::build(&store, request(), &|_| (), &never, budget).await.unwrap_err();
     assert!(matches!(error, base::BuildError::Install(_)), "{error}");

@@ -12,15 +12,15 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use async_trait::async_trait;
-use host::Faults;
 use host::cgroup::Support;
 use host::files::remove_below;
 use host::mount::{RootMount, RootPaths};
+use host::{Faults, HostError, blocking};
 use lifecycle::{Budget, Release, close_in};
 
 pub use runtime::{Runtime, RuntimeError};
 
-use crate::driver::{BootError, BootSpec, Driver, Part, ReleaseError, Stop};
+use crate::driver::{BootError, BootSpec, Driver, Part, Stop};
 
 /// What the driver is told once.
 #[derive(Debug)]
@@ -73,17 +73,18 @@ impl Container {
         faults.hit("create.mount.before", budget).await?;
         let owner = spec.slot.net().uid_base;
         let is_first_run = spec.layers.len() == 1 && !paths.upper.exists();
-        spec.held.mount =
-            Some(RootMount::create(spec.layers, paths.clone(), spec.slot.userns(), owner)?);
+        let mount =
+            blocking(|| RootMount::create(spec.layers, paths.clone(), spec.slot.userns(), owner));
+        spec.held.mount = Some(mount?);
         // Whatever a sandbox has written may lead anywhere: nothing is written into that.
         if is_first_run {
-            write_resolvers(spec, &paths)?;
+            blocking(|| write_resolvers(spec, &paths))?;
         }
         if self.config.runtime.mounts_in_proc() {
             write_boot_id(&paths)?;
         }
         faults.hit("create.mount.after", budget).await?;
-        self.write_bundle(spec, &paths)
+        blocking(|| self.write_bundle(spec, &paths))
     }
 
     fn write_bundle(&self, spec: &BootSpec<'_>, paths: &RootPaths) -> Result<(), BootError> {
@@ -172,15 +173,15 @@ impl Driver for Container {
         id: &str,
         dir: &Path,
         budget: Budget,
-    ) -> Result<(), ReleaseError> {
+    ) -> Result<(), HostError> {
         let paths = RootPaths::new(dir, &self.config.view, id);
         match part {
-            Part::Runtime => self.config.runtime.on(id, dir).delete(budget).await,
-            Part::Mounts => Ok(RootMount::named(paths).release(budget).await?),
+            Part::Runtime => blocking(|| runtime::forget(dir, budget)),
+            Part::Mounts => RootMount::named(paths).release(budget).await,
             Part::Files => {
                 // Runtimes leave files of names that only they know.
                 let is_record = |name: &OsStr| name.as_bytes().starts_with(RECORD.as_bytes());
-                Ok(remove_below(dir, is_record, budget)?)
+                remove_below(dir, is_record, budget)
             }
         }
     }

@@ -119,17 +119,6 @@ impl BootError {
     }
 }
 
-/// Why a part could not be released.
-#[derive(Debug, thiserror::Error)]
-pub enum ReleaseError {
-    #[error(transparent)]
-    Host(#[from] HostError),
-    #[error("run {runtime}")]
-    Run { runtime: &'static str, source: host::process::RunError },
-    #[error("{runtime} {call}: {message}")]
-    Refused { runtime: &'static str, call: &'static str, message: String },
-}
-
 /// How machines are made on this host.
 #[async_trait]
 pub trait Driver: fmt::Debug + Send + Sync {
@@ -157,5 +146,5 @@ pub trait Driver: fmt::Debug + Send + Sync {
         id: &str,
         dir: &Path,
         budget: Budget,
-    ) -> Result<(), ReleaseError>;
+    ) -> Result<(), HostError>;
 }

@@ -9,4 +9,4 @@ mod container;
 mod driver;
 
 pub use container::{Container, ContainerConfig, Runtime, RuntimeError};
-pub use driver::{BootError, BootSpec, Driver, Held, Part, ReleaseError, Stop, Stopped};
+pub use driver::{BootError, BootSpec, Driver, Held, Part, Stop, Stopped};

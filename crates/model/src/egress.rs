@@ -4,12 +4,12 @@ use std::fmt;
 use std::net::Ipv4Addr;
 use std::str::FromStr;
 
-use crate::Secret;
-
 pub use domain::{DomainError, DomainPattern, HostName};
+pub use headers::{HeaderRule, RequestPattern, Scheme};
 pub use proxy::{Credentials, ProxyError, SocksProxy};
 
 mod domain;
+mod headers;
 mod proxy;
 
 /// Text that is no range of addresses.
@@ -100,14 +100,6 @@ const fn fixed([a, b, c, d]: [u8; 4], prefix_len: u8) -> Ipv4Range {
     Ipv4Range { first: Ipv4Addr::new(a, b, c, d), prefix_len }
 }
 
-/// Headers that requests to a domain are given, instead of what they have of the same names.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct HeaderRule {
-    pub domain: DomainPattern,
-    /// Names in lower case. Values are credentials as often as not.
-    pub headers: Vec<(String, Secret)>,
-}
-
 /// Rules for connections to the outside. Allowing beats denying, and what nothing is said of is
 /// allowed; where no sandbox gets, no rule leads.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -147,9 +139,15 @@ impl Egress {
     /// The headers of requests to `name`: those of the name itself, or else of the longest pattern
     /// that it matches. Those of several are not put together.
     #[must_use]
-    pub fn headers_for(&self, name: &HostName) -> Option<&HeaderRule> {
-        let matching = self.headers.iter().filter(|rule| rule.domain.matches(name));
-        matching.max_by_key(|rule| rule.domain.rank())
+    pub fn headers_for(&self, scheme: Scheme, name: &HostName) -> Option<&HeaderRule> {
+        let matching = self.headers.iter().filter(|rule| rule.requests.matches(scheme, name));
+        matching.max_by_key(|rule| rule.requests.rank())
+    }
+
+    /// Whether there are headers for requests of HTTPS, so that somebody has to change those.
+    #[must_use]
+    pub fn changes_https(&self) -> bool {
+        self.headers.iter().any(|rule| rule.requests.is_for(Scheme::Https))
     }
 
     /// The ranges that lead nowhere. Those in an allowed one are not among them, so of all ranges
@@ -162,8 +160,7 @@ impl Egress {
 
 #[cfg(test)]
 mod tests {
-    use super::{ALWAYS_DENIED, Egress, HeaderRule, HostName, Ipv4Range};
-    use crate::Secret;
+    use super::{ALWAYS_DENIED, Egress, Ipv4Range};
 
     fn ranges(texts: &[&str]) -> Vec<Ipv4Range> {
         texts.iter().map(|text| text.parse().unwrap()).collect()
@@ -218,27 +215,6 @@ mod tests {
     fn the_ranges_that_are_always_denied_are_written_as_their_first_address() {
         for range in ALWAYS_DENIED {
             assert_eq!(range, Ipv4Range::new(range.first(), range.prefix_len()));
-        }
-    }
-
-    #[test]
-    fn a_name_beats_patterns_and_a_longer_pattern_beats_a_shorter_one() {
-        let rule = |domain: &str| HeaderRule {
-            domain: domain.parse().unwrap(),
-            headers: vec![("x".into(), Secret::new(domain.into()))],
-        };
-        let headers = ["*.com", "*.b.com", "a.b.com"].map(rule).to_vec();
-        let egress = Egress { headers, ..Egress::default() };
-        assert!(!egress.is_by_address() && Egress::default().is_by_address());
-        for (name, rule) in [
-            ("a.b.com", Some("a.b.com")),
-            ("c.b.com", Some("*.b.com")),
-            ("b.com", Some("*.com")),
-            ("com", None),
-        ] {
-            let name: HostName = name.parse().unwrap();
-            let found = egress.headers_for(&name).map(|rule| rule.domain.to_string());
-            assert_eq!(found.as_deref(), rule, "{name}");
         }
     }
 }

@@ -12,7 +12,7 @@ mod spec;
 
 pub use egress::{
     ALWAYS_DENIED, Credentials, DomainError, DomainPattern, Egress, HeaderRule, HostName,
-    Ipv4Range, ProxyError, RangeError, SocksProxy,
+    Ipv4Range, ProxyError, RangeError, RequestPattern, Scheme, SocksProxy,
 };
 pub use id::{BuildId, IdError, LifecycleId, NodeId, SandboxId, TeamId, TemplateId};
 pub use node_phase::{Change, DrainIsFinal, NodePhase, NodeRequest};

@@ -10,8 +10,8 @@ use tokio::sync::broadcast;
 
 use crate::{
     AdoptReport, BuildError, BuildRequest, BuildStatus, CreateError, DrainStatus, Ending, Expected,
-    Explanation, Leaks, NewSnapshot, NodeError, NodeEvent, NodeInfo, PauseError, PausedStatus,
-    RemoveError, Resumed, Route, Sample, SandboxStatus, SnapshotStatus, StatusError,
+    Explanation, Leaks, NewSnapshot, NodeError, NodeEvent, NodeInfo, PauseError, PauseOrder,
+    PausedStatus, RemoveError, Resumed, Route, Sample, SandboxStatus, SnapshotStatus, StatusError,
 };
 
 /// A sandbox that was just started.
@@ -52,12 +52,24 @@ pub trait NodeApi: fmt::Debug + Send + Sync {
     /// daemon loses nothing of it, one of the host nothing of its files. Joins a pause that is under
     /// way. Accepted by a node that drains; there it keeps the files only.
     ///
+    /// The guest agent is asked for a sign of life first. Of one that gives none the memory is kept
+    /// all the same, which is said of it, unless the order says otherwise.
+    ///
     /// [`NodeEvent::Pausing`] is announced when it is not routable any more, and
     /// [`NodeEvent::Paused`] before the answer.
     ///
     /// # Errors
     /// See [`PauseError`].
-    async fn pause(&self, id: &SandboxId, keep: Keep) -> Result<PausedStatus, PauseError>;
+    async fn pause_by(&self, id: &SandboxId, order: PauseOrder)
+    -> Result<PausedStatus, PauseError>;
+
+    /// As [`NodeApi::pause_by`], whether its guest agent answers or not where its memory is kept.
+    ///
+    /// # Errors
+    /// See [`PauseError`].
+    async fn pause(&self, id: &SandboxId, keep: Keep) -> Result<PausedStatus, PauseError> {
+        self.pause_by(id, keep.into()).await
+    }
 
     /// Lets a paused sandbox go on, under the clock and the rules of `spec`; its environment,
     /// metadata and token stay what they were where its memory is there. `keep` is

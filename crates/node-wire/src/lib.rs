@@ -21,7 +21,9 @@ pub use drain::{
 };
 pub use error::{CreateError, NodeError};
 pub use history::{AdoptEnd, AdoptReport, Ending, ExplainedStep, Explanation};
-pub use pause::{NewSnapshot, PauseError, PausedStatus, RemoveError, Resumed, SnapshotStatus};
+pub use pause::{
+    NewSnapshot, PauseError, PauseOrder, PausedStatus, RemoveError, Resumed, SnapshotStatus,
+};
 pub use route::{Ingress, Route, Routes};
 pub use status::{
     Enforcement, NodeEvent, NodeInfo, NodeMetrics, Processor, Sample, SandboxStatus, TemplateInfo,

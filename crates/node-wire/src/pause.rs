@@ -1,9 +1,32 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
-use model::{BuildId, LifecycleId, Resources, SandboxId, TeamId, TemplateId};
+use model::{BuildId, Keep, LifecycleId, Resources, SandboxId, TeamId, TemplateId};
 
 use crate::Started;
+
+/// How a sandbox is to be paused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PauseOrder {
+    pub keep: Keep,
+    /// Whether it is to run on when its guest agent does not answer. Where only the files are asked
+    /// for it does so in any case.
+    pub healthy_only: bool,
+}
+
+impl PauseOrder {
+    /// Whether it is refused when the guest agent does not answer.
+    #[must_use]
+    pub fn needs_agent(self) -> bool {
+        self.healthy_only || self.keep == Keep::Files
+    }
+}
+
+impl From<Keep> for PauseOrder {
+    fn from(keep: Keep) -> Self {
+        Self { keep, healthy_only: false }
+    }
+}
 
 /// A sandbox that is paused.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,6 +45,9 @@ pub struct PausedStatus {
     pub paused_at: SystemTime,
     /// Whether its processes are there, too, and not only its files.
     pub memory: bool,
+    /// Whether its guest agent did not answer when it was paused, and its memory is there: what goes
+    /// on with that does not answer either.
+    pub agent_silent: bool,
 }
 
 /// A sandbox that goes on.
@@ -62,6 +88,9 @@ pub enum PauseError {
     Paused(String),
     #[error("sandbox {0} is being paused or has a snapshot taken; try again in a moment")]
     Busy(String),
+    /// Nothing was done to it.
+    #[error("the guest agent of sandbox {0} does not answer; it runs on")]
+    AgentSilent(String),
     #[error("the node's disk has {free_mib} MiB free and keeps {reserve_mib} MiB in reserve")]
     DiskFull { free_mib: u64, reserve_mib: u64 },
     /// A limit of the node.

@@ -1,5 +1,7 @@
+use std::collections::BTreeSet;
 use std::fmt;
 use std::net::IpAddr;
+use std::num::NonZero;
 
 use model::{LifecycleId, SandboxId, Secret};
 
@@ -24,6 +26,8 @@ pub struct Ingress {
     /// The host name that programs see instead of the one the client asked for, on every port but
     /// the guest agent's. `${PORT}` in it stands for the port.
     pub mask_host: Option<String>,
+    /// Ports whose programs speak TLS. The guest agent's is none of them.
+    pub https_ports: BTreeSet<NonZero<u16>>,
 }
 
 /// The edge's route table, as the control plane sees it.

@@ -130,6 +130,8 @@ pub enum NodeEvent {
         lifecycle: LifecycleId,
         /// Whether its processes are kept. False, too, when they were and are not any more.
         memory: bool,
+        /// See [`PausedStatus::agent_silent`](crate::PausedStatus::agent_silent).
+        agent_silent: bool,
         at: SystemTime,
     },
     /// It runs again, routable as before: a pause has failed.

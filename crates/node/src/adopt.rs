@@ -227,7 +227,10 @@ fn enter_live(inner: &Arc<Inner>, record: &Record, held: Box<dyn Holdings>) -> O
     };
     let life = Life { started_at, ends_at };
     let entry = match record.paused_at_us {
-        Some(at) => Entry::adopted_paused(identity, life, from_micros(at), inner.pulse.clone()),
+        Some(at) => {
+            let paused = (from_micros(at), record.agent_silent);
+            Entry::adopted_paused(identity, life, paused, inner.pulse.clone())
+        }
         None => Entry::adopted(identity, life, inner.pulse.clone()),
     };
     entry.set_on_timeout(record.on_timeout);

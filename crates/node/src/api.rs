@@ -13,7 +13,7 @@ use model::{
 use node_wire::{
     AdoptReport, BuildError, BuildRequest, BuildStatus, CreateError, DrainStatus, Ending,
     Enforcement, Expected, Explanation, Leaks, NewSnapshot, NodeApi, NodeError, NodeEvent,
-    NodeInfo, PauseError, PausedStatus, RemoveError, Resumed, Sample, SandboxStatus,
+    NodeInfo, PauseError, PauseOrder, PausedStatus, RemoveError, Resumed, Sample, SandboxStatus,
     SnapshotStatus, Started, StatusError, TemplateInfo,
 };
 use rand::Rng;
@@ -248,8 +248,12 @@ impl NodeApi for Node {
         }
     }
 
-    async fn pause(&self, id: &SandboxId, keep: Keep) -> Result<PausedStatus, PauseError> {
-        self.inner.pause(id, keep).await
+    async fn pause_by(
+        &self,
+        id: &SandboxId,
+        order: PauseOrder,
+    ) -> Result<PausedStatus, PauseError> {
+        self.inner.pause(id, order).await
     }
 
     async fn resume(

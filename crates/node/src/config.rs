@@ -28,6 +28,9 @@ pub struct Config {
     pub network: Ipv4Addr,
     /// Empty: the host's own.
     pub resolvers: Vec<Ipv4Addr>,
+    /// A file with certificates of authorities, PEM: servers whose HTTPS requests are given headers
+    /// are believed by these. `None`: those that the host believes.
+    pub authorities: Option<PathBuf>,
     /// Sandboxes at a time, those that start and those that are stuck included.
     pub max_sandboxes: u32,
     /// Sandboxes that may be starting at a time.
@@ -62,6 +65,7 @@ impl Config {
             limits: LimitsPolicy::Auto,
             network: Ipv4Addr::new(10, 213, 0, 0),
             resolvers: Vec::new(),
+            authorities: None,
             max_sandboxes: 1000,
             max_starting: 32,
             warm_slots: 16,

@@ -73,6 +73,8 @@ pub(crate) struct State {
     pub on_timeout: OnTimeout,
     /// Since when it is paused.
     pub paused_at: Option<SystemTime>,
+    /// Whether its guest agent was silent then.
+    pub agent_silent: bool,
     /// When its end was decided.
     pub ended_at: Option<SystemTime>,
     /// Whether it was ever live.
@@ -140,11 +142,14 @@ impl Entry {
     pub(crate) fn adopted_paused(
         identity: Identity,
         life: Life,
-        paused_at: SystemTime,
+        (paused_at, agent_silent): (SystemTime, bool),
         pulse: Pulse,
     ) -> Self {
         let entry = Self::in_phase(SandboxPhase::Paused, identity, life, pulse);
-        entry.state.send_modify(|state| state.paused_at = Some(paused_at));
+        entry.state.send_modify(|state| {
+            state.paused_at = Some(paused_at);
+            state.agent_silent = agent_silent;
+        });
         entry.set_kept(true);
         entry
     }
@@ -170,6 +175,7 @@ impl Entry {
             deadline: life.deadline(),
             on_timeout: OnTimeout::Kill,
             paused_at: None,
+            agent_silent: false,
             ended_at: None,
             lived: matches!(phase, SandboxPhase::Live | SandboxPhase::Paused),
             since: Instant::now(),

@@ -260,6 +260,7 @@ impl Teardown {
                 id: self.entry.id.clone(),
                 lifecycle: self.entry.lifecycle.clone(),
                 memory: false,
+                agent_silent: false,
                 at: SystemTime::now(),
             });
         }

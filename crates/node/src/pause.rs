@@ -12,7 +12,7 @@ use std::time::{Duration, Instant, SystemTime};
 use futures::FutureExt;
 use lifecycle::Budget;
 use model::{EndReason, Keep, OnTimeout, SandboxEvent};
-use node_wire::{CreateError, NewSnapshot, NodeEvent, PauseError};
+use node_wire::{CreateError, NewSnapshot, NodeEvent, PauseError, PauseOrder};
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
@@ -34,6 +34,9 @@ const FREEZE_LIMIT: Duration = Duration::from_secs(10);
 const SYNC_LIMIT: Duration = Duration::from_secs(60);
 /// The guest agent answers as soon as it runs.
 const ANSWER_LIMIT: Duration = Duration::from_secs(10);
+/// One that runs answers in less than a millisecond, and in a sandbox whose programs have all of its
+/// processors when its turn comes. One that does not in this time is taken for dead.
+const SIGN_LIMIT: Duration = Duration::from_secs(2);
 /// A copy of what a sandbox has written, and its way to the disk.
 const SNAPSHOT_LIMIT: Duration = Duration::from_secs(300);
 /// When a pause at the end of a sandbox's time is tried again that has failed.
@@ -56,7 +59,7 @@ pub(crate) async fn grant(
     wish: Wish,
 ) -> Next {
     match wish {
-        Wish::Pause { keep, answer } => pause(inner, entry, held, (keep, Some(answer))).await,
+        Wish::Pause { order, answer } => pause(inner, entry, held, (order, Some(answer))).await,
         Wish::Snapshot { new, answer } => snapshot(inner, entry, held, (new, answer)).await,
         Wish::Resume { answer, .. } => {
             tell(answer, Err(CreateError::AlreadyExists(entry.id.to_string())));
@@ -72,23 +75,36 @@ pub(crate) async fn pause(
     inner: &Arc<Inner>,
     entry: &Entry,
     held: &mut dyn Holdings,
-    (keep, answer): (Keep, Option<oneshot::Sender<Result<Began, PauseError>>>),
+    (order, answer): (PauseOrder, Option<oneshot::Sender<Result<Began, PauseError>>>),
 ) -> Next {
+    // While it is live: if it is to run on, nobody notices.
+    let Some(agent_silent) = is_silent(inner, entry, held).await else { return Next::Again };
+    let answer = match answer {
+        Some(answer) if agent_silent && order.needs_agent() => {
+            tell(answer, Err(PauseError::AgentSilent(entry.id.to_string())));
+            return Next::Again;
+        }
+        // Nobody waits for it to answer again: its time is over.
+        answer => answer,
+    };
     // Its memory would go with the node.
-    let keep = if inner.phase().is_draining() { Keep::Files } else { keep };
+    let keep = if inner.phase().is_draining() { Keep::Files } else { order.keep };
     let (id, lifecycle, at) = (entry.id.clone(), entry.lifecycle.clone(), SystemTime::now());
     entry.on(SandboxEvent::Pause, |_| {});
     inner.announce(NodeEvent::Pausing { id: id.clone(), lifecycle: lifecycle.clone(), at });
     let halted = tokio::select! {
         biased;
         () = entry.ended().cancelled() => return cut_off(entry, held, at),
-        halted = contained(halt(inner, held, keep, at)) => halted,
+        halted = contained(halt(inner, held, keep, (at, agent_silent))) => halted,
     };
     match (halted, keep) {
         (Ok(()), Keep::Memory) => {
             entry.set_kept(true);
-            entry.on(SandboxEvent::Freeze, |state| state.paused_at = Some(at));
-            inner.announce(NodeEvent::Paused { id, lifecycle, memory: true, at });
+            entry.on(SandboxEvent::Freeze, |state| {
+                state.paused_at = Some(at);
+                state.agent_silent = agent_silent;
+            });
+            inner.announce(NodeEvent::Paused { id, lifecycle, memory: true, agent_silent, at });
             tracing::info!("sandbox paused");
             if let (Some(answer), Some(status)) = (answer, entry.to_paused()) {
                 tell(answer, Ok(Began::Done(Box::new(status))));
@@ -112,11 +128,32 @@ pub(crate) async fn pause(
     }
 }
 
+/// Whether the guest agent of a live sandbox gives no sign of life. `None` when the sandbox ends.
+async fn is_silent(inner: &Inner, entry: &Entry, held: &dyn Holdings) -> Option<bool> {
+    let budget = Budget::within(SIGN_LIMIT);
+    let sign = contained(async {
+        pass(inner, Halt::Ask, 0, budget).await?;
+        held.answers(budget).await?;
+        pass(inner, Halt::Ask, 1, budget).await
+    });
+    let sign = tokio::select! {
+        biased;
+        () = entry.ended().cancelled() => return None,
+        () = held.ended() => return None,
+        sign = sign => sign,
+    };
+    if let Err(error) = &sign {
+        let error = observe::chain(error).to_string();
+        tracing::warn!(error, "the guest agent of a sandbox that is to be paused is silent");
+    }
+    Some(sign.is_err())
+}
+
 async fn halt(
     inner: &Inner,
     held: &mut dyn Holdings,
     keep: Keep,
-    at: SystemTime,
+    (at, agent_silent): (SystemTime, bool),
 ) -> Result<(), HaltError> {
     if !held.is_portable() {
         return Err(HaltError::NotPortable);
@@ -129,7 +166,10 @@ async fn halt(
     }
     let budget = Budget::within(SYNC_LIMIT);
     pass(inner, Halt::Write, 0, budget).await?;
-    held.write(&mut |record| record.paused_at_us = Some(micros(at)))?;
+    held.write(&mut |record| {
+        record.paused_at_us = Some(micros(at));
+        record.agent_silent = agent_silent;
+    })?;
     pass(inner, Halt::Write, 1, budget).await?;
     if keep == Keep::Memory {
         pass(inner, Halt::Sync, 0, budget).await?;
@@ -240,6 +280,7 @@ async fn resume(
     entry.set_kept(false);
     entry.on(SandboxEvent::Thaw, |state| {
         state.paused_at = None;
+        state.agent_silent = false;
         state.on_timeout = on_timeout;
     });
     entry.set_life(life);
@@ -268,6 +309,7 @@ async fn thaw(
     pass(inner, Halt::Live, 0, budget).await?;
     held.write(&mut |record| {
         record.paused_at_us = None;
+        record.agent_silent = false;
         record.started_at_us = Some(micros(life.started_at));
         record.ends_at_us = Some(micros(life.ends_at));
         record.on_timeout = on_timeout;

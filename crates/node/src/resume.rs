@@ -6,8 +6,8 @@ use std::time::Duration;
 use model::admission::Work;
 use model::{Keep, Operation, SandboxId, SandboxPhase, SandboxSpec, TemplateId, Verdict};
 use node_wire::{
-    CreateError, NewSnapshot, NodeEvent, PauseError, PausedStatus, RemoveError, Resumed, Route,
-    SnapshotStatus, Started,
+    CreateError, NewSnapshot, NodeEvent, PauseError, PauseOrder, PausedStatus, RemoveError,
+    Resumed, Route, SnapshotStatus, Started,
 };
 use tokio::sync::oneshot;
 
@@ -20,7 +20,7 @@ impl Inner {
     pub(crate) async fn pause(
         &self,
         id: &SandboxId,
-        keep: Keep,
+        order: PauseOrder,
     ) -> Result<PausedStatus, PauseError> {
         let Some(entry) = self.registry.get(id) else {
             return Err(match self.backend.sealed_of(id) {
@@ -38,7 +38,7 @@ impl Inner {
             }
         }
         let (answer, answered) = oneshot::channel();
-        if !entry.wish(Wish::Pause { keep, answer }) {
+        if !entry.wish(Wish::Pause { order, answer }) {
             return self.paused_in_the_end(&entry).await;
         }
         match answered.await {

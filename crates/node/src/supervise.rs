@@ -165,7 +165,7 @@ async fn live(inner: &Arc<Inner>, entry: &Entry, held: &mut dyn Holdings) -> Nex
             }
             () = tokio::time::sleep_until(deadline) => {
                 if let Some(keep) = entry.pauses_now() {
-                    return pause(inner, entry, held, (keep, None)).await;
+                    return pause(inner, entry, held, (keep.into(), None)).await;
                 }
                 if entry.expire() {
                     return Next::End(EndReason::Timeout);

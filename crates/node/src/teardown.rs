@@ -97,8 +97,6 @@ pub(crate) enum StepError {
     #[error(transparent)]
     Host(#[from] host::HostError),
     #[error(transparent)]
-    Machine(#[from] machine::ReleaseError),
-    #[error(transparent)]
     Ledger(#[from] crate::ledger::LedgerError),
     #[error(transparent)]
     Way(#[from] crate::backend::WayError),

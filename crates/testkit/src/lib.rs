@@ -21,7 +21,7 @@ use model::{Egress, OnTimeout, SandboxId, SandboxSpec, TeamId, TemplateId};
 use node::{Config, Node};
 use tokio::time::Instant;
 
-pub use template::{busybox, has_busybox};
+pub use template::{busybox, busybox_with, has_busybox};
 pub use view::{in_view, in_view_after, with_view};
 
 /// Waits until `check` says so, for at most `limit`.
@@ -134,7 +134,7 @@ impl TestNode {
         let report = self.node.shutdown(Budget::within(Duration::from_secs(60))).await;
         assert!(report.is_clean(), "left behind: {:#?}, errors: {:#?}", report.left, report.errors);
         // Other tests of this process may have one for an instant.
-        wait_for("no zombie child", Duration::from_secs(30), || async {
+        wait_for("no zombie child", Duration::from_secs(60), || async {
             host::process::zombie_children().is_empty()
         })
         .await;
@@ -142,7 +142,7 @@ impl TestNode {
 
     /// Waits until nothing but the node's own objects and its warm slots is on the host.
     pub async fn wait_no_sandbox_objects(&self) {
-        let limit = Duration::from_secs(20);
+        let limit = Duration::from_secs(60);
         wait_for("an empty census of sandboxes", limit, || async {
             let items = self.node.census(Budget::within(limit)).await.expect("census");
             let sandbox =

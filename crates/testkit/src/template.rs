@@ -18,6 +18,14 @@ pub fn has_busybox() -> bool {
 /// # Panics
 /// When it cannot be made.
 pub fn busybox(store: &Store) -> TemplateId {
+    busybox_with(store, &[])
+}
+
+/// As [`busybox`], with `programs` of this host and what they are linked with.
+///
+/// # Panics
+/// When it cannot be made.
+pub fn busybox_with(store: &Store, programs: &[&str]) -> TemplateId {
     let draft = store.begin().expect("begin template");
     let root = draft.rootfs();
     for dir in ["bin", "dev", "etc", "home/user", "proc", "root", "run", "sys", "tmp", "usr/bin"] {
@@ -32,6 +40,7 @@ pub fn busybox(store: &Store) -> TemplateId {
     // A real one: it can open connections, which a static busybox cannot (it looks up even
     // numbers through libraries that are not there, and crashes).
     copy_with_libraries("/bin/bash", &root);
+    programs.iter().for_each(|program| copy_with_libraries(program, &root));
     let write = |path: &str, text: &str| fs::write(root.join(path), text).expect("template file");
     write("usr/bin/envd", "");
     write("etc/passwd", "root:x:0:0::/root:/bin/sh\nuser:x:1000:1000::/home/user:/bin/sh\n");

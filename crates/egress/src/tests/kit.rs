@@ -10,14 +10,14 @@ use std::time::Duration;
 use lifecycle::{Budget, Release, TaskGroup};
 use model::{Egress, Ipv4Range};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 
-use crate::{Node, Proxy, Resolver, Sockets};
+use crate::{Interceptor, Node, Proxy, Resolver, Sockets};
 
 pub(super) const LIMIT: Duration = Duration::from_secs(30);
 
-/// Sockets of this network, and connections that were for nobody's address, at the server's port.
+/// Sockets of this network, and connections that were for this address.
 #[derive(Debug)]
 struct Here(SocketAddrV4);
 
@@ -36,20 +36,34 @@ pub(super) struct World {
     pub(super) proxy: Proxy,
     at: SocketAddr,
     server: TcpListener,
-    tasks: TaskGroup,
+    pub(super) tasks: TaskGroup,
 }
 
 /// One end of a connection.
 #[derive(Debug)]
-pub(super) struct Program(TcpStream);
+pub(super) struct Program<S = TcpStream>(pub(super) S);
 
 impl World {
     pub(super) async fn new(egress: Egress) -> Self {
         Self::closed_to(egress, Vec::new()).await
     }
 
-    /// `*.com` is here, but for `gone.com`.
     pub(super) async fn closed_to(egress: Egress, closed: Vec<Ipv4Range>) -> Self {
+        Self::with(egress, closed, Ipv4Addr::new(203, 0, 113, 9), None).await
+    }
+
+    /// What goes by its address gets to the server.
+    pub(super) async fn by_address(egress: Egress) -> Self {
+        Self::with(egress, Vec::new(), Ipv4Addr::LOCALHOST, None).await
+    }
+
+    /// `*.com` is here, but for `gone.com`; programs connect to `origin`.
+    pub(super) async fn with(
+        egress: Egress,
+        closed: Vec<Ipv4Range>,
+        origin: Ipv4Addr,
+        interceptor: Option<Arc<Interceptor>>,
+    ) -> Self {
         let tasks = TaskGroup::default();
         let dns = UdpSocket::bind("127.0.0.1:0").await.unwrap();
         let resolver = Resolver::at(dns.local_addr().unwrap());
@@ -62,10 +76,11 @@ impl World {
         });
         let server = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = server.local_addr().unwrap().port();
-        let here = Arc::new(Here(SocketAddrV4::new(Ipv4Addr::new(203, 0, 113, 9), port)));
+        let here = Arc::new(Here(SocketAddrV4::new(origin, port)));
         let listener = StdListener::bind("127.0.0.1:0").unwrap();
         let at = listener.local_addr().unwrap();
         let node = Arc::new(Node::closed_to(resolver, closed));
+        interceptor.into_iter().for_each(|interceptor| node.intercept(interceptor));
         let proxy = Proxy::start("l1", listener.into(), here, node, egress).unwrap();
         Self { proxy, at, server, tasks }
     }
@@ -109,7 +124,7 @@ async fn answer_names(dns: &UdpSocket) {
     }
 }
 
-impl Program {
+impl<S: AsyncRead + AsyncWrite + Unpin> Program<S> {
     /// Reads the lines of a request or an answer.
     pub(super) async fn head(&mut self) -> String {
         let mut head = Vec::new();
@@ -134,21 +149,23 @@ impl Program {
     }
 }
 
-impl Deref for Program {
-    type Target = TcpStream;
+impl<S> Deref for Program<S> {
+    type Target = S;
 
-    fn deref(&self) -> &TcpStream {
+    fn deref(&self) -> &S {
         &self.0
     }
 }
 
-impl DerefMut for Program {
-    fn deref_mut(&mut self) -> &mut TcpStream {
+impl<S> DerefMut for Program<S> {
+    fn deref_mut(&mut self) -> &mut S {
         &mut self.0
     }
 }
 
 /// Everything up to the end.
-pub(super) async fn read_all(program: &mut Program) -> Vec<u8> {
+pub(super) async fn read_all<S: AsyncRead + AsyncWrite + Unpin>(
+    program: &mut Program<S>,
+) -> Vec<u8> {
     program.try_read_all().await.unwrap()
 }

@@ -34,7 +34,8 @@ impl Authorities {
         }
     }
 
-    /// Adds `pem`, and takes out the one added before. The same one again changes nothing.
+    /// Adds `pem`, and takes out the one added before, also by an agent of an earlier run: files
+    /// outlive it. The same one again changes nothing.
     ///
     /// # Errors
     /// When `pem` is no certificate, or a file cannot be read or written.
@@ -53,8 +54,10 @@ impl Authorities {
                 return Err(AuthoritiesError::Read { path: self.bundle.clone(), source });
             }
         };
-        if let Some(old) = added.as_deref() {
-            text = text.replace(&block(old), "");
+        // Where there is no copy, nothing was added.
+        let before = added.clone().or_else(|| std::fs::read_to_string(&self.copy).ok());
+        if let Some(old) = before.filter(|old| !old.trim().is_empty() && old.trim() != pem.trim()) {
+            text = text.replace(&block(&old), "");
         }
         if !text.contains(pem.trim()) {
             if !text.is_empty() && !text.ends_with('\n') {
@@ -114,6 +117,15 @@ mod tests {
         let text = std::fs::read_to_string(&authorities.bundle).unwrap();
         assert_eq!(text, format!("{}{}", pem("system"), pem("two")));
         assert_eq!(std::fs::read_to_string(&authorities.copy).unwrap(), pem("two"));
+    }
+
+    #[test]
+    fn what_an_agent_of_an_earlier_run_has_added_goes_with_the_next() {
+        let dir = tempfile::tempdir().unwrap();
+        authorities(&dir).add(&pem("one")).unwrap();
+        let authorities = authorities(&dir);
+        authorities.add(&pem("two")).unwrap();
+        assert_eq!(std::fs::read_to_string(&authorities.bundle).unwrap(), pem("two"));
     }
 
     #[test]

@@ -9,7 +9,7 @@ use guest_wire::proto::process::{ProcessConfig, StartRequest, StartResponse};
 use serde_json::{Value, json};
 
 use crate::connect::{END_FLAG, basic, frame};
-use crate::program::{Envd, is_alive, is_root, wait_until};
+use crate::program::{Envd, command, is_alive, is_root, wait_until};
 
 #[tokio::test]
 async fn output_and_exit_code_come_in_order() {
@@ -98,11 +98,14 @@ async fn an_unknown_program_is_127_and_one_that_is_none_126() {
 
 #[tokio::test]
 async fn a_program_is_found_along_the_search_path_of_its_own_variables() {
-    use std::os::unix::fs::PermissionsExt as _;
     let envd = Envd::start();
-    // Without a first line that names an interpreter it is the shell's.
-    std::fs::write(envd.path("mine"), "echo \"$0 $1\"").unwrap();
-    std::fs::set_permissions(envd.path("mine"), std::fs::Permissions::from_mode(0o755)).unwrap();
+    // Without a first line that names an interpreter it is the shell's. Another program writes it: a
+    // child that another test starts meanwhile would have this process's copy of the file open for
+    // writing, and nobody could run it until that child execs.
+    std::fs::write(envd.path("draft"), "echo \"$0 $1\"").unwrap();
+    let mut install = command("install");
+    let install = install.args(["-m", "755"]).args([envd.path("draft"), envd.path("mine")]);
+    assert!(install.status().unwrap().success());
     let directory = envd.text_path("");
     let path = format!("/nowhere:{directory}:/usr/bin:/bin");
     let request = json!({"process": {"cmd": "mine", "args": ["x"], "envs": {"PATH": path}}});
@@ -199,12 +202,13 @@ async fn a_working_directory_must_be_there() {
 #[tokio::test]
 async fn a_time_limit_kills_the_process_even_when_the_client_has_gone() {
     let envd = Envd::start();
-    let mut frames = envd.shell("sleep 100", &[("connect-timeout-ms", "300")]).await;
+    // Long enough to hear of the start.
+    let mut frames = envd.shell("sleep 1000", &[("connect-timeout-ms", "1000")]).await;
     let pid = u32::try_from(frames.started().await).unwrap();
     assert_eq!(frames.message().await.unwrap_err()["code"], "deadline_exceeded");
     wait_until("the process is dead", || !is_alive(pid)).await;
 
-    let mut frames = envd.shell("sleep 100", &[("connect-timeout-ms", "300")]).await;
+    let mut frames = envd.shell("sleep 1000", &[("connect-timeout-ms", "3000")]).await;
     let pid = u32::try_from(frames.started().await).unwrap();
     drop(frames);
     assert!(is_alive(pid));

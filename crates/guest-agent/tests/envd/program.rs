@@ -4,9 +4,13 @@ use std::io::{BufRead as _, BufReader};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
+
+/// Nothing takes this long, not even on a machine that has much else to do.
+const LIMIT: Duration = Duration::from_secs(60);
 
 pub(crate) struct Envd {
     child: Child,
@@ -99,13 +103,11 @@ pub(crate) fn command(program: &str) -> Command {
 
 /// Waits until `condition` holds, looking every few milliseconds.
 pub(crate) async fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
-    for _ in 0..2_000 {
-        if condition() {
-            return;
-        }
-        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    let end = Instant::now() + LIMIT;
+    while !condition() {
+        assert!(Instant::now() < end, "{what} did not come about in {LIMIT:?}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
     }
-    panic!("{what} did not come about in ten seconds");
 }
 
 /// Whether the process exists and is not a zombie.

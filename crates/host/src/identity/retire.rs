@@ -114,6 +114,15 @@ mod tests {
         assert_eq!(fs::read_dir(&claims).unwrap().count(), 1);
     }
 
+    /// Ends what waits for it, also when the test fails.
+    struct Sets<'a>(&'a AtomicBool);
+
+    impl Drop for Sets<'_> {
+        fn drop(&mut self) {
+            self.0.store(true, Ordering::Relaxed);
+        }
+    }
+
     #[test]
     fn however_often_the_directory_goes_one_at_a_time_chooses() {
         let dir = tempfile::tempdir().unwrap();
@@ -125,6 +134,7 @@ mod tests {
                     retire_in(&claims).unwrap();
                 }
             });
+            let _done = Sets(&done);
             for _ in 0..300 {
                 let chosen = choose(&claims).unwrap();
                 let path = claims.join("lock");
@@ -133,7 +143,6 @@ mod tests {
                 let how = FlockOperation::NonBlockingLockExclusive;
                 assert!(!try_lock(&rival, how).unwrap());
             }
-            done.store(true, Ordering::Relaxed);
         });
     }
 }

@@ -202,7 +202,7 @@ mod tests {
 
     const NFT: &str = "/usr/sbin/nft";
     const IP: &str = "/usr/sbin/ip";
-    const LIMIT: Duration = Duration::from_secs(30);
+    const LIMIT: Duration = Duration::from_secs(60);
 
     fn in_new_network(test: impl AsyncFnOnce(Firewall) + Send) {
         thread::testing::in_new_network(|| {

@@ -199,7 +199,20 @@ pub async fn run(
     input: Option<&[u8]>,
     budget: Budget,
 ) -> Result<Finished, RunError> {
-    run_by(None, program, args, input, budget).await
+    run_by(&Around::default(), program, args, input, budget).await
+}
+
+/// As [`run`], with exactly this environment.
+///
+/// # Errors
+/// Those of [`run`].
+pub async fn run_with(
+    env: &[(OsString, OsString)],
+    program: &Path,
+    args: &[OsString],
+    budget: Budget,
+) -> Result<Finished, RunError> {
+    run_by(&Around { env: Some(env), netns: None }, program, args, None, budget).await
 }
 
 /// As [`run`], with the helper in the network namespace `netns`.
@@ -210,13 +223,32 @@ pub(crate) async fn run_in_network(
     input: Option<&[u8]>,
     budget: Budget,
 ) -> Result<Finished, RunError> {
-    run_by(Some(netns), program, args, input, budget).await
+    run_by(&Around { netns: Some(netns), env: None }, program, args, input, budget).await
+}
+
+/// Where a helper runs that does not run where the daemon does.
+#[derive(Debug, Default)]
+struct Around<'a> {
+    netns: Option<BorrowedFd<'a>>,
+    /// Instead of the little that a helper needs.
+    env: Option<&'a [(OsString, OsString)]>,
+}
+
+impl Around<'_> {
+    fn variables(&self) -> Vec<(OsString, OsString)> {
+        const USUAL: [(&str, &str); 2] = [
+            ("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"),
+            ("LC_ALL", "C"),
+        ];
+        let usual = || USUAL.map(|(name, value)| (name.into(), value.into())).into();
+        self.env.map_or_else(usual, <[_]>::to_vec)
+    }
 }
 
 async fn run_by(
-    netns: Option<BorrowedFd<'_>>,
+    around: &Around<'_>,
     program: &Path,
-    args: &[&str],
+    args: &[impl AsRef<OsStr>],
     input: Option<&[u8]>,
     budget: Budget,
 ) -> Result<Finished, RunError> {
@@ -236,13 +268,9 @@ async fn run_by(
         }
         None => open_null().tried("open", "/dev/null")?,
     };
-    let spawn = Spawn::new(program)
-        .args(args)
-        .env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
-        .env("LC_ALL", "C")
-        .input(stdin.as_fd())
-        .output(output.as_fd());
-    let process = match netns {
+    let mut spawn = Spawn::new(program).args(args).input(stdin.as_fd()).output(output.as_fd());
+    spawn.env = around.variables();
+    let process = match around.netns {
         Some(netns) => in_own_thread("netns", || {
             move_into_link_name_space(netns, Some(LinkNameSpaceType::Network))?;
             // What cannot be started is told as such, with its cause.

@@ -67,7 +67,8 @@ async fn when_the_time_is_over_all_it_has_started_is_gone() {
     let Some(keeper) = keeper() else { return };
     let dir = tempfile::tempdir().unwrap();
     let script = format!("cd {}; {STAYERS}", dir.path().display());
-    let budget = Budget::within(Duration::from_secs(1));
+    // Long enough for it to be ready.
+    let budget = Budget::within(Duration::from_secs(5));
     let slow = shell(&keeper, &script);
     let error = slow.run(|_| (), &CancellationToken::new(), budget).await.unwrap_err();
     assert!(matches!(&error, CommandError::TooSlow { tail, .. } if tail == "ready"), "{error:?}");

@@ -1,16 +1,18 @@
-//! The runtime's command line: create, start, delete, each with a time limit.
+//! The runtime's command line: create and start, each with a time limit, and what it leaves.
 
 use std::fs;
 use std::io::{Read, Seek, SeekFrom};
 use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
 
+use host::HostError;
 use host::cgroup::Cgroup;
+use host::files::remove_tree;
 use host::process::{Process, Spawn};
 use lifecycle::Budget;
 
 use super::{LOG, PID, STATE};
-use crate::driver::{BootError, ReleaseError, Stop};
+use crate::driver::{BootError, Stop};
 
 /// An OCI runtime on this host.
 #[derive(Debug, Clone)]
@@ -251,30 +253,15 @@ impl Call<'_> {
         let line: serde_json::Value = serde_json::from_str(lines.last()?).ok()?;
         Some(line.get("msg")?.as_str()?.to_owned())
     }
+}
 
-    /// Removes the runtime's record. The machine must be dead.
-    pub(super) async fn delete(&self, budget: Budget) -> Result<(), ReleaseError> {
-        if !self.dir.join(STATE).join(self.id).exists() {
-            return Ok(());
-        }
-        let runtime = self.runtime.name();
-        let (state, program) = (self.dir.join(STATE), &self.runtime.program);
-        let state = state.to_string_lossy();
-        let mut args = vec!["--root", &state];
-        if self.runtime.leaves_cgroups_alone() {
-            args.push("--cgroup-manager=disabled");
-        }
-        args.extend(["delete", "--force", self.id]);
-        let done = host::process::run(program, &args, None, budget)
-            .await
-            .map_err(|source| ReleaseError::Run { runtime, source })?;
-        if done.status.success() || !self.dir.join(STATE).join(self.id).exists() {
-            return Ok(());
-        }
-        let message = match done.output.trim() {
-            "" => done.status.to_string(),
-            said => said.to_owned(),
-        };
-        Err(ReleaseError::Refused { runtime, call: "delete", message })
-    }
+/// Removes what the runtime has noted of the machine in `dir`, which must be dead. Gone is fine.
+///
+/// It is not asked to: all that is left to it then is to remove this directory, which is its own by
+/// `--root`. So a runtime that hangs, fails or is not there any more keeps no sandbox from going.
+///
+/// # Errors
+/// As [`remove_tree`].
+pub(super) fn forget(dir: &Path, budget: Budget) -> Result<(), HostError> {
+    remove_tree(&dir.join(STATE), budget)
 }

@@ -37,7 +37,7 @@ use super::proto::{
 use crate::{
     AdoptReport, BuildError, BuildRequest, BuildStatus, CreateError, DrainStatus, Ending, Expected,
     Explanation, Leaks, NewSnapshot, NodeApi, NodeError, NodeEvent, NodeInfo, PauseError,
-    PausedStatus, RemoveError, Resumed, Sample, SandboxStatus, SnapshotStatus, Started,
+    PauseOrder, PausedStatus, RemoveError, Resumed, Sample, SandboxStatus, SnapshotStatus, Started,
     StatusError,
 };
 
@@ -163,10 +163,15 @@ impl NodeApi for Client {
         answer.map(drop).map_err(|error| sandbox_error(error, id))
     }
 
-    async fn pause(&self, id: &SandboxId, keep: Keep) -> Result<PausedStatus, PauseError> {
+    async fn pause_by(
+        &self,
+        id: &SandboxId,
+        order: PauseOrder,
+    ) -> Result<PausedStatus, PauseError> {
         let request = v1::PauseSandboxRequest {
             sandbox: id.to_string(),
-            keep: v1::Keep::from(keep).into(),
+            keep: v1::Keep::from(order.keep).into(),
+            healthy_only: order.healthy_only,
             ..v1::PauseSandboxRequest::default()
         };
         let answer = self.nodes.pause_sandbox(request).await;

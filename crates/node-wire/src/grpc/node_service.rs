@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use super::convert::{Malformed, duration, id, keep};
 use super::failure::Failure;
 use super::proto::cofferdam::node::v1;
-use crate::{BuildRequest, Expected, NewSnapshot, NodeApi, NodeEvent};
+use crate::{BuildRequest, Expected, NewSnapshot, NodeApi, NodeEvent, PauseOrder};
 
 /// Everything E2B's services have no words for: three lines a call.
 #[derive(Debug)]
@@ -107,7 +107,8 @@ impl v1::NodeService for Nodes {
         let message = request.to_owned_message();
         let sandbox: SandboxId = id("sandbox", &message.sandbox).map_err(refused)?;
         let keep = keep(message.keep).map_err(refused)?;
-        let paused = self.node.pause(&sandbox, keep).await.map_err(Failure::from)?;
+        let order = PauseOrder { keep, healthy_only: message.healthy_only };
+        let paused = self.node.pause_by(&sandbox, order).await.map_err(Failure::from)?;
         Response::ok(v1::PausedSandbox::from(paused))
     }
 

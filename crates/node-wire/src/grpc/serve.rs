@@ -31,8 +31,10 @@ const STRANGER_LIMIT: Duration = Duration::from_secs(10);
 /// As E2B's node does it.
 const PING_AFTER: Duration = Duration::from_secs(15);
 const PING_LIMIT: Duration = Duration::from_secs(5);
-/// The time streams have to carry their last status out, and cut connections to be gone.
+/// The time streams have to carry their last status out.
 const LAST_WORDS: Duration = Duration::from_secs(1);
+/// How long what was cut may take to be gone, on a machine that has much else to do.
+const CUT_LIMIT: Duration = Duration::from_secs(10);
 /// Before `accept` is tried again when it fails: out of descriptors, usually.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -80,7 +82,7 @@ pub async fn serve(
             info!(open = open.inside(), "connections to the node are cut");
         }
     }
-    let closed = tasks.close(Budget::within(LAST_WORDS)).await;
+    let closed = tasks.close(Budget::within(CUT_LIMIT)).await;
     closed.map_err(|source| ServeError::Late { tasks: tasks.running(), source })
 }
 

@@ -334,7 +334,7 @@ async fn update_moves_the_end_and_sets_rules_or_does_neither() {
         deny: range("10.0.0.0/8"),
         domains: vec!["*.example.org".parse().unwrap()],
         proxy: Some(SocksProxy::new("p:1", Some("u".into()), None).unwrap()),
-        headers: vec![HeaderRule { domain: "a.org".parse().unwrap(), headers }],
+        headers: vec![HeaderRule { requests: "a.org".parse().unwrap(), headers }],
     };
     assert_eq!(set, [first, Egress::default()], "none of those that were refused");
     assert_eq!(ends_at(), before);

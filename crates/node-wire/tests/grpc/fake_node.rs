@@ -17,8 +17,8 @@ use model::{
 use node_wire::{
     AdoptReport, BuildError, BuildRequest, BuildState, BuildStatus, CreateError, DrainStatus,
     Ending, Enforcement, Expected, Explanation, Leaks, NewSnapshot, NodeApi, NodeError, NodeEvent,
-    NodeInfo, NodeMetrics, PauseError, PausedStatus, Processor, RemoveError, Resumed, Route,
-    Sample, SandboxStatus, SnapshotStatus, Started, StatusError,
+    NodeInfo, NodeMetrics, PauseError, PauseOrder, PausedStatus, Processor, RemoveError, Resumed,
+    Route, Sample, SandboxStatus, SnapshotStatus, Started, StatusError,
 };
 use parking_lot::Mutex;
 use tokio::sync::{broadcast, watch};
@@ -196,8 +196,12 @@ impl NodeApi for FakeNode {
         Ok(())
     }
 
-    async fn pause(&self, id: &SandboxId, keep: Keep) -> Result<PausedStatus, PauseError> {
-        self.do_pause(id, keep)
+    async fn pause_by(
+        &self,
+        id: &SandboxId,
+        order: PauseOrder,
+    ) -> Result<PausedStatus, PauseError> {
+        self.do_pause(id, order)
     }
 
     async fn resume(

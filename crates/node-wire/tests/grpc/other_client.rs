@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use tonic::Code;
 
 use crate::dynamic::{self, Peer};
-use crate::harness::{Service, within};
+use crate::harness::{LIMIT, Service, within};
 use crate::own_client::spec;
 
 const LIST: &str = "/cofferdam.node.v1.NodeService/ListSandboxes";
@@ -31,8 +31,7 @@ async fn all(peer: &Peer, path: &str, asked: Value) -> Vec<Value> {
 async fn it_is_told_where_a_sandbox_is_once_that_is_known() {
     let service = Service::start().await;
     let peer = Peer::connect(service.address).await;
-    let limit = std::time::Duration::from_secs(1);
-    service.node.create(spec("i1"), limit).await.unwrap();
+    service.node.create(spec("i1"), LIMIT).await.unwrap();
     assert_eq!(all(&peer, LIST, json!({})).await[0]["address"], "10.213.0.7");
     let id: SandboxId = "i1".parse().unwrap();
     service.node.sandboxes.lock().get_mut(&id).unwrap().addr = None;
@@ -94,8 +93,7 @@ async fn it_is_told_what_is_remembered_of_a_run() {
 async fn it_pauses_and_resumes_and_makes_templates_of_sandboxes() {
     let service = Service::start().await;
     let peer = Peer::connect(service.address).await;
-    let limit = std::time::Duration::from_secs(1);
-    service.node.create(spec("i1"), limit).await.unwrap();
+    service.node.create(spec("i1"), LIMIT).await.unwrap();
     let paused = peer.call(PAUSE, json!({ "sandbox": "i1", "keep": "KEEP_MEMORY" })).await.unwrap();
     let expected = json!({
         "id": "i1",
@@ -133,8 +131,7 @@ async fn it_pauses_and_resumes_and_makes_templates_of_sandboxes() {
 async fn a_pause_that_makes_no_sense_is_refused_with_the_field_that_is_wrong() {
     let service = Service::start().await;
     let peer = Peer::connect(service.address).await;
-    let limit = std::time::Duration::from_secs(1);
-    service.node.create(spec("i1"), limit).await.unwrap();
+    service.node.create(spec("i1"), LIMIT).await.unwrap();
     let order = |on_timeout: i32| json!({ "id": "i1", "team": "team-1", "template": "base", "onTimeout": on_timeout });
     let rows = [
         (PAUSE, json!({ "sandbox": "i1" }), "keep has a value (0) that is not known"),

@@ -15,7 +15,7 @@ use node_wire::{
 };
 
 use crate::fake_node::{FakeNode, moment};
-use crate::harness::{Service, token, within};
+use crate::harness::{LIMIT, Service, token, within};
 
 fn secret(text: &str) -> Secret {
     Secret::new(text.into())
@@ -39,10 +39,12 @@ pub(crate) fn spec(id: &str) -> SandboxSpec {
             deny: vec!["1.1.1.0/24".parse().unwrap()],
             domains: vec!["example.com".parse().unwrap(), "*.example.com".parse().unwrap()],
             proxy: Some(SocksProxy::new("p:1080", Some("u".into()), Some(secret("pw"))).unwrap()),
-            headers: vec![HeaderRule {
-                domain: "*.example.com".parse().unwrap(),
-                headers: vec![("authorization".into(), secret("Bearer x"))],
-            }],
+            headers: ["http://example.com", "*.example.com"]
+                .map(|requests| HeaderRule {
+                    requests: requests.parse().unwrap(),
+                    headers: vec![("authorization".into(), secret("Bearer x"))],
+                })
+                .to_vec(),
         },
     }
 }
@@ -148,7 +150,7 @@ async fn every_reason_to_end_a_sandbox_reaches_the_node() {
     let client = service.client();
     let reasons = [R::Request, R::Timeout, R::Crashed, R::StartFailed, R::NodeStop, R::Reclaimed];
     for reason in reasons {
-        let started = client.create(spec("i1"), Duration::from_secs(1)).await.unwrap();
+        let started = client.create(spec("i1"), LIMIT).await.unwrap();
         client.kill(&started.status.id, reason).await.unwrap();
     }
     assert_eq!(service.node.kills.lock().iter().map(|(_, why)| *why).collect::<Vec<_>>(), reasons);
@@ -174,7 +176,7 @@ async fn every_refusal_to_create_arrives_as_it_was_given() {
     ];
     for refusal in refusals {
         *service.node.fail_create.lock() = Some(refusal.clone());
-        let arrived = client.create(spec("i1"), Duration::from_secs(1)).await.unwrap_err();
+        let arrived = client.create(spec("i1"), LIMIT).await.unwrap_err();
         assert_eq!(arrived, refusal);
     }
 }
@@ -185,7 +187,7 @@ async fn a_refusal_longer_than_a_header_may_be_is_cut_and_still_arrives() {
     let client = service.client();
     let message = "\u{e9}x%".repeat(50_000);
     *service.node.fail_create.lock() = Some(CreateError::Failed { step: "boot", message });
-    let arrived = client.create(spec("i1"), Duration::from_secs(1)).await.unwrap_err();
+    let arrived = client.create(spec("i1"), LIMIT).await.unwrap_err();
     let CreateError::Failed { step: "boot", message } = arrived else { panic!("{arrived}") };
     assert!(message.starts_with("\u{e9}x%\u{e9}x%") && message.ends_with('\u{2026}'));
     assert!(message.len() < 3000);
@@ -223,7 +225,7 @@ async fn every_other_failure_of_a_node_arrives_as_it_was_given() {
 async fn what_a_node_says_of_itself_arrives_whole() {
     let service = Service::start().await;
     let client = service.client();
-    client.create(spec("i1"), Duration::from_secs(1)).await.unwrap();
+    client.create(spec("i1"), LIMIT).await.unwrap();
     same(&client.info().await.unwrap(), &service.node.info().await.unwrap());
     assert_eq!(client.leaks().await.unwrap(), FakeNode::census());
     for phase in NodePhase::ALL {

@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use model::{EndReason, Keep, OnTimeout, SandboxId, SandboxPhase};
-use node_wire::{CreateError, NewSnapshot, NodeApi, NodeError, NodeEvent, PauseError, RemoveError};
+use node_wire::{
+    CreateError, NewSnapshot, NodeApi, NodeError, NodeEvent, PauseError, PauseOrder, RemoveError,
+};
 
 use crate::fake_node::pause::HALTED;
 use crate::fake_node::{FakeNode, moment};
@@ -23,6 +25,8 @@ fn new(template: &str, build: &str) -> NewSnapshot {
         passing: false,
     }
 }
+
+const STRICT: PauseOrder = PauseOrder { keep: Keep::Memory, healthy_only: true };
 
 #[tokio::test]
 async fn a_sandbox_is_paused_told_of_and_goes_on_without_a_loss() {
@@ -82,6 +86,7 @@ async fn every_refusal_to_pause_or_to_take_a_snapshot_arrives_as_it_was_given() 
         PauseError::NotFound("i1".into()),
         PauseError::Paused("i1".into()),
         PauseError::Busy("i1".into()),
+        PauseError::AgentSilent("i1".into()),
         PauseError::DiskFull { free_mib: 5, reserve_mib: 2048 },
         PauseError::Limit("a node keeps at most 3 paused sandboxes".into()),
         PauseError::Failed("no space: 100%\nsecond".into()),
@@ -94,6 +99,24 @@ async fn every_refusal_to_pause_or_to_take_a_snapshot_arrives_as_it_was_given() 
         *service.node.pauses.fail.lock() = Some(refusal.clone());
         assert_eq!(client.snapshot(&id("i1"), new("s", "b")).await.unwrap_err(), refusal);
     }
+}
+
+#[tokio::test]
+async fn what_is_asked_of_the_guest_agent_and_what_it_was_arrive() {
+    let service = Service::start().await;
+    let client = service.client();
+    client.create(spec("i1"), LIMIT).await.unwrap();
+    *service.node.pauses.silent.lock() = true;
+    let silent = PauseError::AgentSilent("i1".into());
+    for order in [STRICT, PauseOrder::from(Keep::Files)] {
+        assert_eq!(client.pause_by(&id("i1"), order).await.unwrap_err(), silent);
+    }
+    let paused = client.pause(&id("i1"), Keep::Memory).await.unwrap();
+    assert!(paused.agent_silent);
+    assert_eq!(client.paused().await.unwrap(), [paused]);
+    client.resume(spec("i1"), Keep::Memory, LIMIT).await.unwrap();
+    *service.node.pauses.silent.lock() = false;
+    assert!(!client.pause_by(&id("i1"), STRICT).await.unwrap().agent_silent);
 }
 
 #[tokio::test]
@@ -177,7 +200,13 @@ async fn events_of_a_pause_reach_a_listener_before_its_answer() {
     let told = [
         NodeEvent::Pausing { id: id("i1"), lifecycle: lifecycle(), at: moment(1) },
         NodeEvent::Resumed { id: id("i1"), lifecycle: lifecycle(), at: moment(2) },
-        NodeEvent::Paused { id: id("i1"), lifecycle: lifecycle(), memory: false, at: moment(3) },
+        NodeEvent::Paused {
+            id: id("i1"),
+            lifecycle: lifecycle(),
+            memory: true,
+            agent_silent: true,
+            at: moment(3),
+        },
         NodeEvent::Ended {
             id: id("i1"),
             lifecycle: lifecycle(),
@@ -190,7 +219,7 @@ async fn events_of_a_pause_reach_a_listener_before_its_answer() {
         same(&within(events.recv()).await.unwrap(), &event);
     }
     let paused = client.pause(&id("i1"), Keep::Memory).await.unwrap();
-    let NodeEvent::Paused { id: told, lifecycle, memory: true, at } =
+    let NodeEvent::Paused { id: told, lifecycle, memory: true, agent_silent: false, at } =
         within(events.recv()).await.unwrap()
     else {
         panic!("it is paused")

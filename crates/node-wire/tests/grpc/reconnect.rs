@@ -13,7 +13,7 @@ use node_wire::{
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::broadcast::error::RecvError;
 
-use crate::harness::{LIMIT, Service, token, within};
+use crate::harness::{LIMIT, Service, listener, token, within};
 
 /// A listener where one has just been.
 fn again(address: SocketAddr) -> TcpListener {
@@ -101,11 +101,11 @@ async fn events_that_the_node_could_not_keep_are_never_missed_in_silence() {
 
 #[tokio::test]
 async fn every_call_to_a_node_that_is_not_there_says_so() {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let listener = listener().await;
     let address = listener.local_addr().unwrap();
     drop(listener);
     let client = Client::new(&format!("http://{address}"), &token()).unwrap();
-    let created = client.create(crate::own_client::spec("i1"), Duration::from_secs(1)).await;
+    let created = client.create(crate::own_client::spec("i1"), LIMIT).await;
     assert!(matches!(created.unwrap_err(), CreateError::Unreachable(_)));
     assert!(matches!(client.info().await.unwrap_err(), NodeError::Unreachable(_)));
     assert!(matches!(client.paused().await.unwrap_err(), NodeError::Unreachable(_)));
@@ -113,7 +113,7 @@ async fn every_call_to_a_node_that_is_not_there_says_so() {
     let paused = client.pause(&id, Keep::Memory).await;
     assert!(matches!(paused.unwrap_err(), PauseError::Unreachable(_)));
     let spec = crate::own_client::spec("i1");
-    let resumed = client.resume(spec, Keep::Memory, Duration::from_secs(1)).await;
+    let resumed = client.resume(spec, Keep::Memory, LIMIT).await;
     assert!(matches!(resumed.unwrap_err(), CreateError::Unreachable(_)));
     let new =
         NewSnapshot { template: "s".parse().unwrap(), build: "b".parse().unwrap(), passing: false };

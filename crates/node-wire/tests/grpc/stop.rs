@@ -7,12 +7,12 @@ use model::{EndReason, SandboxId};
 use node_wire::{NodeApi, NodeError};
 use serde_json::json;
 use tokio::io::AsyncReadExt as _;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 use tokio::time::Instant;
 use tonic::Code;
 
 use crate::dynamic::Peer;
-use crate::harness::{Service, within};
+use crate::harness::{LIMIT, Service, listener, within};
 
 const WATCH: &str = "/cofferdam.node.v1.NodeService/WatchDrain";
 
@@ -38,8 +38,7 @@ async fn an_open_stream_is_ended_with_a_status_that_says_why() {
 
 #[tokio::test]
 async fn within_its_grace_a_stream_goes_on_and_new_connections_are_refused() {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let service = Service::on(listener, Arc::default(), Duration::from_secs(3600));
+    let service = Service::on(listener().await, Arc::default(), Duration::from_secs(3600));
     let peer = Peer::connect(service.address).await;
     let mut drain = peer.stream(WATCH, json!({})).await.unwrap();
     within(drain.message()).await.unwrap().unwrap();
@@ -58,7 +57,7 @@ async fn killing(service: &Service) -> impl Future<Output = Result<(), NodeError
     let client = Arc::new(service.client());
     let id: SandboxId = "i1".parse().unwrap();
     let spec = crate::own_client::spec("i1");
-    client.create(spec, Duration::from_secs(1)).await.unwrap();
+    client.create(spec, LIMIT).await.unwrap();
     service.node.held.send_replace(true);
     let mut killed = Box::pin(async move { client.kill(&id, EndReason::Request).await });
     let node = &service.node;
@@ -72,8 +71,7 @@ async fn killing(service: &Service) -> impl Future<Output = Result<(), NodeError
 
 #[tokio::test]
 async fn within_its_grace_a_call_under_way_gets_its_answer() {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let service = Service::on(listener, Arc::default(), Duration::from_secs(3600));
+    let service = Service::on(listener().await, Arc::default(), Duration::from_secs(3600));
     let killed = killing(&service).await;
     service.ask_to_stop();
     service.node.held.send_replace(false);
@@ -106,7 +104,7 @@ async fn a_client_that_reads_nothing_does_not_hold_up_the_stop() {
     }
 }
 
-#[tokio::test(start_paused = true)]
+#[tokio::test]
 async fn a_stranger_is_disconnected_after_a_while_and_a_client_is_not() {
     let service = Service::start().await;
     let client = service.client();
@@ -114,11 +112,14 @@ async fn a_stranger_is_disconnected_after_a_while_and_a_client_is_not() {
     let mut drain = peer.stream(WATCH, json!({})).await.unwrap();
     drain.message().await.unwrap().unwrap();
     drop(client);
-    let began = Instant::now();
     let mut stranger = TcpStream::connect(service.address).await.unwrap();
+    // From here on nothing is on its way that a clock which leaps ahead could overtake.
+    tokio::time::pause();
+    let began = Instant::now();
     let mut rest = Vec::new();
     drop(stranger.read_to_end(&mut rest).await);
     assert!(began.elapsed() >= Duration::from_secs(9), "{:?}", began.elapsed());
+    tokio::time::resume();
     service.node.set_phase(model::NodePhase::Draining);
     drain.message().await.unwrap().unwrap();
 }

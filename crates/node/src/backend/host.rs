@@ -193,7 +193,12 @@ impl Parts {
             sealed,
             firewall: Mutex::new(None),
             firewall_name: Firewall::new(nft.clone(), mark),
-            ways: Arc::new(Ways::new(nft.clone(), resolvers.clone())),
+            ways: Arc::new(Ways::new(
+                nft.clone(),
+                resolvers.clone(),
+                config.data_dir.join("node"),
+                config.authorities.clone(),
+            )),
             nft,
             images,
             driver,

@@ -5,8 +5,8 @@ use std::collections::VecDeque;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
 
-use model::{EndReason, Keep, OnTimeout, SandboxPhase};
-use node_wire::{CreateError, NewSnapshot, PauseError, PausedStatus};
+use model::{EndReason, OnTimeout, SandboxPhase};
+use node_wire::{CreateError, NewSnapshot, PauseError, PauseOrder, PausedStatus};
 use tokio::sync::oneshot;
 
 use super::{Entry, Life};
@@ -32,7 +32,7 @@ pub(crate) struct Move {
 #[derive(Debug)]
 pub(crate) enum Wish {
     Pause {
-        keep: Keep,
+        order: PauseOrder,
         answer: oneshot::Sender<Result<Began, PauseError>>,
     },
     /// The memory of a paused one is given up, its files are kept.
@@ -167,6 +167,7 @@ impl Entry {
             started_at: state.started_at,
             paused_at: state.paused_at.unwrap_or(state.started_at),
             memory: true,
+            agent_silent: state.agent_silent,
         })
     }
 }

@@ -58,6 +58,9 @@ pub(crate) struct Record {
     /// Set as long as it is paused: then what it has written is kept when the rest goes.
     #[serde(default)]
     pub paused_at_us: Option<i64>,
+    /// Whether its guest agent was silent when it was paused.
+    #[serde(default)]
+    pub agent_silent: bool,
     /// Whether its files have the owners on disk that it sees. Before version 3 they had those of
     /// its slot, and nobody else can have them.
     #[serde(default)]
@@ -134,6 +137,7 @@ impl Record {
             boot_id: Some(boot_id.to_owned()),
             created_at_us: Some(micros(SystemTime::now())),
             paused_at_us: order.from.as_ref().and_then(|from| from.paused_at_us),
+            agent_silent: false,
             portable: true,
             on_timeout: spec.on_timeout,
             failure: None,
@@ -201,6 +205,7 @@ impl Record {
             started_at: from_micros(self.started_at_us.unwrap_or(paused_at_us)),
             paused_at: from_micros(paused_at_us),
             memory,
+            agent_silent: memory && self.agent_silent,
         })
     }
 

@@ -67,6 +67,8 @@ impl HaltError {
 /// The steps of a pause, of a resume and of a snapshot, with the fault points before and after each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Halt {
+    /// Its guest agent gives a sign of life.
+    Ask,
     /// Every process stands still.
     Freeze,
     /// The record says that it is paused.
@@ -86,7 +88,8 @@ pub(crate) enum Halt {
 }
 
 impl Halt {
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 9] = [
+        Self::Ask,
         Self::Freeze,
         Self::Write,
         Self::Sync,
@@ -104,6 +107,7 @@ impl Halt {
             };
         }
         match self {
+            Self::Ask => points!("pause.ask"),
             Self::Freeze => points!("pause.freeze"),
             Self::Write => points!("pause.write"),
             Self::Sync => points!("pause.sync"),

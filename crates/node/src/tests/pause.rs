@@ -96,6 +96,11 @@ async fn whatever_step_fails_the_sandbox_is_there_and_can_be_ended() {
                     assert_eq!(record.paused_at_us, None, "{point}");
                     bench.pause("i1", keep).await.unwrap();
                 }
+                Err(PauseError::AgentSilent(_)) => {
+                    assert!(point.starts_with("pause.ask") && keep == Keep::Files, "{point}");
+                    assert_eq!(bench.phase("i1"), Some(SandboxPhase::Live), "{point}");
+                    bench.pause("i1", keep).await.unwrap();
+                }
                 Err(other) => panic!("{point}: {other}"),
             }
             if let Err(error) = bench.resume("i1", Keep::Memory).await {
@@ -114,76 +119,68 @@ async fn whatever_step_fails_the_sandbox_is_there_and_can_be_ended() {
     }
 }
 
-/// A daemon that dies at any step of a pause or resume leaves a sandbox that runs or is paused.
-#[test]
-fn wherever_the_daemon_dies_the_next_one_has_the_sandbox() {
-    // A snapshot has nothing to do with it, and what only files are kept of does not stand still.
-    let points = HALT_POINTS.into_iter().filter(|point| !point.starts_with("snapshot"));
-    for point in points {
-        let site = Site::new();
-        daemon(&site.fake, async {
-            let bench = site.node().await;
-            bench.create_all(["i1"]).await;
-            site.faults.arm(point, Fault::Delay, 1);
-            let work = async {
-                let _cut_off = bench.pause("i1", Keep::Memory).await;
-                let _cut_off = bench.resume("i1", Keep::Memory).await;
-                std::future::pending::<()>().await;
-            };
-            tokio::select! { () = work => {}, () = site.hung() => {} }
-        });
-        daemon(&site.fake, async {
-            let bench = site.open_node().await;
-            let paused = bench.node.paused().await.unwrap();
-            let is_live = bench.phase("i1") == Some(SandboxPhase::Live);
-            assert!(is_live == paused.is_empty(), "{point}: live {is_live}, {paused:?}");
+/// A machine whose daemon was killed at `point` of a pause that keeps `keep`, or of the resume after it;
+/// one that was paused `before`, at the latest at a point of its start.
+fn killed_at(point: &str, keep: Keep, before: bool) -> Site {
+    let site = Site::new();
+    daemon(&site.fake, async {
+        let bench = site.node().await;
+        bench.create_all(["i1"]).await;
+        if before {
+            bench.pause("i1", keep).await.unwrap();
+        }
+        site.faults.arm(point, Fault::Delay, 1);
+        let work = async {
+            let _cut_off = bench.pause("i1", keep).await;
+            let _cut_off = bench.resume("i1", keep).await;
+            std::future::pending::<()>().await;
+        };
+        tokio::select! { () = work => {}, () = site.hung() => {} }
+    });
+    site
+}
+
+/// The next daemon has the sandbox, live or paused, lets it go on with everything that `keep` says, and
+/// leaves nothing of it when it is ended.
+fn the_next_one_has_it(site: &Site, point: &str, keep: Keep) {
+    daemon(&site.fake, async {
+        let bench = site.open_node().await;
+        let paused = bench.node.paused().await.unwrap();
+        let is_live = bench.phase("i1") == Some(SandboxPhase::Live);
+        assert!(is_live == paused.is_empty(), "{point}: live {is_live}, {paused:?}");
+        if keep == Keep::Memory {
             // Whoever takes it over sees to that first.
             tokio::time::sleep(secs(1)).await;
             assert_eq!(bench.fake.is_frozen(&bench.lifecycle("i1")), !is_live, "{point}");
-            if !is_live {
-                assert!(bench.resume("i1", Keep::Memory).await.unwrap().memory, "{point}");
-            }
-            bench.kill("i1").await.unwrap();
-            assert_eq!(bench.fake.sealed_ids(), [""; 0], "{point}");
-            bench.stop_clean(point).await;
-        });
+        }
+        if !is_live {
+            let resumed = bench.resume("i1", Keep::Memory).await.unwrap();
+            // Before its files were moved, what ran was there all the same.
+            assert!(resumed.memory || keep == Keep::Files, "{point}");
+        }
+        bench.kill("i1").await.unwrap();
+        assert_eq!(bench.fake.sealed_ids(), [""; 0], "{point}");
+        bench.stop_clean(point).await;
+    });
+}
+
+/// A daemon that dies at any step of a pause or resume leaves a sandbox that runs or is paused.
+#[test]
+fn wherever_the_daemon_dies_the_next_one_has_the_sandbox() {
+    // A snapshot has nothing to do with it.
+    for point in HALT_POINTS.into_iter().filter(|point| !point.starts_with("snapshot")) {
+        the_next_one_has_it(&killed_at(point, Keep::Memory, false), point, Keep::Memory);
     }
 }
 
 /// A pause of the files, and a start with them, cut off at any of their steps.
 #[test]
 fn wherever_the_daemon_dies_the_files_are_kept() {
-    let pause = Step::ALL.map(Step::point).into_iter().chain(["pause.write.after"]);
-    for (point, resumes) in
-        pause.map(|point| (point, false)).chain(CREATE_POINTS.map(|point| (point, true)))
-    {
-        let site = Site::new();
-        daemon(&site.fake, async {
-            let bench = site.node().await;
-            bench.create_all(["i1"]).await;
-            if resumes {
-                bench.pause("i1", Keep::Files).await.unwrap();
-            }
-            site.faults.arm(point, Fault::Delay, 1);
-            let work = async {
-                let _cut_off = bench.pause("i1", Keep::Files).await;
-                let _cut_off = bench.resume("i1", Keep::Files).await;
-                std::future::pending::<()>().await;
-            };
-            tokio::select! { () = work => {}, () = site.hung() => {} }
-        });
-        daemon(&site.fake, async {
-            let bench = site.open_node().await;
-            let paused = bench.node.paused().await.unwrap();
-            let is_live = bench.phase("i1") == Some(SandboxPhase::Live);
-            assert!(is_live == paused.is_empty(), "{point}: live {is_live}, {paused:?}");
-            if !is_live {
-                bench.resume("i1", Keep::Memory).await.unwrap();
-            }
-            bench.kill("i1").await.unwrap();
-            assert_eq!(bench.fake.sealed_ids(), [""; 0], "{point}");
-            bench.stop_clean(point).await;
-        });
+    for point in Step::ALL.map(Step::point).into_iter().chain(["pause.write.after"]) {
+        the_next_one_has_it(&killed_at(point, Keep::Files, false), point, Keep::Files);
+    }
+    for point in CREATE_POINTS {
+        the_next_one_has_it(&killed_at(point, Keep::Files, true), point, Keep::Files);
     }
 }
 

@@ -1,3 +1,5 @@
+use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime};
@@ -9,7 +11,7 @@ use testkit::{TestNode, in_view, wait_for};
 
 use crate::guest::run;
 
-const LIMIT: Duration = Duration::from_secs(30);
+const LIMIT: Duration = Duration::from_secs(60);
 
 fn id(text: &str) -> SandboxId {
     SandboxId::parse(text).unwrap()
@@ -28,6 +30,22 @@ fn a_sandbox_runs_commands_and_leaves_nothing_when_it_is_killed() {
         assert!(matches!(gone, NodeError::NotFound(_)));
         test.wait_no_sandbox_objects().await;
         test.stop().await;
+    });
+}
+
+/// Each sandbox has a small file in the daemon's view, whose page stays in use when its name is gone.
+#[test]
+fn the_view_has_room_for_every_sandbox_of_a_full_node() {
+    in_view(async |_view| {
+        let path = Path::new(host::view::DIR).join("one");
+        let one = |_| {
+            std::fs::write(&path, [b'x'; 37]).unwrap();
+            let file = std::fs::File::open(&path).unwrap();
+            std::fs::remove_file(&path).unwrap();
+            OwnedFd::from(file)
+        };
+        let all: Vec<OwnedFd> = (0..host::identity::SLOTS).map(one).collect();
+        assert_eq!(all.len(), usize::from(host::identity::SLOTS));
     });
 }
 
@@ -143,7 +161,7 @@ fn sandboxes_reach_neither_each_other_nor_the_host() {
         }
         targets.sort();
         targets.dedup();
-        assert!(reaches(one, "127.0.0.1 49983").await, "the probe does not work");
+        wait_for("the probe to work", LIMIT, || reaches(one, "127.0.0.1 49983")).await;
         for target in &targets {
             assert!(!reaches(one, target).await, "reached {target}");
         }
@@ -341,6 +359,15 @@ fn leaks_are_told_apart_from_what_a_running_node_owns() {
 /// Less than it takes to look once; what is there for longer may well be seen twice.
 const ONE_LOOK: Duration = Duration::from_millis(1);
 
+/// Set when this goes: a test that fails would wait for its thread for good.
+struct Ends(Arc<AtomicBool>);
+
+impl Drop for Ends {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 #[test]
 fn what_goes_while_it_is_looked_for_is_no_leak() {
     in_view(async |view| {
@@ -350,6 +377,7 @@ fn what_goes_while_it_is_looked_for_is_no_leak() {
         let layout = host::view::outside(host::cgroup::Layout::detect).unwrap().unwrap();
         let groups = layout.unified_path().unwrap().join(mark.cgroup_root());
         let done = Arc::new(AtomicBool::new(false));
+        let _ends = Ends(Arc::clone(&done));
         // What the last moment of one sandbox after the other looks like: a group without a
         // directory, and never the same twice.
         let ends = Arc::clone(&done);

@@ -3,6 +3,8 @@
 use std::time::Duration;
 
 use futures::StreamExt;
+use host::census::Kind;
+use lifecycle::Budget;
 use model::{BuildId, EndReason, NodePhase, NodeRequest, SandboxId, SandboxPhase, TemplateId};
 use node::{Escalation, StopPlan};
 use node_wire::{
@@ -12,7 +14,7 @@ use testkit::{TestNode, in_view, wait_for, with_view};
 
 use crate::guest::run;
 
-const LIMIT: Duration = Duration::from_secs(30);
+const LIMIT: Duration = Duration::from_secs(60);
 
 fn id(text: &str) -> SandboxId {
     SandboxId::parse(text).unwrap()
@@ -102,11 +104,12 @@ fn who_gives_up_leaves_what_runs_to_the_next_start() {
         escalation.give_up.cancel();
         let plan = StopPlan { graceful: None, force: LIMIT };
         let report = test.node.stop(plan, &escalation).await;
-        let is_alive = report.left.iter().any(|item| item.kind == host::census::Kind::Process);
-        assert!(is_alive, "{report:#?}");
+        assert!(!report.is_clean(), "{report:#?}");
+        // Its own last look is a hurried one.
+        let left = test.node.census(Budget::within(LIMIT)).await.unwrap();
+        let is_left = |kind| left.iter().any(|item| item.kind == kind);
         // The firewall stays as long as something could use the network.
-        let table = report.left.iter().any(|item| item.kind == host::census::Kind::FirewallTable);
-        assert!(table, "{report:#?}");
+        assert!(is_left(Kind::Process) && is_left(Kind::FirewallTable), "{left:#?}");
         test.into_dir()
     });
     in_view(async move |view| {

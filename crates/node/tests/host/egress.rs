@@ -1,5 +1,6 @@
 //! Rules by name: what a sandbox asks for decides where its connections go.
 
+mod https;
 mod world;
 
 use std::net::{IpAddr, Ipv4Addr};
@@ -15,7 +16,7 @@ use crate::network::{ELSEWHERE, HOST, INTERNET, Internet};
 use crate::requirements::id;
 use world::{PASSWORD, USER, get, hello, is_over, keep_open, serve, talk};
 
-const LIMIT: Duration = Duration::from_secs(30);
+const LIMIT: Duration = Duration::from_secs(60);
 
 fn names(domains: &[&str]) -> Egress {
     Egress {
@@ -259,7 +260,7 @@ fn requests_to_a_domain_get_its_headers_and_no_others() {
         let test = start(view).await;
         let header = |name: &str, value: &str| (name.to_owned(), Secret::new(value.into()));
         let headers = vec![header("authorization", "Bearer key"), header("x-a", "set")];
-        let rule = HeaderRule { domain: "allowed.example".parse().unwrap(), headers };
+        let rule = HeaderRule { requests: "allowed.example".parse().unwrap(), headers };
         let rules = Egress { headers: vec![rule], ..Egress::default() };
         let addr = sandbox(&test, "i1", rules).await;
         // To an address that a program says is the domain's, nothing is told.

@@ -186,7 +186,7 @@ fn a_process_that_cannot_be_killed_is_told_of_at_its_limit_and_goes_when_it_can(
             println!("skipped, because this kernel has no cgroup v1 freezer");
             return;
         };
-        let short = std::time::Duration::from_millis(500);
+        let short = std::time::Duration::from_secs(2);
         let test = TestNode::start(view, |config| config.teardown_limit = short).await;
         test.node.create(test.spec("i1"), LIMIT).await.unwrap();
         freezer.freeze(agent(&test).await).await;

@@ -11,7 +11,7 @@ use testkit::{TestNode, in_view_after};
 
 use crate::guest::run;
 
-const LIMIT: Duration = Duration::from_secs(30);
+const LIMIT: Duration = Duration::from_secs(60);
 
 fn hierarchies(fs_type: &str) -> Vec<String> {
     let text = std::fs::read_to_string("/proc/thread-self/mountinfo").unwrap();

@@ -15,5 +15,6 @@ mod network;
 mod pause;
 mod requirements;
 mod runtimes;
+mod silent;
 mod slots;
 mod upstream;

@@ -1,6 +1,7 @@
 //! The way out: through the host's address to the internet, which here is a network namespace of
 //! the test with documentation addresses (RFC 5737) and a name server.
 
+use std::fs::File;
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, TcpListener, UdpSocket};
 use std::os::fd::AsFd;
@@ -12,33 +13,36 @@ use host::net::{Slot, is_linked};
 use lifecycle::Budget;
 use model::{Egress, Ipv4Range};
 use node_wire::{NodeApi, NodeError};
-use parking_lot::{Mutex, MutexGuard};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use testkit::{TestNode, in_view, wait_for, with_view};
 
 use crate::guest::run;
 use crate::requirements::mark;
 
-const LIMIT: Duration = Duration::from_secs(30);
+const LIMIT: Duration = Duration::from_secs(60);
 pub(crate) const HOST: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 1);
 pub(crate) const INTERNET: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 2);
 pub(crate) const ELSEWHERE: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 3);
 /// In a private range, and reachable from the host.
 pub(crate) const PRIVATE: Ipv4Addr = Ipv4Addr::new(10, 98, 7, 2);
 
-/// The addresses of one internet are on the host.
-static ONE: Mutex<()> = Mutex::new(());
+/// The addresses of an internet are on the host: one at a time has it, of all tests that run there.
+fn only() -> File {
+    let file = File::open(concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml")).unwrap();
+    file.lock().unwrap();
+    file
+}
 
 /// A namespace beside the host, joined by a link.
 pub(crate) struct Internet {
     name: String,
-    _only: MutexGuard<'static, ()>,
+    _only: File,
 }
 
 impl Internet {
     pub(crate) fn new() -> Self {
-        let name = format!("cdtest{}", std::process::id());
-        let this = Self { name, _only: ONE.lock() };
+        let name = format!("cofferdam-test-{}", std::process::id());
+        let this = Self { name, _only: only() };
         let (ns, link) = (&this.name, this.link());
         ip(&format!("netns add {ns}"));
         ip(&format!("link add {link} type veth peer name eth0 netns {ns}"));
@@ -53,7 +57,7 @@ impl Internet {
     }
 
     fn link(&self) -> String {
-        format!("it{}", std::process::id())
+        format!("cdi-{}", std::process::id())
     }
 
     /// Has its own programs reach its own addresses.
@@ -63,7 +67,7 @@ impl Internet {
 
     /// Runs `work` in a thread in the namespace.
     pub(crate) fn within(&self, work: impl FnOnce() + Send + 'static) {
-        let file = std::fs::File::open(format!("/run/netns/{}", self.name)).unwrap();
+        let file = File::open(format!("/run/netns/{}", self.name)).unwrap();
         std::thread::spawn(move || {
             let fd = std::os::fd::AsFd::as_fd(&file);
             move_into_link_name_space(fd, Some(LinkNameSpaceType::Network)).unwrap();
@@ -135,7 +139,7 @@ fn a_sandbox_reaches_the_internet_by_name_from_the_hosts_address_and_no_private_
         let addr = test.node.create(test.spec("i1"), LIMIT).await.unwrap().route.addr;
         let get = async |from, host: &str| {
             let ask = format!("exec 3<>/dev/tcp/{host}/80; echo GET / >&3; cat <&3");
-            run(from, "user", &format!("timeout 3 bash -c '{ask}'")).await
+            run(from, "user", &format!("timeout 10 bash -c '{ask}'")).await
         };
         let answer = format!("HTTP/1.0 200 OK\r\n\r\nyou are {HOST}\n");
         wait_for("the link to come up", LIMIT, || async {
@@ -176,7 +180,7 @@ fn rules_for_connections_are_in_force_from_the_start_and_from_every_change_on() 
         let IpAddr::V4(guest) = addr else { panic!("{addr}") };
         let answers = async |to: Ipv4Addr| {
             let ask = format!("exec 3<>/dev/tcp/{to}/80; echo GET / >&3; cat <&3");
-            run(addr, "user", &format!("timeout 3 bash -c '{ask}'")).await.code == 0
+            run(addr, "user", &format!("timeout 10 bash -c '{ask}'")).await.code == 0
         };
         wait_for("the link to come up", LIMIT, || answers(INTERNET)).await;
         assert!(!answers(ELSEWHERE).await);
@@ -255,7 +259,7 @@ const FAR: u16 = 2000;
 /// Has the host remember a connection to a slot that nobody has any more.
 async fn remembered_of_nobody(mark: host::Mark) -> Ipv4Addr {
     let helpers = Path::new("/sys/fs/cgroup").join(mark.cgroup_root()).join("_helpers");
-    let helpers = std::fs::File::open(helpers).unwrap();
+    let helpers = File::open(helpers).unwrap();
     let slot = Slot::create(mark, FAR, guest_wire::ENVD_PORT, helpers.as_fd()).unwrap();
     let guest = slot.net().guest;
     UdpSocket::bind("0.0.0.0:0").unwrap().send_to(b"x", (guest, 9)).unwrap();

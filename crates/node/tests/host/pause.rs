@@ -11,7 +11,7 @@ use testkit::{TestNode, in_view, wait_for, with_view};
 
 use crate::guest::run;
 
-const LIMIT: Duration = Duration::from_secs(30);
+const LIMIT: Duration = Duration::from_secs(60);
 
 fn id(text: &str) -> SandboxId {
     SandboxId::parse(text).unwrap()
@@ -41,6 +41,8 @@ fn a_paused_sandbox_stands_still_and_goes_on_with_its_processes() {
         let started = test.node.create(test.spec("i1"), LIMIT).await.unwrap();
         let addr = started.route.addr;
         run(addr, "user", COUNT).await;
+        let counts = "until [ -s /home/user/count ]; do busybox usleep 1000; done";
+        assert_eq!(run(addr, "user", counts).await.code, 0);
         let paused = test.node.pause(&id("i1"), Keep::Memory).await.unwrap();
         assert!(paused.memory);
         assert_eq!(phase(&test, "i1").await, Some(SandboxPhase::Paused));

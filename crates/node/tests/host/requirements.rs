@@ -25,7 +25,7 @@ use node::Config;
 use node_wire::{AttemptStatus, Class, DrainStatus, NodeApi};
 use testkit::{TestNode, wait_for};
 
-pub(crate) const LIMIT: Duration = Duration::from_secs(30);
+pub(crate) const LIMIT: Duration = Duration::from_secs(60);
 /// Fails until it is disarmed.
 pub(crate) const EVERY: u32 = u32::MAX;
 

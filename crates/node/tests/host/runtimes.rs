@@ -7,16 +7,17 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use host::process::{Process, Spawn};
-use model::{EndReason, SandboxPhase};
+use model::EndReason;
 use node::Config;
-use node_wire::{CreateError, NodeApi, NodeError};
+use node_wire::{CreateError, NodeApi};
 use testkit::{TestNode, in_view};
 
 use crate::guest::run;
 use crate::requirements::{LIMIT, census, id, lifecycles};
 
 /// Long enough for a start on a busy machine, short enough to wait for.
-const SHORT: Duration = Duration::from_secs(2);
+const SHORT: Duration = Duration::from_secs(4);
+const SHORT_MS: u64 = 4000;
 /// What a step that hangs does: it cannot be told from one that takes long.
 pub(crate) const HANG: &str = "trap '' TERM HUP INT; exec sleep 100000";
 /// What the real one does.
@@ -37,7 +38,7 @@ real={}
 pid_file= log= call= before=
 for word; do
   case "$before" in --pid-file) pid_file=$word ;; --log) log=$word ;; esac
-  case "$word" in create|start|delete) call=$word ;; esac
+  case "$word" in create|start|delete|kill|state) call=$word ;; esac
   before=$word
 done
 [ -e "${{0%/*}}/$call" ] && [ "$call" ] && . "${{0%/*}}/$call"
@@ -62,8 +63,17 @@ exec "$real" "$@"
         fs::rename(next, self.dir.path().join(call)).unwrap();
     }
 
+    /// From now on `call` waits at its beginning until it is let go.
+    pub(crate) fn holds(&self, call: &str) {
+        self.says(call, "until [ -e \"${0%/*}/go\" ]; do sleep 0.01; done");
+    }
+
+    pub(crate) fn lets_go(&self) {
+        fs::write(self.dir.path().join("go"), "").unwrap();
+    }
+
     pub(crate) fn obeys(&self) {
-        for call in ["create", "start", "delete"] {
+        for call in ["create", "start", "delete", "kill", "state"] {
             match fs::remove_file(self.dir.path().join(call)) {
                 Err(error) if error.kind() != std::io::ErrorKind::NotFound => panic!("{error}"),
                 _ => {}
@@ -120,7 +130,11 @@ fn a_start_whose_runtime_hangs_ends_at_its_limit_and_leaves_nothing() {
         for (call, what) in [("create", HANG), ("create", &late), ("start", HANG), ("start", &late)]
         {
             let error = failure(&test, &script, call, what).await;
-            assert_eq!(error, CreateError::Expired { step: "machine", limit_ms: 2000 }, "{call}");
+            assert_eq!(
+                error,
+                CreateError::Expired { step: "machine", limit_ms: SHORT_MS },
+                "{call}"
+            );
         }
         test.stop().await;
     });
@@ -135,7 +149,7 @@ fn a_runtime_that_says_it_has_done_what_it_has_not_is_found_out() {
         assert!(refused(&nothing_made).ends_with("crun has written no pid file"), "{nothing_made}");
         // What was never started does not answer.
         let not_started = failure(&test, &script, "start", "exit 0").await;
-        assert_eq!(not_started, CreateError::Expired { step: "init", limit_ms: 2000 });
+        assert_eq!(not_started, CreateError::Expired { step: "init", limit_ms: SHORT_MS });
         let no_number = format!("{REAL} && echo none > \"$pid_file\"; exit");
         let no_number = failure(&test, &script, "create", &no_number).await;
         assert!(
@@ -201,7 +215,7 @@ fn however_much_a_runtime_says_it_is_listened_to_for_a_while_only() {
         let script = Script::new();
         let test = TestNode::start(view, |config| script.used_by(config)).await;
         let megabytes = "yes words words words | head -c 8000000";
-        for call in ["create", "start", "delete"] {
+        for call in ["create", "start"] {
             script.says(call, &format!("{megabytes}; {megabytes} >&2; {megabytes} > \"$log\""));
         }
         works(&test).await;
@@ -213,34 +227,20 @@ fn however_much_a_runtime_says_it_is_listened_to_for_a_while_only() {
 }
 
 #[test]
-fn a_runtime_that_does_not_delete_is_visible_until_it_does() {
+fn a_sandbox_goes_without_its_runtime() {
     in_view(async |view| {
         let script = Script::new();
         let test = TestNode::start(view, |config| script.used_by(config)).await;
-        let whats = [
-            (HANG, "was killed: helper ran past its"),
-            ("exit 1", "crun delete: exit status 1"),
-            ("kill -9 $$", "crun delete: signal 9"),
-        ];
-        for (what, said) in whats {
-            test.node.create(test.spec("i1"), LIMIT).await.unwrap();
-            script.says("delete", what);
-            let error = test.node.kill(&id("i1"), EndReason::Request).await.unwrap_err();
-            let NodeError::Stuck { left, .. } = &error else { panic!("{what}: {error}") };
-            assert!(left.starts_with("runtime: ") && left.contains(said), "{what}: {left}");
-            let seen = test.node.list().await.unwrap().remove(0);
-            let visible = [SandboxPhase::Stuck, SandboxPhase::TearingDown];
-            assert!(visible.contains(&seen.phase), "{what}: {seen:?}");
-            let alive = census(&test).await;
-            let alive = alive.iter().any(|item| item.kind == host::census::Kind::Process);
-            assert!(!alive, "{what}: the record is what is left, nothing runs");
-            script.obeys();
-            crate::holders::kill_at_last(&test).await;
-        }
-        // One that says it has, and has not: its record goes with the files.
         test.node.create(test.spec("i1"), LIMIT).await.unwrap();
-        script.says("delete", "exit 0");
+        test.node.create(test.spec("i2"), LIMIT).await.unwrap();
+        // Whatever it is called with from now on, it does not come back; then it is not there.
+        for call in ["delete", "kill", "state"] {
+            script.says(call, HANG);
+        }
         test.node.kill(&id("i1"), EndReason::Request).await.unwrap();
+        assert!(lifecycles(&census(&test).await).len() == 1, "one of two is left");
+        fs::remove_file(script.path()).unwrap();
+        test.node.kill(&id("i2"), EndReason::Request).await.unwrap();
         test.wait_no_sandbox_objects().await;
         test.stop().await;
     });

@@ -35,7 +35,7 @@ fn bug_3_a_stop_that_failed_is_tried_again_until_it_works() {
             println!("skipped, because this kernel has no cgroup v1 freezer");
             return;
         };
-        let short = Duration::from_millis(500);
+        let short = Duration::from_secs(2);
         let test = TestNode::start(view, |config| config.teardown_limit = short).await;
         test.node.create(test.spec("i1"), LIMIT).await.unwrap();
         freezer.freeze(agent(&test).await).await;

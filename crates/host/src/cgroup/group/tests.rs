@@ -109,7 +109,7 @@ async fn who_waits_for_a_group_to_be_empty_sleeps_until_it_is() {
     let waiting = group.kill(Budget::within(Duration::from_secs(60)));
     futures::try_join!(waiting, thaw).unwrap();
     process.exited().await.unwrap();
-    let _closed = group.close(Budget::within(Duration::from_secs(10))).await.unwrap();
+    let _closed = group.close(Budget::within(Duration::from_secs(60))).await.unwrap();
     drop(freezer);
     groups.close().unwrap();
 }

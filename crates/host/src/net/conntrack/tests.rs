@@ -43,7 +43,7 @@ fn in_network_with_memory(test: impl FnOnce() + Send) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let mark = Mark::new(14, Ipv4Addr::new(10, 213, 0, 0));
         let firewall = Firewall::new(PathBuf::from("/usr/sbin/nft"), mark);
-        let budget = Budget::within(Duration::from_secs(30));
+        let budget = Budget::within(Duration::from_secs(60));
         runtime.unwrap().block_on(firewall.apply(&[], budget)).unwrap();
         test();
     });

@@ -9,6 +9,8 @@ use rustix::thread::set_thread_res_gid;
 use super::{Slot, inside};
 use crate::cgroup::Layout;
 use crate::identity::Claim;
+use crate::net::is_linked;
+use crate::thread::testing::wait_until;
 
 #[test]
 fn programs_of_a_slot_may_ping_whatever_their_group_and_no_others_may() {
@@ -31,6 +33,7 @@ fn programs_of_a_slot_may_ping_whatever_their_group_and_no_others_may() {
     let stranger = ping_as(base + 65_536).unwrap_err();
     assert_eq!(stranger.raw_os_error(), Some(libc::EACCES));
     drop(slot);
+    wait_until("the link to go", || !is_linked(claim.mark(), 3));
     claim.give_back().unwrap();
 }
 
@@ -43,8 +46,7 @@ fn processes(cgroup: &std::path::Path) -> String {
 #[cfg(feature = "fault-injection")]
 #[test]
 fn a_slot_whose_making_fails_after_any_step_leaves_nothing() {
-    use crate::net::is_linked;
-    use crate::thread::testing::{wait_until, with_own_descriptors};
+    use crate::thread::testing::with_own_descriptors;
     use crate::{Fault, Faults};
 
     let dir = tempfile::tempdir().unwrap();

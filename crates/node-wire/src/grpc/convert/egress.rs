@@ -1,6 +1,8 @@
 //! Rules for connections to the outside, in our own messages and in E2B's.
 
-use model::{DomainPattern, Egress, HeaderRule, Ipv4Range, Secret, SocksProxy};
+use std::str::FromStr;
+
+use model::{DomainError, DomainPattern, Egress, HeaderRule, Ipv4Range, Secret, SocksProxy};
 
 use super::Malformed;
 use crate::grpc::proto::cofferdam::node::v1;
@@ -22,7 +24,7 @@ pub(super) fn put(egress: &Egress, message: &mut v1::SandboxSpec) {
     });
     message.egress_proxy = proxy.into();
     let rule = |rule: &HeaderRule| v1::HeaderRule {
-        domain: rule.domain.to_string(),
+        domain: rule.requests.to_string(),
         headers: exposed(rule),
         ..v1::HeaderRule::default()
     };
@@ -38,7 +40,7 @@ pub(super) fn take(message: &v1::SandboxSpec) -> Result<Egress, Malformed> {
     });
     let rule = |rule: &v1::HeaderRule| {
         Ok(HeaderRule {
-            domain: domain("spec.header_rules", &rule.domain)?,
+            requests: parsed("spec.header_rules", &rule.domain)?,
             headers: hidden(&rule.headers),
         })
     };
@@ -64,7 +66,7 @@ pub(in crate::grpc) fn to_e2b(egress: &Egress) -> SandboxNetworkEgressConfig {
         };
         let rules = vec![rule_of];
         let rules = SandboxNetworkDomainRules { rules, ..SandboxNetworkDomainRules::default() };
-        (rule.domain.to_string(), rules)
+        (rule.requests.to_string(), rules)
     };
     let proxy = egress.proxy.as_ref();
     let caller = proxy.and_then(SocksProxy::credentials);
@@ -91,11 +93,13 @@ pub(in crate::grpc) fn from_e2b(rules: &SandboxNetworkEgressConfig) -> Result<Eg
     });
     let mut headers = Vec::new();
     for (name, of_domain) in &rules.rules {
-        let domain = domain("network.egress.rules", name)?;
+        let requests = parsed("network.egress.rules", name)?;
         let transforms = of_domain.rules.iter().filter_map(|rule| rule.transform.as_option());
         let of_all = transforms.flat_map(|transform| hidden(&transform.headers)).collect();
-        headers.push(HeaderRule { domain, headers: of_all });
+        headers.push(HeaderRule { requests, headers: of_all });
     }
+    // A map has no order, and what is told twice should be the same.
+    headers.sort_by(|one: &HeaderRule, other| one.requests.cmp(&other.requests));
     Ok(Egress {
         allow: ranges("network.egress.allowed_cidrs", &rules.allowed_cidrs)?,
         deny: ranges("network.egress.denied_cidrs", &rules.denied_cidrs)?,
@@ -123,10 +127,10 @@ fn password(proxy: &SocksProxy) -> Option<&str> {
 }
 
 fn domains(field: &'static str, texts: &[String]) -> Result<Vec<DomainPattern>, Malformed> {
-    texts.iter().map(|text| domain(field, text)).collect()
+    texts.iter().map(|text| parsed(field, text)).collect()
 }
 
-fn domain(field: &'static str, text: &str) -> Result<DomainPattern, Malformed> {
+fn parsed<T: FromStr<Err = DomainError>>(field: &'static str, text: &str) -> Result<T, Malformed> {
     text.parse().map_err(|error| Malformed::new(field, format!("is not legal: {error}")))
 }
 

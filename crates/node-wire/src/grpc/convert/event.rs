@@ -33,10 +33,11 @@ impl From<NodeEvent> for v1::Event {
                 ..v1::Pausing::default()
             }
             .into(),
-            NodeEvent::Paused { id, lifecycle, memory, at } => v1::Paused {
+            NodeEvent::Paused { id, lifecycle, memory, agent_silent, at } => v1::Paused {
                 sandbox: id.to_string(),
                 lifecycle: lifecycle.to_string(),
                 memory,
+                agent_silent,
                 at: Some(at.into()).into(),
                 ..v1::Paused::default()
             }
@@ -88,6 +89,7 @@ pub(in crate::grpc) fn event(message: v1::Event) -> Result<Option<NodeEvent>, Ma
             id: id("paused.sandbox", &paused.sandbox)?,
             lifecycle: id("paused.lifecycle", &paused.lifecycle)?,
             memory: paused.memory,
+            agent_silent: paused.agent_silent,
             at: time("paused.at", paused.at.into_option())?,
         }),
         Some(v1::event::Event::Resumed(resumed)) => Some(NodeEvent::Resumed {

@@ -32,6 +32,7 @@ impl From<PausedStatus> for v1::PausedSandbox {
             started_at: Some(paused.started_at.into()).into(),
             paused_at: Some(paused.paused_at.into()).into(),
             memory: paused.memory,
+            agent_silent: paused.agent_silent,
             ..Self::default()
         }
     }
@@ -53,6 +54,7 @@ impl TryFrom<v1::PausedSandbox> for PausedStatus {
             started_at: time("paused.started_at", message.started_at.into_option())?,
             paused_at: time("paused.paused_at", message.paused_at.into_option())?,
             memory: message.memory,
+            agent_silent: message.agent_silent,
         })
     }
 }

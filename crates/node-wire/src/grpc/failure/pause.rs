@@ -20,6 +20,9 @@ impl From<PauseError> for Failure {
             PauseError::Busy(id) => {
                 Self::new(C::FailedPrecondition, R::SandboxBusy, text).fact("id", id)
             }
+            PauseError::AgentSilent(id) => {
+                Self::new(C::FailedPrecondition, R::AgentSilent, text).fact("id", id)
+            }
             PauseError::DiskFull { free_mib, reserve_mib } => {
                 CreateError::DiskFull { free_mib, reserve_mib }.into()
             }

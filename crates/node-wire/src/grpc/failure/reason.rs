@@ -17,6 +17,7 @@ pub(in crate::grpc) enum Reason {
     SandboxStuck,
     SandboxPaused,
     SandboxBusy,
+    AgentSilent,
     LimitReached,
     PauseFailed,
     SandboxLost,
@@ -34,7 +35,7 @@ pub(in crate::grpc) enum Reason {
 }
 
 impl Reason {
-    const ALL: [Self; 30] = [
+    const ALL: [Self; 31] = [
         Self::NodeDraining,
         Self::NodeStarting,
         Self::NodeFull,
@@ -51,6 +52,7 @@ impl Reason {
         Self::SandboxStuck,
         Self::SandboxPaused,
         Self::SandboxBusy,
+        Self::AgentSilent,
         Self::LimitReached,
         Self::PauseFailed,
         Self::SandboxLost,
@@ -85,6 +87,7 @@ impl Reason {
             Self::SandboxStuck => "SANDBOX_STUCK",
             Self::SandboxPaused => "SANDBOX_PAUSED",
             Self::SandboxBusy => "SANDBOX_BUSY",
+            Self::AgentSilent => "AGENT_SILENT",
             Self::LimitReached => "LIMIT_REACHED",
             Self::PauseFailed => "PAUSE_FAILED",
             Self::SandboxLost => "SANDBOX_LOST",

@@ -157,6 +157,7 @@ pub(in crate::grpc) fn pause_error(error: ConnectError, asked: &SandboxId) -> Pa
         Some(Reason::SandboxNotFound) => PauseError::NotFound(told.fact("id")),
         Some(Reason::SandboxPaused) => PauseError::Paused(told.fact("id")),
         Some(Reason::SandboxBusy) => PauseError::Busy(told.fact("id")),
+        Some(Reason::AgentSilent) => PauseError::AgentSilent(told.fact("id")),
         Some(Reason::DiskFull) => PauseError::DiskFull {
             free_mib: told.number("free_mib"),
             reserve_mib: told.number("reserve_mib"),

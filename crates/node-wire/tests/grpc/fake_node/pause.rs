@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use model::{Keep, LifecycleId, SandboxId, SandboxPhase, SandboxSpec, TemplateId};
 use node_wire::{
-    CreateError, NewSnapshot, NodeEvent, PauseError, PausedStatus, RemoveError, Resumed, Route,
-    SandboxStatus, SnapshotStatus, Started, TemplateInfo,
+    CreateError, NewSnapshot, NodeEvent, PauseError, PauseOrder, PausedStatus, RemoveError,
+    Resumed, Route, SandboxStatus, SnapshotStatus, Started, TemplateInfo,
 };
 use parking_lot::Mutex;
 
@@ -26,6 +26,8 @@ pub(crate) struct Pauses {
     pub(crate) snapshots: Mutex<Vec<(SandboxId, NewSnapshot)>>,
     /// Whether the host has no memory to spare: files are all that a pause keeps.
     pub(crate) files_only: Mutex<bool>,
+    /// Whether guest agents give no sign of life.
+    pub(crate) silent: Mutex<bool>,
     /// What the next pause or snapshot fails with.
     pub(crate) fail: Mutex<Option<PauseError>>,
     pub(crate) fail_remove: Mutex<Option<RemoveError>>,
@@ -56,8 +58,17 @@ impl FakeNode {
         found.ok_or_else(|| PauseError::NotFound(id.to_string()))
     }
 
-    pub(super) fn do_pause(&self, id: &SandboxId, keep: Keep) -> Result<PausedStatus, PauseError> {
+    pub(super) fn do_pause(
+        &self,
+        id: &SandboxId,
+        order: PauseOrder,
+    ) -> Result<PausedStatus, PauseError> {
+        let keep = order.keep;
         self.pauses.asked.lock().push((id.clone(), keep));
+        let silent = *self.pauses.silent.lock();
+        if silent && order.needs_agent() {
+            return Err(PauseError::AgentSilent(id.to_string()));
+        }
         let live = self.live(id)?;
         let memory = keep == Keep::Memory && !*self.pauses.files_only.lock();
         if memory {
@@ -77,11 +88,13 @@ impl FakeNode {
             started_at: live.started_at,
             paused_at: moment(90),
             memory,
+            agent_silent: silent && memory,
         };
+        let agent_silent = paused.agent_silent;
         self.pauses.paused.lock().insert(id.clone(), paused.clone());
         let (id, lifecycle, at) = (id.clone(), live.lifecycle, moment(90));
         // Perhaps nobody listens.
-        drop(self.events.send(NodeEvent::Paused { id, lifecycle, memory, at }));
+        drop(self.events.send(NodeEvent::Paused { id, lifecycle, memory, agent_silent, at }));
         Ok(paused)
     }
 

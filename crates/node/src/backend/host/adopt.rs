@@ -1,5 +1,6 @@
 //! Taking over what another daemon of this node has left running, and what it has left lying.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use host::HostError;
@@ -8,13 +9,13 @@ use host::net::{Redirect, Slot, linked_slots, remove_link};
 use host::process::Process;
 use images::LeaseError;
 use lifecycle::{Budget, Owned};
-use model::{BuildId, Egress, LifecycleId};
+use model::{BuildId, Egress, LifecycleId, Secret};
 use rustix::io::Errno;
 
 use crate::adopt::AdoptError;
 use crate::backend::host::Host;
 use crate::backend::host::holdings::HostHoldings;
-use crate::backend::host::ways::WayError;
+use crate::backend::host::ways::{Agent, WayError};
 use crate::backend::{Leftover, NotAdopted};
 use crate::ledger::{LifecycleDir, Record};
 
@@ -76,7 +77,8 @@ impl Host {
         let record = held.record.insert(record.clone());
         record.boot_id = Some(self.boot_id.clone());
         let dir = LifecycleDir::named(&self.config.lifecycles(), lifecycle.as_str());
-        self.ways.adopt(lifecycle.as_str(), dir.path(), network);
+        let agent = agent_of(record, &slot);
+        self.ways.adopt(lifecycle.as_str(), dir.path(), network, agent);
         held.lease = Some(lease);
         held.slot = Some(Owned::adopt(slot));
         held.cgroup = Some(Owned::adopt(cgroup));
@@ -93,9 +95,8 @@ impl Host {
         rules: &Egress,
     ) -> Result<bool, WayError> {
         let dir = LifecycleDir::named(&self.config.lifecycles(), lifecycle.as_str());
-        let record = dir.read().ok().flatten();
-        let found = record.and_then(|record| record.process.zip(record.slot));
-        let Some((identity, index)) = found else { return Ok(false) };
+        let Some(record) = dir.read().ok().flatten() else { return Ok(false) };
+        let Some((identity, index)) = record.process.zip(record.slot) else { return Ok(false) };
         let Some(process) = Process::adopt(identity)? else { return Ok(false) };
         // As above: the rules must not become those of another program's network.
         if !self.cgroups.named(lifecycle.as_str()).pids()?.contains(&identity.pid) {
@@ -107,7 +108,8 @@ impl Host {
             Err(_) if !process.is_running()? => return Ok(false),
             Err(error) => return Err(error.into()),
         };
-        self.ways.set(lifecycle.as_str(), dir.path(), Redirect::of(&slot)?, rules).await
+        let (network, agent) = (Redirect::of(&slot)?, agent_of(&record, &slot));
+        self.ways.set(lifecycle.as_str(), dir.path(), network, rules, Some(&agent)).await
     }
 
     /// What is to be released of `lifecycle`. A slot that another has is left to that one.
@@ -149,6 +151,13 @@ impl Host {
         }
         self.strays.lock().drain(..).for_each(|index| self.pool.released(index));
         Ok(())
+    }
+}
+
+fn agent_of(record: &Record, slot: &Slot) -> Agent {
+    Agent {
+        address: SocketAddr::from((slot.net().guest, guest_wire::ENVD_PORT)),
+        token: record.access_token.clone().map(Secret::new),
     }
 }
 

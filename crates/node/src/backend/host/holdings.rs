@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use guest_wire::rest::InitRequest;
+use host::blocking;
 use host::cgroup::{Cgroup, Limits};
 use host::net::{Slot, is_linked, remove_link};
 use host::process::Process;
@@ -17,6 +18,7 @@ use node_wire::NewSnapshot;
 use tokio_util::sync::CancellationToken;
 
 use crate::backend::host::Host;
+use crate::backend::host::ways::WayError;
 use crate::backend::{Acquire, Holdings};
 use crate::ledger::{LedgerError, LifecycleDir, Record};
 use crate::pause::HaltError;
@@ -63,9 +65,10 @@ impl HostHoldings {
     fn make_directory(&mut self, order: &Order) -> Result<(), Cause> {
         let record = Record::new(order, &self.host.boot_id);
         let lifecycles = self.host.config.lifecycles();
-        let dir = self.dir.insert(LifecycleDir::create(&lifecycles, &self.lifecycle, &record)?);
-        let taken =
-            order.from.as_ref().map(|from| self.host.sealed.take(&from.sandbox, dir.path()));
+        let made = blocking(|| LifecycleDir::create(&lifecycles, &self.lifecycle, &record));
+        let dir = self.dir.insert(made?);
+        let take = |from: &Record| self.host.sealed.take(&from.sandbox, dir.path());
+        let taken = blocking(|| order.from.as_ref().map(take));
         self.record = Some(record);
         taken.unwrap_or(Ok(())).map_err(Cause::Unseal)
     }
@@ -122,7 +125,8 @@ impl HostHoldings {
     async fn init(&mut self, order: &Order) -> Result<(), Cause> {
         let address = self.address().ok_or(Cause::Without("slot"))?;
         let agent = SocketAddr::from((address, guest_wire::ENVD_PORT));
-        let request = init_request(order);
+        let certificate = self.host.ways.certificate(&order.spec.rules()).await;
+        let request = init_request(order, certificate.map_err(WayError::Trust)?);
         let token = request.access_token.as_deref();
         let answer = async {
             guest_wire::client::init(agent, token, &request).await?;
@@ -212,7 +216,7 @@ impl Holdings for HostHoldings {
         let dir = self.named_dir();
         let Some(record) = &mut self.record else { return Ok(()) };
         change(record);
-        let written = dir.write(record);
+        let written = blocking(|| dir.write(record));
         self.unwritten = written.is_err();
         written
     }
@@ -320,7 +324,7 @@ fn has<T>(held: Option<T>, what: &'static str) -> Result<T, Cause> {
     held.ok_or(Cause::Without(what))
 }
 
-fn init_request(order: &Order) -> InitRequest {
+fn init_request(order: &Order, certificate: Option<String>) -> InitRequest {
     let content = &order.template.content;
     InitRequest {
         timestamp: jiff::Timestamp::try_from(SystemTime::now()).ok().map(|t| t.to_string()),
@@ -329,6 +333,7 @@ fn init_request(order: &Order) -> InitRequest {
         default_user: Some(content.user.clone()),
         default_workdir: content.workdir.clone(),
         lifecycle_id: Some(order.entry.lifecycle.to_string()),
+        ca_bundle: certificate,
         ..InitRequest::default()
     }
 }

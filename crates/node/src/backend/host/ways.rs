@@ -13,14 +13,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use egress::{Proxy, Resolver, Sockets};
+use guest_wire::client::ClientError;
 use host::HostError;
 use host::net::{FirewallError, Handover, Redirect, Slot, Subnet};
 use lifecycle::{Budget, Expired, Owned, TaskGroup, close_in};
 use model::{Egress, Ipv4Range};
 use parking_lot::Mutex;
 
-use kept::KeptError;
+use authority::{Trust, TrustError};
+use kept::{KeptError, KeptRules};
 
+pub(super) use agent::Agent;
+
+mod agent;
+mod authority;
 mod kept;
 
 /// Setting rules, all of it: programs run for it, and connections are cut off.
@@ -41,6 +47,12 @@ pub(crate) enum WayError {
     Serve(#[source] io::Error),
     #[error(transparent)]
     Closing(#[from] egress::Closing),
+    #[error(transparent)]
+    Trust(#[from] TrustError),
+    #[error("have the sandbox believe the node's certificate authority")]
+    Tell(#[source] ClientError),
+    #[error(transparent)]
+    Expired(#[from] Expired),
 }
 
 impl WayError {
@@ -49,7 +61,12 @@ impl WayError {
         match self {
             Self::Kept(error) => error.is_disk_full(),
             Self::Host(error) => error.is_disk_full(),
-            Self::Table(_) | Self::Serve(_) | Self::Closing(_) => false,
+            Self::Trust(error) => error.is_disk_full(),
+            Self::Table(_)
+            | Self::Serve(_)
+            | Self::Closing(_)
+            | Self::Tell(_)
+            | Self::Expired(_) => false,
         }
     }
 }
@@ -60,6 +77,7 @@ pub(super) struct Ways {
     nft: PathBuf,
     resolvers: Vec<Ipv4Addr>,
     node: Arc<egress::Node>,
+    trust: Trust,
     ways: Mutex<BTreeMap<String, Arc<Way>>>,
     /// Those that are still to be served after an earlier daemon.
     tasks: TaskGroup,
@@ -84,13 +102,56 @@ struct Served {
 }
 
 impl Ways {
-    pub(super) fn new(nft: PathBuf, resolvers: Vec<Ipv4Addr>) -> Self {
+    /// `data` is the node's directory, and `roots` a file with the authorities by which servers are
+    /// believed, if it is not the host's own.
+    pub(super) fn new(
+        nft: PathBuf,
+        resolvers: Vec<Ipv4Addr>,
+        data: PathBuf,
+        roots: Option<PathBuf>,
+    ) -> Self {
         let node = Arc::new(egress::Node::new(Resolver::new(&resolvers)));
-        Self { nft, resolvers, node, ways: Mutex::default(), tasks: TaskGroup::default() }
+        let trust = Trust::new(data, roots);
+        Self { nft, resolvers, node, trust, ways: Mutex::default(), tasks: TaskGroup::default() }
+    }
+
+    /// The certificate that programs of a sandbox with `rules` must believe. `None`: they go without.
+    ///
+    /// # Errors
+    /// When there is none and none can be made.
+    pub(super) async fn certificate(&self, rules: &Egress) -> Result<Option<String>, TrustError> {
+        if !rules.changes_https() {
+            return Ok(None);
+        }
+        Ok(Some(self.trust.interceptor().await?.authority().certificate().to_owned()))
+    }
+
+    /// Prepares for `rules` of a sandbox that believes `known`: it believes what is returned then. With
+    /// no agent yet it is told at its start.
+    async fn trusted(
+        &self,
+        rules: &Egress,
+        known: Option<String>,
+        agent: Option<&Agent>,
+        budget: Budget,
+    ) -> Result<Option<String>, WayError> {
+        if !rules.changes_https() {
+            return Ok(known);
+        }
+        let interceptor = self.trust.interceptor().await?;
+        let authority = interceptor.authority();
+        if known.as_deref() != Some(authority.id())
+            && let Some(agent) = agent
+        {
+            agent.tell(authority.certificate(), budget).await?;
+        }
+        self.node.intercept(Arc::clone(interceptor));
+        Ok(Some(authority.id().to_owned()))
     }
 
     /// Has `rules` be in force in `network`, which is `lifecycle`'s; what is kept of them is in `dir`.
-    /// False when its way out is closed for good, or was never opened.
+    /// Before that its programs believe who stands in for servers. False when its way out is closed
+    /// for good, or was never opened.
     ///
     /// Cancel safety: no. It ends by itself, soon.
     ///
@@ -102,6 +163,7 @@ impl Ways {
         dir: &Path,
         network: Redirect,
         rules: &Egress,
+        agent: Option<&Agent>,
     ) -> Result<bool, WayError> {
         let Some(way) = self.ways.lock().get(lifecycle).cloned() else { return Ok(false) };
         let mut state = way.lock().await;
@@ -113,7 +175,9 @@ impl Ways {
             self.by_address(&mut state, dir, &network, rules, budget).await?;
         } else {
             let before = kept::read(dir)?;
-            kept::write(dir, Some(rules))?;
+            let known = before.as_ref().and_then(|before| before.authority.clone());
+            let authority = self.trusted(rules, known, agent, budget).await?;
+            kept::write(dir, Some(&KeptRules { rules: rules.clone(), authority }))?;
             let network = Arc::new(network);
             if let Err(error) = self.serve(lifecycle, &mut state, &network, rules, budget).await {
                 kept::write(dir, before.as_ref())?;
@@ -137,7 +201,7 @@ impl Ways {
         self.enter(lifecycle);
         // A slot is made with everything open.
         if *rules != Egress::default() {
-            self.set(lifecycle, dir, Redirect::of(slot)?, rules).await?;
+            self.set(lifecycle, dir, Redirect::of(slot)?, rules, None).await?;
         }
         Ok(())
     }
@@ -149,7 +213,13 @@ impl Ways {
 
     /// Serves the way of `lifecycle` as an earlier daemon did, soon. Until then connections are
     /// refused. Of one that goes by address there is nothing to do.
-    pub(super) fn adopt(self: &Arc<Self>, lifecycle: &str, dir: &Path, network: Redirect) {
+    pub(super) fn adopt(
+        self: &Arc<Self>,
+        lifecycle: &str,
+        dir: &Path,
+        network: Redirect,
+        agent: Agent,
+    ) {
         let way = self.enter(lifecycle);
         if !kept::is_there(dir) {
             return;
@@ -159,7 +229,7 @@ impl Ways {
             (Arc::clone(self), lifecycle.to_owned(), self.tasks.stop_token().clone());
         let work = async move {
             let mut told = false;
-            while let Err(error) = ways.serve_again(&name, &way, &dir, &network).await {
+            while let Err(error) = ways.serve_again(&name, &way, &dir, &network, &agent).await {
                 if !std::mem::replace(&mut told, true) {
                     tracing::error!(error = %observe::chain(&error), "connections to the outside are refused");
                 }
@@ -178,14 +248,20 @@ impl Ways {
         way: &Way,
         dir: &Path,
         network: &Arc<Redirect>,
+        agent: &Agent,
     ) -> Result<(), WayError> {
         let mut state = way.lock().await;
         if !matches!(*state, State::ByAddress) {
             return Ok(());
         }
         match kept::read(dir)? {
-            Some(rules) => {
+            Some(KeptRules { rules, authority: known }) => {
                 let budget = Budget::within(SET_LIMIT);
+                // It knows the authority, unless that was replaced in the meantime.
+                let now = self.trusted(&rules, known.clone(), Some(agent), budget).await?;
+                if now != known {
+                    kept::write(dir, Some(&KeptRules { rules: rules.clone(), authority: now }))?;
+                }
                 self.serve(lifecycle, &mut state, network, &rules, budget).await
             }
             // They were replaced by some that go by address.

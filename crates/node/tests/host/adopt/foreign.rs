@@ -1,6 +1,5 @@
 //! What is on the host and is not this node's.
 
-use std::fs;
 use std::path::Path;
 
 use host::process::{Spawn, run};
@@ -25,14 +24,17 @@ fn what_is_not_this_nodes_is_as_it_was() {
     let (dir, before) = left_with(["i1", "i2"]);
     // One that goes on, and one that is removed.
     tamper(&dir.path().join("data"), &before[1], |record| record["boot_id"] = "another".into());
-    let own = format!("foreign-{}", std::process::id());
+    let own = format!("cofferdam-foreign-{}", std::process::id());
     let scratch = tempfile::tempdir().unwrap();
     let crun = scratch.path().join("crun");
-    fs::copy("/bin/sleep", &crun).unwrap();
     with_view(async move |view| {
+        // By another program: a child that a test starts meanwhile would have this process's copy
+        // open for writing, and nobody could run it until that child execs.
+        let to = crun.to_str().unwrap();
+        call("/usr/bin/install", &["-m", "755", "/bin/sleep", to]).await;
         let neighbour = TestNode::start(view, |_| {}).await;
         neighbour.node.create(neighbour.spec("n1"), LIMIT).await.unwrap();
-        let table = format!("cofferdam_{}", own.replace('-', "_"));
+        let table = own.replace('-', "_");
         call("/usr/sbin/ip", &["netns", "add", &own]).await;
         call("/usr/sbin/nft", &["add", "table", "inet", &table]).await;
         let program = Spawn::new(&crun).args(["1000"]).start().unwrap();

@@ -47,7 +47,10 @@ pub(super) fn serve(internet: &Internet) -> Asked {
     asked
 }
 
-fn serve_each(port: u16, work: impl Fn(TcpStream) -> io::Result<()> + Send + Sync + 'static) {
+pub(super) fn serve_each(
+    port: u16,
+    work: impl Fn(TcpStream) -> io::Result<()> + Send + Sync + 'static,
+) {
     let listener = TcpListener::bind(("0.0.0.0", port)).unwrap();
     let work = Arc::new(work);
     thread::spawn(move || {
@@ -84,9 +87,17 @@ fn answer_names(dns: &UdpSocket) {
     }
 }
 
-/// Tells every request where it has come to, from whom, and what it was.
-fn answer_requests(mut stream: TcpStream) -> io::Result<()> {
+fn answer_requests(stream: TcpStream) -> io::Result<()> {
     let (to, from) = (stream.local_addr()?.ip(), stream.peer_addr()?.ip());
+    answer_all(stream, to, from)
+}
+
+/// Tells every request where it has come to, from whom, and what it was.
+pub(super) fn answer_all(
+    mut stream: impl Read + Write,
+    to: IpAddr,
+    from: IpAddr,
+) -> io::Result<()> {
     let (mut begun, mut buffer) = (Vec::new(), [0; 4096]);
     loop {
         let len = stream.read(&mut buffer)?;
@@ -161,7 +172,7 @@ pub(super) async fn talk(addr: IpAddr, to: (&str, u16), bytes: &[u8]) -> Output 
     let escaped = escape(bytes);
     let (host, port) = to;
     let ask = format!("exec 3<>/dev/tcp/{host}/{port} && printf \"{escaped}\" >&3 && exec cat <&3");
-    run(addr, "user", &format!("timeout 5 bash -c '{ask}'")).await
+    run(addr, "user", &format!("timeout 20 bash -c '{ask}'")).await
 }
 
 /// Asks for `host` by HTTP at `to`.
@@ -176,7 +187,7 @@ pub(super) async fn hello(addr: IpAddr, to: &str, name: &str) -> Output {
     let ask = format!(
         "exec 3<>/dev/tcp/{to}/443 && printf \"{escaped}\" >&3 && read -r a <&3 && echo $a"
     );
-    run(addr, "user", &format!("timeout 5 bash -c '{ask}'")).await
+    run(addr, "user", &format!("timeout 20 bash -c '{ask}'")).await
 }
 
 /// Begins TLS with the server `name` at `to`, and keeps the connection; what comes of it is in a

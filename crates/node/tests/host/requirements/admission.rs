@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Barrier;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use model::{EndReason, NodeRequest};
@@ -12,19 +12,24 @@ use testkit::{TestNode, in_view};
 use tokio::runtime::Handle;
 
 use super::{LIMIT, attempt_ended, census, count, id, lifecycles, status};
+use crate::runtimes::{HANG, Script};
 
 #[test]
 fn who_was_admitted_before_a_drain_is_started_and_waited_for() {
     in_view(async |view| {
-        let test = TestNode::start(view, |_| {}).await;
+        let script = Script::new();
+        let test = TestNode::start(view, |config| script.used_by(config)).await;
         let mut spec = test.spec("i1");
         spec.ttl = Duration::from_millis(300);
+        // It is not made before the look.
+        script.holds("create");
         let escalation = Escalation::default();
         let plan = StopPlan { graceful: None, force: LIMIT };
         let look = async {
             let now = status(&test).await;
             assert!(!now.accepting && now.phase.is_draining(), "{now:?}");
             assert_eq!(count(&now, Class::Starting), 1, "it has not been made yet: {now:?}");
+            script.lets_go();
         };
         let create = test.node.create(spec, LIMIT);
         let (created, report, ()) = tokio::join!(create, test.node.stop(plan, &escalation), look);
@@ -36,7 +41,10 @@ fn who_was_admitted_before_a_drain_is_started_and_waited_for() {
 #[test]
 fn starts_under_way_when_force_begins_are_undone_and_their_callers_told() {
     in_view(async |view| {
-        let test = TestNode::start(view, |_| {}).await;
+        let script = Script::new();
+        let test = TestNode::start(view, |config| script.used_by(config)).await;
+        // None gets live before force has begun, however late that comes.
+        script.says("create", HANG);
         let creates = (0..6).map(|n| test.node.create(test.spec(&format!("i{n}")), LIMIT));
         let creates = futures::future::join_all(creates);
         let force = async {
@@ -88,9 +96,10 @@ fn nothing_of_a_sandbox_is_ever_on_the_host_without_its_entry() {
             let list = test.node.list().await.unwrap();
             list.into_iter().map(|status| status.lifecycle.to_string()).collect()
         };
-        let over = AtomicBool::new(false);
+        let (over, met) = (AtomicBool::new(false), AtomicUsize::new(0));
         let churn = async {
-            for _ in 0..8 {
+            // As often as it takes to be looked at in the middle of it.
+            for _ in (0..200).take_while(|n| *n < 8 || met.load(Ordering::Relaxed) <= 3) {
                 let ids = ["i1", "i2", "i3"].map(id);
                 let create =
                     |id: &model::SandboxId| test.node.create(test.spec(id.as_str()), LIMIT);
@@ -110,6 +119,7 @@ fn nothing_of_a_sandbox_is_ever_on_the_host_without_its_entry() {
                     found.iter().filter(|l| !before.contains(*l) && !after.contains(*l)).collect();
                 assert!(unknown.is_empty(), "on the host and in no entry: {unknown:?}");
                 seen.extend(found);
+                met.store(seen.len(), Ordering::Relaxed);
                 let leaks = test.node.leaks().await.unwrap();
                 assert!(leaks.leaked.is_empty(), "told as leaked: {leaks:?}");
             }

@@ -69,7 +69,7 @@ fn the_limit_of_a_drain_is_one_for_all_kinds_of_work_and_is_not_set_again() {
         let test = TestNode::start(view, |_| {}).await;
         test.node.create(test.spec("i1"), LIMIT).await.unwrap();
         test.node.build(base(1)).await.unwrap();
-        let graceful = Duration::from_millis(500);
+        let graceful = Duration::from_secs(5);
         let plan = StopPlan { graceful: Some(graceful), force: LIMIT };
         let began = SystemTime::now();
         let again = async {
@@ -86,7 +86,7 @@ fn the_limit_of_a_drain_is_one_for_all_kinds_of_work_and_is_not_set_again() {
         assert!(force_at >= began + graceful);
         let attempt = attempt_ended(&test).await;
         let late = attempt.started_at.duration_since(force_at).unwrap();
-        assert!(late < Duration::from_secs(2), "forced {late:?} after the limit");
+        assert!(late < graceful, "set again, it is over as much later: {late:?}");
     });
 }
 
@@ -173,5 +173,5 @@ fn the_end_of_the_last_sandbox_wakes_the_drain_at_once() {
     };
     // One may be late, because the machine is busy; one that looks now and then is late every time.
     let fastest = [after(), after(), after()].into_iter().min().unwrap();
-    assert!(fastest < Duration::from_millis(100), "woken after {fastest:?}");
+    assert!(fastest < Duration::from_secs(1), "woken after {fastest:?}");
 }

@@ -8,7 +8,7 @@ use node::{Escalation, StopPlan};
 use node_wire::NodeApi;
 use testkit::{TestNode, in_view, wait_for, with_view};
 
-use super::{EVERY, LIMIT, attempt_ended, lifecycles, status, with_limits};
+use super::{EVERY, LIMIT, attempt_ended, census, lifecycles, status, with_limits};
 
 async fn create_all(test: &TestNode, ids: impl IntoIterator<Item = u32>) {
     let create = |n| test.node.create(test.spec(&format!("i{n}")), LIMIT);
@@ -19,7 +19,7 @@ async fn create_all(test: &TestNode, ids: impl IntoIterator<Item = u32>) {
 fn however_many_hang_they_cost_one_budget_and_all_who_ask_share_the_attempt() {
     in_view(async |view| {
         let faults = Faults::default();
-        let test = TestNode::start(view, |c| with_limits(c, &faults, 1000, 20_000)).await;
+        let test = TestNode::start(view, |c| with_limits(c, &faults, 4000, 60_000)).await;
         create_all(&test, 0..8).await;
         faults.arm("release.kill", Fault::Delay, EVERY);
         for _ in 0..3 {
@@ -30,7 +30,7 @@ fn however_many_hang_they_cost_one_budget_and_all_who_ask_share_the_attempt() {
         assert_eq!(now.phase, NodePhase::ForceFailed);
         assert_eq!((attempt.number, attempt.failed.len()), (1, 8), "{attempt:?}");
         let took = now.changed_at.duration_since(attempt.started_at).unwrap();
-        assert!(took < Duration::from_secs(4), "one after the other it takes 8 s; took {took:?}");
+        assert!(took < Duration::from_secs(32), "one after the other they take 32 s: {took:?}");
         faults.disarm();
         test.stop().await;
     });
@@ -53,8 +53,9 @@ fn one_that_will_not_die_holds_up_neither_the_others_nor_the_exit() {
             escalation.give_up.cancel();
         };
         let (report, ()) = tokio::join!(stop, others);
-        assert_eq!(lifecycles(&report.left).len(), 1, "{report:#?}");
-        assert!(report.took < Duration::from_secs(8), "{report:#?}");
+        // Had it been waited for, nothing would be left.
+        assert!(!report.is_clean(), "{report:#?}");
+        assert_eq!(lifecycles(&census(&test).await).len(), 1, "{report:#?}");
         test.into_dir()
     });
     in_view(async move |view| {
@@ -68,7 +69,7 @@ fn one_that_will_not_die_holds_up_neither_the_others_nor_the_exit() {
 fn what_ends_after_a_failed_attempt_is_gone_and_a_success_is_kept() {
     in_view(async |view| {
         let faults = Faults::default();
-        let test = TestNode::start(view, |c| with_limits(c, &faults, 1000, 200)).await;
+        let test = TestNode::start(view, |c| with_limits(c, &faults, 10_000, 3000)).await;
         create_all(&test, 0..2).await;
         faults.arm("release.kill", Fault::Delay, 1);
         test.node.request(NodeRequest::DrainForced).await.unwrap();

@@ -20,11 +20,12 @@ fn given_up() -> (tempfile::TempDir, String) {
         faults.arm("release.kill", Fault::Error, EVERY);
         let escalation = Escalation::default();
         escalation.give_up.cancel();
-        let report = test.node.stop(StopPlan { graceful: None, force: LIMIT }, &escalation).await;
+        test.node.stop(StopPlan { graceful: None, force: LIMIT }, &escalation).await;
         let lifecycle = started.status.lifecycle.to_string();
-        assert!(lifecycles(&report.left).contains(&lifecycle), "{report:#?}");
-        let runs = report.left.iter().any(|item| item.kind == Kind::Process);
-        assert!(runs, "{report:#?}");
+        // Its own last look is a hurried one.
+        let left = census(&test).await;
+        assert!(lifecycles(&left).contains(&lifecycle), "{left:#?}");
+        assert!(left.iter().any(|item| item.kind == Kind::Process), "{left:#?}");
         (test.into_dir(), lifecycle)
     })
 }

@@ -4,7 +4,6 @@ use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
-use std::time::Duration;
 
 use host::census::Kind;
 use host::net::{Slot, is_linked};
@@ -56,7 +55,7 @@ fn a_connection_to_an_earlier_tenant_does_not_reach_the_next_one_of_its_address(
 
         let second = make();
         assert_eq!(SocketAddr::from((second.net().guest, guest_wire::ENVD_PORT)), addr);
-        client.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        client.set_read_timeout(Some(LIMIT)).unwrap();
         let answer = client.write_all(b"for whom?").and_then(|()| client.read(&mut [0; 16]));
         let error = answer.unwrap_err();
         let ended = [io::ErrorKind::ConnectionReset, io::ErrorKind::BrokenPipe];
@@ -81,10 +80,8 @@ fn an_address_that_something_still_holds_is_named_by_the_stop() {
         let held = std::fs::File::open(format!("/proc/{pid}/ns/net")).unwrap();
         let slots: Vec<_> = items.iter().filter(|item| item.kind == Kind::Link).collect();
         test.node.kill(&id("i1"), EndReason::Request).await.unwrap();
-        // It does not wait for the kernel for long.
-        let escalation = Escalation::default();
-        escalation.give_up.cancel();
-        let report = test.node.stop(StopPlan { graceful: None, force: LIMIT }, &escalation).await;
+        let plan = StopPlan { graceful: None, force: LIMIT };
+        let report = test.node.stop(plan, &Escalation::default()).await;
         let links = report.left.iter().filter(|item| item.kind == Kind::Link);
         let links: Vec<_> = links.collect();
         assert!(links.len() == 1 && slots.contains(&links[0]), "{report:#?}");

@@ -5,13 +5,15 @@ use std::io::{self, Write as _};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use model::{Egress, HeaderRule, Secret, SocksProxy};
+use model::{Egress, HeaderRule, RequestPattern, Secret, SocksProxy};
 use serde::{Deserialize, Serialize};
 
 const FILE: &str = "egress.json";
 const NEXT: &str = "egress.json.next";
-/// Of the form below.
-const VERSION: u32 = 1;
+/// The form below; a daemon reads the form before its own, too.
+const VERSION: u32 = 2;
+/// In which headers were for plain HTTP alone, and domains were written without it.
+const PLAIN: u32 = 1;
 
 #[derive(Debug, thiserror::Error)]
 #[error("{action} {}", .path.display())]
@@ -28,7 +30,15 @@ impl KeptError {
     }
 }
 
-#[derive(Debug, Serialize, Deserialize)]
+/// All that is kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct KeptRules {
+    pub(super) rules: Egress,
+    /// The certificate authority that the sandbox was told to believe.
+    pub(super) authority: Option<String>,
+}
+
+#[derive(Serialize, Deserialize)]
 struct Kept {
     version: u32,
     allow: Vec<String>,
@@ -36,16 +46,18 @@ struct Kept {
     domains: Vec<String>,
     proxy: Option<KeptProxy>,
     headers: Vec<KeptHeaders>,
+    #[serde(default)]
+    authority: Option<String>,
 }
 
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Serialize, Deserialize)]
 struct KeptProxy {
     address: String,
     username: Option<String>,
     password: Option<String>,
 }
 
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Serialize, Deserialize)]
 struct KeptHeaders {
     domain: String,
     headers: Vec<(String, String)>,
@@ -58,7 +70,7 @@ pub(super) fn is_there(dir: &Path) -> bool {
 }
 
 /// Replaces what is kept in `dir`, or removes it. Its reader finds what was before or this, whole.
-pub(super) fn write(dir: &Path, rules: Option<&Egress>) -> Result<(), KeptError> {
+pub(super) fn write(dir: &Path, rules: Option<&KeptRules>) -> Result<(), KeptError> {
     let [path, next] = [FILE, NEXT].map(|name| dir.join(name));
     let Some(rules) = rules else {
         return [next, path].into_iter().try_for_each(|path| match fs::remove_file(&path) {
@@ -80,7 +92,7 @@ pub(super) fn write(dir: &Path, rules: Option<&Egress>) -> Result<(), KeptError>
 }
 
 /// What is kept in `dir`.
-pub(super) fn read(dir: &Path) -> Result<Option<Egress>, KeptError> {
+pub(super) fn read(dir: &Path) -> Result<Option<KeptRules>, KeptError> {
     let path = dir.join(FILE);
     let failed = |source| KeptError { action: "read", path: path.clone(), source };
     let text = match fs::read(&path) {
@@ -89,14 +101,14 @@ pub(super) fn read(dir: &Path) -> Result<Option<Egress>, KeptError> {
         Err(error) => return Err(failed(error)),
     };
     let kept: Kept = serde_json::from_slice(&text).map_err(io::Error::from).map_err(failed)?;
-    if kept.version != VERSION {
+    if ![PLAIN, VERSION].contains(&kept.version) {
         return Err(failed(io::Error::other(format!("its form {} is not known", kept.version))));
     }
     kept.into_rules().map(Some).map_err(failed)
 }
 
-impl From<&Egress> for Kept {
-    fn from(rules: &Egress) -> Self {
+impl From<&KeptRules> for Kept {
+    fn from(KeptRules { rules, authority }: &KeptRules) -> Self {
         fn texts<T: ToString>(values: &[T]) -> Vec<String> {
             values.iter().map(T::to_string).collect()
         }
@@ -111,7 +123,7 @@ impl From<&Egress> for Kept {
         });
         let header = |(name, value): &(String, Secret)| (name.clone(), value.expose().to_owned());
         let headers = |rule: &HeaderRule| KeptHeaders {
-            domain: rule.domain.to_string(),
+            domain: rule.requests.to_string(),
             headers: rule.headers.iter().map(header).collect(),
         };
         Self {
@@ -121,12 +133,13 @@ impl From<&Egress> for Kept {
             domains: texts(&rules.domains),
             proxy,
             headers: rules.headers.iter().map(headers).collect(),
+            authority: authority.clone(),
         }
     }
 }
 
 impl Kept {
-    fn into_rules(self) -> io::Result<Egress> {
+    fn into_rules(self) -> io::Result<KeptRules> {
         fn parsed<T: std::str::FromStr<Err: std::error::Error + Send + Sync + 'static>>(
             texts: &[String],
         ) -> io::Result<Vec<T>> {
@@ -139,15 +152,20 @@ impl Kept {
         let hidden = |(name, value)| (name, Secret::new(value));
         let headers = self.headers.into_iter().map(|rule| {
             let headers = rule.headers.into_iter().map(hidden).collect();
-            Ok(HeaderRule { domain: rule.domain.parse().map_err(io::Error::other)?, headers })
+            let requests = match self.version {
+                PLAIN => rule.domain.parse().map(RequestPattern::only_plain),
+                _ => rule.domain.parse(),
+            };
+            Ok(HeaderRule { requests: requests.map_err(io::Error::other)?, headers })
         });
-        Ok(Egress {
+        let rules = Egress {
             allow: parsed(&self.allow)?,
             deny: parsed(&self.deny)?,
             domains: parsed(&self.domains)?,
             proxy: proxy.transpose()?,
             headers: headers.collect::<io::Result<_>>()?,
-        })
+        };
+        Ok(KeptRules { rules, authority: self.authority })
     }
 }
 
@@ -158,20 +176,21 @@ mod tests {
 
     use model::{Egress, HeaderRule, Ipv4Range, Secret, SocksProxy};
 
-    use super::{FILE, is_there, read, write};
+    use super::{FILE, KeptRules, is_there, read, write};
 
-    fn rules() -> Egress {
+    fn rules() -> KeptRules {
         let secret = |text: &str| Secret::new(text.into());
-        Egress {
+        let rules = Egress {
             allow: vec!["1.1.1.1".parse().unwrap()],
             deny: vec![Ipv4Range::ALL],
             domains: vec!["*.a.com".parse().unwrap()],
             proxy: Some(SocksProxy::new("p:1", Some("u".into()), Some(secret("pw"))).unwrap()),
             headers: vec![HeaderRule {
-                domain: "b.com".parse().unwrap(),
+                requests: "b.com".parse().unwrap(),
                 headers: vec![("x".into(), secret("y"))],
             }],
-        }
+        };
+        KeptRules { rules, authority: Some("a1".into()) }
     }
 
     #[test]
@@ -181,6 +200,7 @@ mod tests {
         assert_eq!(read(at).unwrap(), None);
         let unnamed = SocksProxy::new("1.2.3.4:5", Some("u".into()), None).unwrap();
         let other = Egress { proxy: Some(unnamed), ..Egress::default() };
+        let other = KeptRules { rules: other, authority: None };
         for rules in [rules(), other] {
             write(at, Some(&rules)).unwrap();
             assert_eq!(read(at).unwrap(), Some(rules));
@@ -202,9 +222,20 @@ mod tests {
             fs::read_to_string(dir.path().join(FILE)).unwrap()
         };
         let torn = good.strip_suffix('}').unwrap();
-        for text in ["", "{}", &good.replace("\"version\":1", "\"version\":2"), torn] {
+        for text in ["", "{}", &good.replace("\"version\":2", "\"version\":3"), torn] {
             fs::write(dir.path().join(FILE), text).unwrap();
             read(dir.path()).unwrap_err();
         }
+    }
+
+    #[test]
+    fn what_the_release_before_has_kept_stays_what_it_was() {
+        let dir = tempfile::tempdir().unwrap();
+        let text = r#"{"version":1,"allow":[],"deny":["0.0.0.0/0"],"domains":["a.com"],"proxy":null,
+            "headers":[{"domain":"*.a.com","headers":[["x","y"]]}]}"#;
+        fs::write(dir.path().join(FILE), text).unwrap();
+        let kept = read(dir.path()).unwrap().unwrap();
+        assert_eq!(kept.rules.headers[0].requests.to_string(), "http://*.a.com");
+        assert_eq!((kept.rules.changes_https(), kept.authority), (false, None));
     }
 }
