@@ -26,7 +26,7 @@ impl App {
     pub(crate) async fn create(
         self: Arc<Self>,
         team: Arc<Team>,
-        request: CreateRequest,
+        mut request: CreateRequest,
         idempotency: Option<Idempotency>,
     ) -> Result<Sandbox, ApiError> {
         let Some(template) = self.resolve(&team, &request.template).await? else {
@@ -35,6 +35,10 @@ impl App {
                 format!("template {name:?} does not exist; GET /templates lists those that do");
             return Err(ApiError::not_found(message));
         };
+        // As at E2B: those that a request brings take the place of all that a snapshot has.
+        if request.env.is_empty() {
+            request.env = template.env.clone();
+        }
         self.launch(team, template, None, request, idempotency).await
     }
 

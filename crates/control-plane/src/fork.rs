@@ -102,6 +102,7 @@ impl From<&SnapshotRow> for TemplateRow {
             id: snapshot.template.clone(),
             build: snapshot.build.clone(),
             aliases: snapshot.alias.iter().cloned().collect(),
+            env: snapshot.env.clone(),
             public: false,
             resources: snapshot.resources,
             envd_version: snapshot.envd_version.clone(),

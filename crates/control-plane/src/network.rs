@@ -1,5 +1,8 @@
 //! What a request says of a sandbox's network, and what of it can be kept.
 
+use std::num::NonZero;
+
+use e2b_wire::host_name::ENVD_PORT;
 use e2b_wire::{NetworkConfig, NetworkUpdate};
 use model::Secret;
 use node_wire::Ingress;
@@ -15,21 +18,20 @@ pub(crate) use egress::egress;
 
 /// Bytes of a host name with a port, `${PORT}` counted as it stands.
 const MASK_MAX: usize = 255;
+/// Ports of a sandbox that speak TLS.
+const HTTPS_PORTS_MAX: usize = 100;
 
 /// Checks what is asked of clients. A private sandbox is one whose guest agent has a token, too.
 ///
 /// # Errors
-/// 400 when it makes no sense, 501 when it cannot be kept.
+/// 400 when it makes no sense.
 pub(crate) fn check_ingress(network: &NetworkConfig, secure: bool) -> Result<(), ApiError> {
     if network.allow_public_traffic == Some(false) && !secure {
         let message = "network.allowPublicTraffic: false needs secure: true";
         return Err(ApiError::bad_request(message));
     }
+    check_https_ports(network.https_ports.as_deref().unwrap_or_default())?;
     let is_part = |byte: u8| byte.is_ascii_alphanumeric() || b".-_:[]${}".contains(&byte);
-    if network.https_ports.as_ref().is_some_and(is_filled) {
-        let instead = "serve plain HTTP on the port: TLS ends in front of the sandbox";
-        return Err(ApiError::unsupported("network.httpsPorts", instead));
-    }
     match &network.mask_request_host {
         Some(mask) if mask.len() > MASK_MAX || !mask.bytes().all(is_part) => {
             let message = "network.maskRequestHost must be a host name or address, with a port or \
@@ -38,6 +40,27 @@ pub(crate) fn check_ingress(network: &NetworkConfig, secure: bool) -> Result<(),
         }
         _ => Ok(()),
     }
+}
+
+fn check_https_ports(ports: &[i64]) -> Result<(), ApiError> {
+    if let Some(wrong) = ports.iter().find(|port| https_port(**port).is_none()) {
+        let message = format!(
+            "network.httpsPorts: {wrong} is not one of the ports 1 to 65535 without {ENVD_PORT}, \
+             which is the guest agent's"
+        );
+        return Err(ApiError::bad_request(message));
+    }
+    if ports.len() > HTTPS_PORTS_MAX {
+        let message = format!("network.httpsPorts has at most {HTTPS_PORTS_MAX} ports");
+        return Err(ApiError::bad_request(message));
+    }
+    Ok(())
+}
+
+/// A port that can speak TLS.
+fn https_port(number: i64) -> Option<NonZero<u16>> {
+    let port = u16::try_from(number).ok().and_then(NonZero::new);
+    port.filter(|port| *port != ENVD_PORT)
 }
 
 /// What E2B refuses with 400 where it is switched off.
@@ -56,11 +79,18 @@ pub(crate) fn is_filled(value: &Value) -> bool {
     }
 }
 
-/// What is told of `network`: all but the password.
+/// What is told of `network`: all but the password and the certificates of the proxy, and domains in
+/// lower case.
 pub(crate) fn told(network: &NetworkConfig) -> NetworkConfig {
     let mut told = network.clone();
+    told.rules = told.rules.map(|rules| {
+        rules.into_iter().map(|(key, rules)| (key.to_ascii_lowercase(), rules)).collect()
+    });
     if let Some(proxy) = &mut told.egress_proxy {
         proxy.password = None;
+        if let Some(tls) = &mut proxy.tls {
+            tls.ca_cert = None;
+        }
     }
     told
 }
@@ -72,6 +102,7 @@ pub(crate) fn updated(before: Option<NetworkConfig>, update: NetworkUpdate) -> N
     NetworkConfig {
         allow_out: update.allow_out,
         deny_out: update.deny_out,
+        dns_servers: update.dns_servers,
         rules: update.rules,
         egress_proxy: update.egress_proxy,
         https_ports: before.https_ports,
@@ -89,11 +120,15 @@ impl App {
 
     /// The terms under which the edge sends traffic to a sandbox.
     pub(crate) fn ingress(&self, row: &SandboxRow) -> Ingress {
-        let mask = row.network.as_ref().and_then(|network| network.mask_request_host.clone());
+        let network = row.network.as_ref();
+        let mask = network.and_then(|network| network.mask_request_host.clone());
+        let ports = network.and_then(|network| network.https_ports.as_deref());
+        let ports = ports.unwrap_or_default().iter().copied();
         Ingress {
             agent_token: self.envd_token(row).map(Secret::new),
             traffic_token: self.traffic_token(row).map(Secret::new),
             mask_host: mask.filter(|mask| !mask.is_empty()),
+            https_ports: ports.filter_map(https_port).collect(),
         }
     }
 }

@@ -105,9 +105,15 @@ pub(crate) fn pause_failed(error: &PauseError, id: &SandboxId) -> ApiError {
     match error {
         PauseError::NotFound(_) => ApiError::no_sandbox(id),
         PauseError::Paused(_) => answer(StatusCode::CONFLICT, &"it is paused"),
+        // Not 409: of a pause that says that it is paused.
         PauseError::Busy(_) => {
             let what = "it is being paused or copied already; try again in a moment";
-            answer(StatusCode::CONFLICT, &what).retry_after(Some(RETRY_BUSY))
+            answer(StatusCode::SERVICE_UNAVAILABLE, &what).retry_after(Some(RETRY_BUSY))
+        }
+        PauseError::AgentSilent(_) => {
+            let what = "its guest agent does not answer; it runs on. Try again, or pause it with its \
+                        memory and without requireHealthyGuest";
+            answer(StatusCode::SERVICE_UNAVAILABLE, &what).retry_after(Some(RETRY_BUSY))
         }
         PauseError::DiskFull { .. } => answer(StatusCode::SERVICE_UNAVAILABLE, error)
             .code(error_code::CAPACITY_UNAVAILABLE)
@@ -129,6 +135,15 @@ pub(crate) fn pause_failed(error: &PauseError, id: &SandboxId) -> ApiError {
             ApiError::unavailable(message, RETRY_UNREACHABLE)
         }
     }
+}
+
+/// What a client is told who wants a sandbox to go on with a memory whose guest agent was silent.
+pub(crate) fn agent_silent(id: &SandboxId) -> ApiError {
+    let message = format!(
+        "sandbox {id} was paused while its guest agent did not answer; its memory would bring that \
+         back. Start it from its files with memory: false"
+    );
+    ApiError::new(StatusCode::CONFLICT, message).code(error_code::AGENT_SILENT)
 }
 
 /// What a client is told when a call about a sandbox that exists failed on its node.

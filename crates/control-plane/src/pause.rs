@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use http::StatusCode;
 use lifecycle::Budget;
-use model::{Keep, SandboxId};
-use node_wire::{PauseError, PausedStatus};
+use model::SandboxId;
+use node_wire::{PauseError, PauseOrder, PausedStatus};
 
 use crate::Team;
 use crate::app::App;
@@ -22,12 +22,13 @@ impl App {
     /// pause that is under way.
     ///
     /// # Errors
-    /// 404 for none, 409 for one that is paused, and what its node says.
+    /// 404 for none, 409 for one that is paused and for no other: clients take it for that. 503 for
+    /// one that cannot be paused now, and what its node says.
     pub(crate) async fn pause(
         self: Arc<Self>,
         team: Arc<Team>,
         id: SandboxId,
-        keep: Keep,
+        order: PauseOrder,
     ) -> Result<(), ApiError> {
         let mut patience = Patience::new(&self);
         loop {
@@ -37,14 +38,16 @@ impl App {
             };
             match row.state {
                 RowState::Running => {
-                    let work = Arc::clone(&self).pause_now(row.clone(), keep);
+                    let work = Arc::clone(&self).pause_now(row.clone(), order);
                     let joined = self.transit(&id, What::Pause, work)?;
-                    let paused = joined.what == What::Pause;
+                    let (paused, mine) = (joined.what == What::Pause, joined.mine);
+                    // Somebody else may have asked for more than this one needs.
+                    let is_mine = |error: &ApiError| mine || !error.is_unavailable();
                     match joined.outcome().await {
                         Ok(Turn::Done(_)) if paused => return Ok(()),
-                        Err(error) if paused => return Err(error),
+                        Err(error) if paused && is_mine(&error) => return Err(error),
                         // A snapshot is over, or it was another row.
-                        Ok(_) | Err(_) => patience.again(&row).await?,
+                        Ok(_) | Err(_) => patience.again(&row).await.map_err(not_now)?,
                     }
                 }
                 RowState::Pausing => {
@@ -53,12 +56,12 @@ impl App {
                     {
                         return joined.outcome().await.map(drop);
                     }
-                    patience.wait(&self, &row).await?;
+                    patience.wait(&self, &row).await.map_err(not_now)?;
                     if self.is_paused(&team, &id).await? {
                         return Ok(());
                     }
                 }
-                RowState::Resuming => patience.wait(&self, &row).await?,
+                RowState::Resuming => patience.wait(&self, &row).await.map_err(not_now)?,
                 RowState::Paused => {
                     let message = format!("sandbox {id} is paused already");
                     return Err(ApiError::new(StatusCode::CONFLICT, message));
@@ -76,7 +79,7 @@ impl App {
         Ok(row.is_some_and(|row| row.state == RowState::Paused))
     }
 
-    async fn pause_now(self: Arc<Self>, row: SandboxRow, keep: Keep) -> Outcome {
+    async fn pause_now(self: Arc<Self>, row: SandboxRow, order: PauseOrder) -> Outcome {
         let _hands = self.starting.enter(row.id.clone());
         let session = Arc::clone(self.node_of(&row)?);
         if !self.store.begin_pause(&row).await? {
@@ -84,11 +87,16 @@ impl App {
         }
         let row = SandboxRow { state: RowState::Pausing, revision: row.revision + 1, ..row };
         // Clients are cut off before it stands still: an answer that comes in the middle of a
-        // request would be one by chance.
-        if let Some(lifecycle) = &row.lifecycle {
-            self.routes.withdraw(&row.id, lifecycle);
+        // request would be one by chance. Those of one that may have to run on are cut off when its
+        // node has paused it.
+        if !order.needs_agent() {
+            self.withdraw(&row);
         }
-        let paused = match self.ask_pause(&session, &row.id, keep).await {
+        let asked = self.ask_pause(&session, &row.id, order).await;
+        if asked.is_ok() {
+            self.withdraw(&row);
+        }
+        let paused = match asked {
             // Its time was over a moment before, or somebody asked its node beside us.
             Err(PauseError::Paused(_)) => match self.paused_on(&session, &row.id).await {
                 Some(paused) => paused,
@@ -121,10 +129,10 @@ impl App {
         &self,
         session: &Session,
         id: &SandboxId,
-        keep: Keep,
+        order: PauseOrder,
     ) -> Result<PausedStatus, PauseError> {
         let limit = self.config.limits.create;
-        let paused = Budget::within(limit).run("pause", session.api().pause(id, keep)).await;
+        let paused = Budget::within(limit).run("pause", session.api().pause_by(id, order)).await;
         paused.unwrap_or_else(|late| Err(PauseError::Unreachable(late.to_string())))
     }
 
@@ -156,11 +164,16 @@ fn recorded(row: SandboxRow, paused: &PausedStatus) -> SandboxRow {
     SandboxRow {
         state: RowState::Paused,
         lifecycle: Some(paused.lifecycle.clone()),
-        paused: Some(Paused { at: paused.paused_at.into(), memory: paused.memory }),
+        paused: Some(Paused::from(paused)),
         pauses: row.pauses + 1,
         revision: row.revision + 1,
         ..row
     }
+}
+
+/// What a client is told for whom a sandbox stays on its way to another state for too long.
+fn not_now(error: ApiError) -> ApiError {
+    if error.is_conflict() { error.with_status(StatusCode::SERVICE_UNAVAILABLE) } else { error }
 }
 
 fn unsure() -> PauseError {

@@ -221,15 +221,13 @@ const fn is_moving(phase: SandboxPhase) -> bool {
 }
 
 /// A sandbox may change between two answers, and be in neither list: a pause between the first two,
-/// the end of one between the last two. One that is changed twice is changed by this process, or has
-/// another revision in its record.
+/// the end of one between the last two, also of the only one. One that is changed twice is changed by
+/// this process, or has another revision in its record.
 async fn ask(session: &Session) -> Result<Has, NodeError> {
     let before = session.api().drain_status().await?;
     let mut listed = session.api().list().await?;
     let paused = session.api().paused().await?;
-    if !paused.is_empty() {
-        listed.extend(session.api().list().await?);
-    }
+    listed.extend(session.api().list().await?);
     // Another process in its place may have made the lists.
     let after = session.api().drain_status().await?;
     let is_whole =

@@ -83,12 +83,18 @@ impl App {
     /// Lets the sandbox of a row that was read as paused go on, or waits for whoever does. Of a
     /// start that somebody else began the time is theirs: [`Turn::Changed`], and the caller looks
     /// again.
+    ///
+    /// # Errors
+    /// 409 for a memory whose guest agent was silent, and what its node says.
     pub(crate) async fn resume_or_join(
         self: &Arc<Self>,
         team: &Team,
         row: &SandboxRow,
         wish: &Wish,
     ) -> Outcome {
+        if wish.keep == Keep::Memory && row.paused.is_some_and(|last| last.agent_silent) {
+            return Err(node_answers::agent_silent(&row.id));
+        }
         let limit = self.config.limits.of(team).team_sandboxes;
         let work = Arc::clone(self).resume_now(row.clone(), *wish, limit);
         let joined = self.transit(&row.id, What::Resume, work)?;

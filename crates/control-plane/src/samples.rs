@@ -87,14 +87,15 @@ pub(crate) fn metric(sample: &Sample) -> SandboxMetric {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use std::time::{Duration, SystemTime};
 
     use node_wire::Sample;
 
     use super::Span;
 
-    fn at(second: u64) -> Sample {
+    /// A sample of that second; all samples are alike otherwise.
+    pub(crate) fn at(second: u64) -> Sample {
         Sample {
             at: SystemTime::UNIX_EPOCH + Duration::from_secs(second),
             cpu_count: 2,

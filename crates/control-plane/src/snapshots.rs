@@ -1,6 +1,7 @@
 //! Templates made of sandboxes: taking them, finding them, giving them up. Of files only: what runs
 //! in the sandbox is not copied.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -250,6 +251,7 @@ impl App {
                 self.look_at(session, row).await;
             }
             PauseError::Busy(_)
+            | PauseError::AgentSilent(_)
             | PauseError::DiskFull { .. }
             | PauseError::Limit(_)
             | PauseError::Failed(_) => {}
@@ -315,7 +317,9 @@ fn name_in_use(alias: &str) -> ApiError {
 
 /// What forks of a sandbox are made of.
 pub(crate) fn passing(row: &SandboxRow) -> Result<SnapshotRow, ApiError> {
-    Ok(SnapshotRow { state: SnapshotState::Removing, ..new_snapshot(row)? })
+    // Forks get the settings of the sandbox itself.
+    let env = BTreeMap::new();
+    Ok(SnapshotRow { state: SnapshotState::Removing, env, ..new_snapshot(row)? })
 }
 
 fn new_snapshot(row: &SandboxRow) -> Result<SnapshotRow, ApiError> {
@@ -331,6 +335,7 @@ fn new_snapshot(row: &SandboxRow) -> Result<SnapshotRow, ApiError> {
         build: build.map_err(|_never| ApiError::internal())?,
         sandbox: row.id.clone(),
         origin: row.shown_template().clone(),
+        env: row.terms.env.clone(),
         node: row.node.clone(),
         state: SnapshotState::Making,
         resources: row.resources,

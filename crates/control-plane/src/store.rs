@@ -85,12 +85,25 @@ impl StoreError {
         // <https://sqlite.org/rescode.html>: no room in the database or its log, and none for the
         // log's index.
         const FULL: [i32; 2] = [13, 4874];
-        let (Self::Open { source, .. } | Self::Migrate { source, .. } | Self::Query { source, .. }) =
-            self
-        else {
-            return false;
-        };
-        code_of(source).is_some_and(|code| FULL.contains(&code))
+        self.cause().and_then(code_of).is_some_and(|code| FULL.contains(&code))
+    }
+
+    /// Whether its turn did not come in time: the machine has too much to do, or its disk has.
+    pub(crate) fn is_busy(&self) -> bool {
+        // As above.
+        const BUSY: i32 = 5;
+        self.cause().is_some_and(|cause| {
+            matches!(cause, sqlx::Error::PoolTimedOut) || code_of(cause) == Some(BUSY)
+        })
+    }
+
+    fn cause(&self) -> Option<&sqlx::Error> {
+        match self {
+            Self::Open { source, .. }
+            | Self::Migrate { source, .. }
+            | Self::Query { source, .. } => Some(source),
+            _ => None,
+        }
     }
 }
 

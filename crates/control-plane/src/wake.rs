@@ -12,7 +12,7 @@ use tracing::{Instrument as _, info_span};
 use crate::app::App;
 use crate::http::ApiError;
 use crate::resume::Wish;
-use crate::store::{RowState, SandboxRow, StoreError};
+use crate::store::{Paused, RowState, SandboxRow, StoreError};
 use crate::transitions::{Patience, Turn};
 use crate::{Standing, Team};
 
@@ -74,9 +74,9 @@ impl App {
     async fn may_wake(&self, row: &SandboxRow, knock: &Knock) -> Result<Team, WakeError> {
         // A start from files alone ends what a client may think still runs: only who asks for it
         // by name gets that.
-        let files_only =
-            row.state == RowState::Paused && row.paused.is_some_and(|last| !last.memory);
-        if !row.terms.auto_resume || files_only {
+        let starts_anew = |last: Paused| !last.memory || last.agent_silent;
+        let starts_anew = row.state == RowState::Paused && row.paused.is_some_and(starts_anew);
+        if !row.terms.auto_resume || starts_anew {
             return Err(WakeError::NotFound);
         }
         let ingress = self.ingress(row);

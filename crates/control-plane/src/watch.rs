@@ -144,7 +144,7 @@ impl App {
             // What ran is over, and the sandbox is not.
             NodeEvent::Ended { id, lifecycle, reason: EndReason::Paused, at } => {
                 self.routes.withdraw(&id, &lifecycle);
-                let files_only = Paused { at: at.into(), memory: false };
+                let files_only = Paused { at: at.into(), memory: false, agent_silent: false };
                 self.heard_paused(session, &id, &lifecycle, files_only).await;
             }
             NodeEvent::Ended { id, lifecycle, reason, at } => {
@@ -187,8 +187,9 @@ impl App {
             NodeEvent::Pausing { id, lifecycle, .. } => {
                 self.heard_pausing(session, &id, &lifecycle).await
             }
-            NodeEvent::Paused { id, lifecycle, memory, at } => {
-                self.heard_paused(session, &id, &lifecycle, Paused { at: at.into(), memory }).await;
+            NodeEvent::Paused { id, lifecycle, memory, agent_silent, at } => {
+                let paused = Paused { at: at.into(), memory, agent_silent };
+                self.heard_paused(session, &id, &lifecycle, paused).await;
             }
             // Who asked for the pause has heard so; of one the node began by itself it says more.
             NodeEvent::Resumed { .. } => session.compare_soon(),

@@ -21,6 +21,8 @@ pub mod error_code {
     pub const MEMORY_OVERRIDE_DISABLED: &str = "sandbox_memory_override_disabled";
     pub const START_IN_FLIGHT: &str = "sandbox_start_in_flight";
     pub const FILES_BOOT_UNCONFIRMED: &str = "sandbox_filesystem_boot_unconfirmed";
+    /// Its memory has a guest agent that did not answer: only its files can be started.
+    pub const AGENT_SILENT: &str = "sandbox_snapshot_guest_agent_unresponsive";
     pub const IDEMPOTENCY_MISMATCH: &str = "idempotency_request_mismatch";
     pub const IDEMPOTENCY_IN_PROGRESS: &str = "idempotency_in_progress";
     pub const IDEMPOTENCY_OUTCOME_UNKNOWN: &str = "idempotency_outcome_unknown";

@@ -31,7 +31,8 @@ pub use logs::{LogLevel, LogLevelError, SandboxLog, SandboxLogEntry, SandboxLogs
 pub use metadata_query::{MetadataQueryError, parse_metadata_query};
 pub use metrics::{SandboxMetric, SandboxesWithMetrics};
 pub use network::{
-    EgressProxyConfig, NetworkConfig, NetworkRule, NetworkRules, NetworkTransform, NetworkUpdate,
+    EgressProxyConfig, EgressProxyTls, NetworkConfig, NetworkRule, NetworkRules, NetworkTransform,
+    NetworkUpdate,
 };
 pub use node::{
     DiskMetrics, Enforcement, MachineInfo, Node, NodeDetail, NodeDrain, NodeDrainAttempt,
@@ -53,7 +54,7 @@ pub use team::{
     AdminTeam, CancelledBuilds, CreatedAccessToken, CreatedApiKey, KilledSandboxes, LimitsChange,
     MaxTeamMetric, Named, NewTeam, TeamApiKey, TeamChange, TeamLimits, TeamMetric, TeamWithKey,
 };
-pub use template::{Template, TemplateAlias};
+pub use template::{Template, TemplateAlias, TemplateBuild, TemplateListQuery, TemplateWithBuilds};
 pub use template_ref::{TemplateRef, TemplateRefError};
 pub use timestamp::{Timestamp, TimestampError};
 pub use token::TokenSeed;

@@ -2,7 +2,6 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
 /// Rules for requests, by the domain they are for.
 pub type NetworkRules = BTreeMap<String, Vec<NetworkRule>>;
@@ -33,6 +32,22 @@ pub struct EgressProxyConfig {
     pub username: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub password: Option<String>,
+    /// How the proxy is spoken to; unset and `null` mean without TLS.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls: Option<EgressProxyTls>,
+}
+
+/// TLS on the way to a proxy. The certificates are taken and never told.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct EgressProxyTls {
+    pub enabled: bool,
+    /// The name in the proxy's certificate, where it is not that of its address.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub server_name: Option<String>,
+    /// PEM; instead of the authorities of the host.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ca_cert: Option<String>,
 }
 
 impl fmt::Debug for EgressProxyConfig {
@@ -57,9 +72,12 @@ pub struct NetworkConfig {
     pub deny_out: Option<Vec<String>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mask_request_host: Option<String>,
-    /// Ports on which the sandbox itself speaks TLS.
+    /// Ports on which the sandbox itself speaks TLS. Whether they are ports is for the server to say.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub https_ports: Option<Value>,
+    pub https_ports: Option<Vec<i64>>,
+    /// Name servers that can be asked where a domain is allowed; unset: those of the node.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dns_servers: Option<Vec<String>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rules: Option<NetworkRules>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -75,6 +93,7 @@ pub struct NetworkUpdate {
     pub allow_internet_access: Option<bool>,
     pub allow_out: Option<Vec<String>>,
     pub deny_out: Option<Vec<String>>,
+    pub dns_servers: Option<Vec<String>>,
     pub rules: Option<NetworkRules>,
     pub egress_proxy: Option<EgressProxyConfig>,
 }

@@ -25,6 +25,8 @@ pub enum ProxyError<'a> {
     PortClosed { sandbox: &'a SandboxId, port: NonZero<u16> },
     /// The connection was made, and ended before there was an answer.
     NoAnswer { sandbox: &'a SandboxId, port: NonZero<u16> },
+    /// The port is one of those that speak TLS, and what listens there does not.
+    NoTls { sandbox: &'a SandboxId, port: NonZero<u16> },
     /// The sandbox has as many connections as it may have.
     TooManyConnections { sandbox: &'a SandboxId, limit: usize },
     /// The proxy has no room for one more connection to any sandbox.
@@ -90,9 +92,10 @@ impl ProxyError<'_> {
     #[must_use]
     pub const fn status(&self) -> StatusCode {
         match self {
-            Self::SandboxNotFound { .. } | Self::PortClosed { .. } | Self::NoAnswer { .. } => {
-                StatusCode::BAD_GATEWAY
-            }
+            Self::SandboxNotFound { .. }
+            | Self::PortClosed { .. }
+            | Self::NoAnswer { .. }
+            | Self::NoTls { .. } => StatusCode::BAD_GATEWAY,
             Self::TooManyConnections { .. } | Self::SandboxLimit { .. } => {
                 StatusCode::TOO_MANY_REQUESTS
             }
@@ -115,6 +118,7 @@ impl ProxyError<'_> {
             Self::SandboxNotFound { .. }
             | Self::PortClosed { .. }
             | Self::NoAnswer { .. }
+            | Self::NoTls { .. }
             | Self::TrafficToken { .. }
             | Self::ResumeDenied { .. }
             | Self::NobodySigned
@@ -149,7 +153,9 @@ impl ProxyError<'_> {
             | Self::TrafficToken { sandbox, .. } => {
                 body.sandbox_id = Some(sandbox.as_str());
             }
-            Self::PortClosed { sandbox, port } | Self::NoAnswer { sandbox, port } => {
+            Self::PortClosed { sandbox, port }
+            | Self::NoAnswer { sandbox, port }
+            | Self::NoTls { sandbox, port } => {
                 body.sandbox_id = Some(sandbox.as_str());
                 body.port = Some(port);
             }
@@ -188,7 +194,9 @@ impl ProxyError<'_> {
             | Self::StillTransitioning { sandbox }
             | Self::SandboxLimit { sandbox }
             | Self::ProxyBusy { sandbox } => row("Sandbox", sandbox),
-            Self::PortClosed { sandbox, port } | Self::NoAnswer { sandbox, port } => {
+            Self::PortClosed { sandbox, port }
+            | Self::NoAnswer { sandbox, port }
+            | Self::NoTls { sandbox, port } => {
                 row("Sandbox", sandbox);
                 row("Port", port);
             }
@@ -205,6 +213,7 @@ impl ProxyError<'_> {
             Self::SandboxNotFound { .. } => "Sandbox Not Found",
             Self::PortClosed { .. } => "Closed Port Error",
             Self::NoAnswer { .. } => "No Answer From Sandbox",
+            Self::NoTls { .. } => "No TLS On Port",
             Self::TooManyConnections { .. } => "Too Many Connections",
             Self::ProxyBusy { .. } => "Proxy Busy",
             Self::TrafficToken { shown: false, .. } => "Missing Traffic Access Token",
@@ -225,6 +234,10 @@ impl ProxyError<'_> {
             Self::PortClosed { .. } => "The sandbox is running but port is not open".to_owned(),
             Self::NoAnswer { .. } => {
                 "The sandbox ended the connection without an answer to the request".to_owned()
+            }
+            Self::NoTls { .. } => {
+                "The sandbox was to speak TLS on this port, which is in its httpsPorts, and does not"
+                    .to_owned()
             }
             Self::TooManyConnections { limit, .. } => {
                 format!(

@@ -116,6 +116,9 @@ pub struct ListedSandbox {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub alias: Option<String>,
     pub metadata: BTreeMap<String, String>,
+    /// True of one whose memory was kept while its guest agent did not answer; else left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub envd_unresponsive_at_pause: Option<bool>,
 }
 
 /// The answer to `GET /sandboxes/{id}`.

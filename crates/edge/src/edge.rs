@@ -22,7 +22,7 @@ use crate::seats::Seats;
 use crate::serve::{AtHome, ClientPass};
 use crate::signed::SignedRequest;
 use crate::tunnel::Tunnel;
-use crate::upstream::{DialError, Full, Lease, Port, Protocol, Upstream};
+use crate::upstream::{DialError, Full, Lease, Protocol, Upstream};
 use crate::{Body, Config, answer, grpc, headers, private, wake};
 
 /// The proxy: a table of running sandboxes and what is under way to them.
@@ -132,7 +132,7 @@ impl Edge {
             Some(upstream) => upstream,
             None => {
                 let knock = wake::knock(target, request.headers());
-                self.wake(target, knock).await?
+                Box::pin(self.wake(target, knock)).await?
             }
         };
         private::admit(target, upstream.ingress(), request.headers())?;
@@ -155,13 +155,11 @@ impl Edge {
         if let Some(mask) = upstream.ingress().mask_host.as_ref().filter(|_| *port != ENVD_PORT) {
             headers::mask_host(&mut head.headers, mask, *port);
         }
-        let protocol = if is_grpc {
-            headers::for_http2(&mut head);
-            Protocol::Http2
-        } else {
-            Protocol::Http1
-        };
-        let place = Port { number: *port, protocol };
+        let protocol = if is_grpc { Protocol::Http2 } else { Protocol::Http1 };
+        let place = upstream.port(*port, protocol);
+        if is_grpc {
+            headers::for_http2(&mut head, place.tls);
+        }
         let request = Request::from_parts(head, RequestBody::new(body));
 
         let (response, sender) = match exchange(&upstream, place, request).await {
@@ -272,6 +270,7 @@ fn explain<'a>(failure: &Failure, target: &'a Target) -> ProxyError<'a> {
             warn!(error = %observe::chain(error), "no room for connections to sandboxes");
             ProxyError::ProxyBusy { sandbox }
         }
+        Failure::Dial(DialError::Tls { .. }) => ProxyError::NoTls { sandbox, port: *port },
         Failure::Dial(DialError::Handshake(_)) | Failure::Broken(_) => {
             ProxyError::NoAnswer { sandbox, port: *port }
         }

@@ -56,14 +56,19 @@ async fn send(
         // Sent at most twice: whatever ends connections may do it again.
         break;
     }
-    let mut sender = tokio::select! {
-        biased;
-        () = upstream.stop_token().cancelled() => return Err(Failure::Ended),
-        connected = upstream.connect(port) => connected.map_err(Failure::Dial)?,
-    };
+    // What is rare is kept out of the room that every request takes, and is moved with it.
+    let mut sender = Box::pin(connect(upstream, port)).await?;
     match sender.try_send_request(request).await {
         Ok(response) => Ok((response, sender)),
         Err(failed) => Err(Failure::Broken(failed.into_error())),
+    }
+}
+
+async fn connect(upstream: &Upstream, port: Port) -> Result<Sender, Failure> {
+    tokio::select! {
+        biased;
+        () = upstream.stop_token().cancelled() => Err(Failure::Ended),
+        connected = upstream.connect(port) => connected.map_err(Failure::Dial),
     }
 }
 

@@ -75,12 +75,14 @@ pub(crate) fn mask_host(headers: &mut HeaderMap, mask: &str, port: NonZero<u16>)
 
 /// Turns a head for the sandbox into one of HTTP/2, which has other places for what HTTP/1 says of
 /// the connection, and of the host.
-pub(crate) fn for_http2(head: &mut request::Parts) {
+pub(crate) fn for_http2(head: &mut request::Parts, tls: bool) {
     head.headers.remove(CONNECTION);
     let host = head.headers.remove(HOST);
     let host = host.as_ref().and_then(|host| host.to_str().ok()).unwrap_or_default();
     let path = head.uri.path_and_query().map_or("/", PathAndQuery::as_str);
-    let whole = Uri::builder().scheme("http").authority(host).path_and_query(path).build();
+    // Servers compare it with what they are reached by (RFC 9113, 8.3.1).
+    let scheme = if tls { "https" } else { "http" };
+    let whole = Uri::builder().scheme(scheme).authority(host).path_and_query(path).build();
     // A host that is none is left out, as HTTP/2 allows.
     if let Ok(whole) = whole {
         head.uri = whole;

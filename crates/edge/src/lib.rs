@@ -2,8 +2,9 @@
 //! request to the API.
 //!
 //! Knows where running sandboxes are and under which terms ([`node_wire::Routes`]), and nothing else
-//! of them: no phases, no owners, no store. Does not end TLS and does not look into the traffic. Of
-//! private sandboxes it asks clients for the token; the guest agent asks for its own.
+//! of them: no phases, no owners, no store. Does not end the TLS of clients and does not look into the
+//! traffic; to programs that speak nothing but TLS it speaks TLS. Of private sandboxes it asks clients
+//! for the token; the guest agent asks for its own.
 #![warn(clippy::indexing_slicing)]
 
 mod answer;

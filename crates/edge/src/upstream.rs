@@ -3,11 +3,15 @@
 mod dial;
 mod pool;
 mod sender;
+mod socket;
+mod tls;
 
 use std::net::SocketAddr;
+use std::num::NonZero;
 use std::sync::Arc;
 use std::time::Duration;
 
+use e2b_wire::host_name::ENVD_PORT;
 use lifecycle::{Budget, TaskGroup};
 use node_wire::{Ingress, Route};
 use tokio_util::sync::CancellationToken;
@@ -17,6 +21,7 @@ pub(crate) use self::dial::DialError;
 use self::pool::Pool;
 use self::sender::Connection;
 pub(crate) use self::sender::{Port, Protocol, Sender};
+use self::socket::Socket;
 use crate::Config;
 use crate::quiet::Quiet;
 use crate::seats::{Seat, Seats};
@@ -94,6 +99,13 @@ impl Upstream {
         &self.ingress
     }
 
+    /// The port `number`, where `protocol` is to be spoken.
+    pub(crate) fn port(&self, number: NonZero<u16>, protocol: Protocol) -> Port {
+        // The guest agent is ours, and serves plain HTTP.
+        let tls = number != ENVD_PORT && self.ingress.https_ports.contains(&number);
+        Port { number, protocol, tls }
+    }
+
     /// Ends every connection; later ones are refused.
     pub(crate) fn end(&self) {
         self.stop.cancel();
@@ -138,7 +150,12 @@ impl Upstream {
     /// Cancel safety: yes.
     pub(crate) async fn connect(&self, port: Port) -> Result<Sender, DialError> {
         let addr = SocketAddr::new(self.route.addr, port.number.get());
-        let socket = dial::dial(addr, Budget::within(self.dial_limit)).await?;
+        let budget = Budget::within(self.dial_limit);
+        let socket = dial::dial(addr, budget).await?;
+        let socket = match port.tls {
+            false => Socket::Plain(socket),
+            true => Socket::Tls(Box::new(dial::shake_hands(socket, port.protocol, budget).await?)),
+        };
         let streams = Streams::new(self.tasks.clone(), self.stop.clone());
         let opened = Connection::open(socket, port.protocol, streams).await;
         let (sender, connection) = opened.map_err(DialError::Handshake)?;

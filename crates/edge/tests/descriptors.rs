@@ -42,7 +42,8 @@ mod tests {
         let api = tower::service_fn(async |_request: Request<Incoming>| {
             Ok::<_, Infallible>(Response::new(Full::<Bytes>::default()))
         });
-        let edge = Edge::new(Config { grace: Duration::ZERO, ..Config::default() });
+        let reserve = Duration::from_secs(60);
+        let edge = Edge::new(Config { grace: Duration::ZERO, reserve, ..Config::default() });
         let stop = CancellationToken::new();
         let (told, served) = tokio::sync::oneshot::channel();
         let serving = serve(listener, edge, api, stop.clone());
@@ -67,6 +68,6 @@ mod tests {
         drop(first);
         stop.cancel();
         served.await.unwrap().unwrap();
-        tasks.close(Budget::within(Duration::from_secs(10))).await.unwrap();
+        tasks.close(Budget::within(Duration::from_secs(60))).await.unwrap();
     }
 }

@@ -72,7 +72,8 @@ mod tests {
         let host = format!("{}-isandbox.localhost", inside.local_addr().unwrap().port());
         let outside = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let addr = outside.local_addr().unwrap();
-        let edge = Edge::new(Config { grace: Duration::ZERO, ..Config::default() });
+        let reserve = Duration::from_secs(60);
+        let edge = Edge::new(Config { grace: Duration::ZERO, reserve, ..Config::default() });
         let route = Route {
             sandbox: "isandbox".parse().unwrap(),
             lifecycle: "one".parse().unwrap(),
@@ -120,6 +121,6 @@ mod tests {
         drop(client);
         stop.cancel();
         served.await.unwrap().unwrap();
-        tasks.close(Budget::within(Duration::from_secs(10))).await.unwrap();
+        tasks.close(Budget::within(Duration::from_secs(60))).await.unwrap();
     }
 }

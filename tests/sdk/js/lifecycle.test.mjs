@@ -63,7 +63,7 @@ test('what never was is not found', async () => {
 })
 
 test('a sandbox ends at its timeout', async (t) => {
-  const sandbox = await create(t, { timeoutMs: 2000 })
+  const sandbox = await create(t, { timeoutMs: 5000 })
   assert.equal(await sandbox.isRunning(), true)
   await waitFor('the end of the sandbox', async () => !(await sandbox.isRunning()))
   await assert.rejects(sandbox.getInfo(), NotFoundError)

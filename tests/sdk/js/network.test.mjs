@@ -5,7 +5,7 @@ import { test } from 'node:test'
 
 import { ALL_TRAFFIC, Sandbox, SandboxError } from 'e2b'
 
-import { create, request, routing, waitFor } from './support.mjs'
+import { create, ENVD_PORT, guestProgram, request, routing, TOO_OLD, waitFor } from './support.mjs'
 
 /** Addresses that are nobody's (RFC 5737): what leads there is decided before anything is sent. */
 const HERE = '192.0.2.1'
@@ -70,8 +70,22 @@ test('a link is all it takes to fetch and store a file', async (t) => {
   assert.equal((await fetch(late)).status, 401)
 })
 
+test('a program that speaks HTTPS is reached on the ports that say so', async (t) => {
+  if (TOO_OLD) return t.skip(TOO_OLD)
+  const sandbox = await create(t, { network: { httpsPorts: [8443] } })
+  assert.deepEqual((await sandbox.getInfo()).network.httpsPorts, [8443])
+  await sandbox.files.write('/tmp/https.py', await guestProgram('https_server.py'))
+  const command = 'python3 /tmp/https.py 0.0.0.0 8443'
+  await sandbox.commands.run(command, { background: true, timeoutMs: 0 })
+  const ask = () => request({ headers: { Host: sandbox.getHost(8443) } })
+  await waitFor('the server', async () => (await ask()).status === 200)
+  assert.equal((await ask()).text, sandbox.getHost(8443))
+})
+
 test('what cannot be kept is refused', async () => {
+  const agent = { httpsPorts: [ENVD_PORT] }
   for (const [network, part] of [
+    ...(TOO_OLD ? [] : [[agent, /^400: network\.httpsPorts/]]),
     [{ allowOut: ['example.com'] }, /^400: network\.allowOut/],
     [{ denyOut: ['example.com'] }, /^400: network\.denyOut/],
   ]) {

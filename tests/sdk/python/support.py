@@ -23,7 +23,7 @@ REPOSITORY = Path(os.environ["COFFERDAM_REPOSITORY"])
 GUEST = REPOSITORY / "tests/sdk/guest"
 
 
-def wait_for(what, predicate, limit=30.0):
+def wait_for(what, predicate, limit=60.0):
     """Waits until `predicate` answers something true, and answers that."""
     deadline = time.monotonic() + limit
     while not (answer := predicate()):

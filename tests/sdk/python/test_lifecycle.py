@@ -83,7 +83,7 @@ def test_what_never_was_is_not_found():
 
 
 def test_a_sandbox_ends_at_its_timeout(create):
-    sandbox = create(timeout=2)
+    sandbox = create(timeout=5)
     assert sandbox.is_running() is True
     wait_for("the end of the sandbox", lambda: not sandbox.is_running())
     with pytest.raises(NotFoundException):

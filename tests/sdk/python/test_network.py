@@ -5,10 +5,16 @@ from urllib.parse import urlsplit
 
 import pytest
 from e2b import ALL_TRAFFIC, Sandbox, SandboxException
-from support import ENVD_PORT, RELEASE, routing, start_server, wait_for
+from support import ENVD_PORT, GUEST, RELEASE, routing, start_server, wait_for
 
 #: Addresses that are nobody's (RFC 5737): what leads there is decided before anything is sent.
 HERE, THERE = "192.0.2.1", "198.51.100.1"
+
+
+#: What only the newest release can ask for.
+NEWEST = pytest.mark.skipif(
+    RELEASE < (2, 63, 0), reason="skipped, because this release does not have it"
+)
 
 
 def has_way(sandbox, address):
@@ -96,19 +102,50 @@ def test_a_link_is_all_it_takes_to_fetch_a_file(create):
     assert fetch(link)[0] == 401
 
 
+@NEWEST
+def test_a_program_that_speaks_https_is_reached_on_the_ports_that_say_so(create, edge):
+    sandbox = create(network={"https_ports": [8443]})
+    assert sandbox.get_info().network["https_ports"] == [8443]
+    sandbox.files.write("/tmp/https.py", (GUEST / "https_server.py").read_text())
+    for port in (8443, 9443):
+        start_server(sandbox, f"python3 /tmp/https.py 0.0.0.0 {port}")
+    wait_for("the server", lambda: edge.by_name(sandbox, 8443).status == 200)
+    for answer in (edge.by_name(sandbox, 8443), edge.by_headers(sandbox, 8443)):
+        assert answer.status == 200
+    assert edge.by_name(sandbox, 8443).text == sandbox.get_host(8443)
+    assert edge.by_name(sandbox, 9443).status != 200, "it is spoken to in plain HTTP"
+    sandbox.update_network({"deny_out": ["192.0.2.1"]})
+    sandbox.pause()
+    sandbox.connect()
+    assert edge.by_name(sandbox, 8443).status == 200
+
+
+@NEWEST
+def test_name_servers_are_allowed_and_told(create):
+    rules = {"allow_out": ["a.com"], "deny_out": ["0.0.0.0/0"], "dns_servers": ["192.0.2.1"]}
+    sandbox = create(network=rules)
+    assert sandbox.get_info().network["dns_servers"] == ["192.0.2.1"]
+    route = sandbox.commands.run("ip route get 192.0.2.1 || true").stdout
+    assert route != "", "there is a way to it"
+
+
 @pytest.mark.parametrize(
     ("network", "part"),
     [
         ({"allow_out": ["example.com"]}, "400: network.allowOut"),
         ({"egress_proxy": {"address": "10.0.0.1:1080"}}, "400: network.egressProxy"),
-        ({"rules": {"a.com": [{"transform": {"headers": {"a": "b"}}}]}}, "400: network.rules"),
+        ({"rules": {"a b": [{"transform": {"headers": {"a": "b"}}}]}}, "400: network.rules"),
         ({"deny_out": ["example.com"]}, "400: network.denyOut"),
+        pytest.param({"https_ports": [ENVD_PORT]}, "400: network.httpsPorts", marks=NEWEST),
         pytest.param(
-            {"https_ports": [8443]},
-            "501: network.httpsPorts",
-            marks=pytest.mark.skipif(
-                RELEASE < (2, 63, 0), reason="skipped, because this release has no https_ports"
-            ),
+            {"allow_out": ["a.com"], "deny_out": ["0.0.0.0/0"], "dns_servers": ["a"]},
+            "400: network.dnsServers",
+            marks=NEWEST,
+        ),
+        pytest.param(
+            {"egress_proxy": {"address": "proxy.example:1080", "tls": True}},
+            "501: network.egressProxy.tls",
+            marks=NEWEST,
         ),
     ],
 )

@@ -9,6 +9,7 @@ use axum::extract::{FromRequest, Request, State};
 use e2b_wire::{ForkResult, ForkSandbox, PauseSandbox, ResumeSandbox, Sandbox};
 use http::StatusCode;
 use model::{Keep, OnTimeout};
+use node_wire::PauseOrder;
 use serde::de::DeserializeOwned;
 use tracing::info_span;
 
@@ -42,12 +43,10 @@ pub(crate) async fn pause(
     SandboxPath(id): SandboxPath,
     MaybeJson(body): MaybeJson<PauseSandbox>,
 ) -> Result<StatusCode, ApiError> {
-    if body.require_healthy_guest == Some(true) {
-        let instead = "leave it out: a pause needs nothing of the guest agent";
-        return Err(ApiError::unsupported("requireHealthyGuest: true", instead));
-    }
+    let healthy_only = body.require_healthy_guest == Some(true);
+    let order = PauseOrder { keep: keep(body.memory), healthy_only };
     let span = info_span!("pause", sandbox.id = %id);
-    let work = Arc::clone(&app).pause(caller.team, id, keep(body.memory));
+    let work = Arc::clone(&app).pause(caller.team, id, order);
     app.owned(span, work).await?;
     Ok(StatusCode::NO_CONTENT)
 }

@@ -111,7 +111,7 @@ pub(crate) async fn get(
     let Some((row, state)) = row.and_then(|row| shown(&row).map(|state| (row, state))) else {
         return Err(ApiError::no_sandbox(&id));
     };
-    let pause_mode = row.paused.filter(|_| state == SandboxState::Paused).map(mode);
+    let pause_mode = last_pause(&row).map(mode);
     Ok(Json(SandboxDetail {
         envd_access_token: app.envd_token(&row),
         allow_internet_access: row.internet,
@@ -222,6 +222,11 @@ pub(crate) fn shown(row: &SandboxRow) -> Option<SandboxState> {
     }
 }
 
+/// The pause that a sandbox is in. One that is being paused is in none yet, whatever was before.
+fn last_pause(row: &SandboxRow) -> Option<Paused> {
+    row.paused.filter(|_| matches!(row.state, RowState::Paused | RowState::Resuming))
+}
+
 fn mode(paused: Paused) -> PauseMode {
     if paused.memory { PauseMode::Full } else { PauseMode::Filesystem }
 }
@@ -239,14 +244,14 @@ fn maybe_listed(row: SandboxRow) -> Option<ListedSandbox> {
 }
 
 fn listed(row: SandboxRow, state: SandboxState) -> ListedSandbox {
-    // The end of the run, which is over or about to be.
-    let paused_at = row.paused.filter(|_| row.state != RowState::Running).map(|last| last.at);
+    let last = last_pause(&row);
     ListedSandbox {
         template_id: row.shown_template().to_string(),
         sandbox_id: row.id.to_string(),
         client_id: CLIENT_ID.to_owned(),
         started_at: row.started_at,
-        end_at: paused_at.unwrap_or(row.ends_at),
+        // The end of the run, which is over.
+        end_at: last.map_or(row.ends_at, |last| last.at),
         cpu_count: row.resources.vcpus,
         memory_mb: row.resources.memory_mib,
         disk_size_mb: row.resources.disk_mib,
@@ -254,5 +259,6 @@ fn listed(row: SandboxRow, state: SandboxState) -> ListedSandbox {
         envd_version: row.envd_version,
         alias: row.alias,
         metadata: row.metadata,
+        envd_unresponsive_at_pause: last.filter(|last| last.agent_silent).map(|_silent| true),
     }
 }

@@ -6,7 +6,8 @@ use axum::Json;
 use axum::extract::State;
 use axum::response::{IntoResponse as _, Response};
 use e2b_wire::{
-    NewSnapshot, Order, PageToken, SnapshotInfo, SnapshotListQuery, TemplateRef, parse_sandbox_path,
+    NewSnapshot, Order, PageToken, SnapshotInfo, SnapshotListQuery, TemplateRef, Timestamp,
+    parse_sandbox_path,
 };
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use model::SandboxId;
@@ -47,13 +48,8 @@ pub(crate) async fn list(
     let mut rows = app.store.snapshots(&caller.team.id, &filter, limit + 1).await?;
     let more = rows.len() > limit;
     rows.truncate(limit);
-    let mut headers = HeaderMap::new();
-    if let Some(last) = rows.last().filter(|_| more) {
-        let (time, id) = (last.created_at, last.template.to_string());
-        let token = PageToken { time, id, order: Order::Descending }.to_string();
-        let token = HeaderValue::try_from(token).map_err(|_never| ApiError::internal())?;
-        headers.insert(NEXT_TOKEN, token);
-    }
+    let last = rows.last().filter(|_| more);
+    let headers = next_page(last.map(|last| (last.created_at, last.template.to_string())))?;
     let infos: Vec<SnapshotInfo> = rows.iter().map(|row| row.info(&caller.team)).collect();
     Ok((headers, Json(infos)).into_response())
 }
@@ -80,7 +76,28 @@ pub(crate) async fn delete(
     }
 }
 
-fn page_size(text: Option<&str>) -> Result<usize, ApiError> {
+/// Says where the next page of a list begins, the newest first, if there is one.
+pub(super) fn next_page(last: Option<(Timestamp, String)>) -> Result<HeaderMap, ApiError> {
+    let mut headers = HeaderMap::new();
+    if let Some((time, id)) = last {
+        let token = PageToken { time, id, order: Order::Descending }.to_string();
+        let token = HeaderValue::try_from(token).map_err(|_never| ApiError::internal())?;
+        headers.insert(NEXT_TOKEN, token);
+    }
+    Ok(headers)
+}
+
+/// The last of the page before the one that is asked for.
+pub(super) fn after(token: Option<&str>) -> Result<Option<(Timestamp, String)>, ApiError> {
+    let Some(token) = token else { return Ok(None) };
+    let PageToken { time, id, order } = token.parse().map_err(ApiError::validation)?;
+    if order != Order::Descending {
+        return Err(ApiError::validation("nextToken belongs to a list in the other order"));
+    }
+    Ok(Some((time, id)))
+}
+
+pub(super) fn page_size(text: Option<&str>) -> Result<usize, ApiError> {
     let Some(text) = text else { return Ok(PAGE_MAX) };
     let size = text.parse().ok().filter(|size| (1..=PAGE_MAX).contains(size));
     size.ok_or_else(|| {
@@ -105,12 +122,6 @@ fn filter(query: &SnapshotListQuery, team: &Team) -> Result<Option<SnapshotFilte
         let said = text.contains(':').then(|| DEFAULT_TAG.to_owned());
         (filter.name, filter.tag) = (Some(name), tag.or(said));
     }
-    if let Some(text) = &query.next_token {
-        let PageToken { time, id, order } = text.parse().map_err(ApiError::validation)?;
-        if order != Order::Descending {
-            return Err(ApiError::validation("nextToken belongs to a list in the other order"));
-        }
-        filter.after = Some((time, id));
-    }
+    filter.after = after(query.next_token.as_deref())?;
     Ok(Some(filter))
 }

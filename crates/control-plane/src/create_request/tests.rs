@@ -63,7 +63,7 @@ fn what_cannot_be_honoured_is_refused_by_name() {
         (json!({"autoPauseMemory": false}), 400, "autoPauseMemory"),
         (json!({"volumeMounts": [{"name": "v", "path": "/v"}]}), 400, "volumeMounts"),
         (json!({"iam": {"tokens": {"t": {"audience": "a"}}}}), 400, "iam.tokens"),
-        (json!({"network": {"rules": {"a.com": []}}}), 400, "network.rules"),
+        (json!({"network": {"rules": {"a b": []}}}), 400, "network.rules"),
         (json!({"network": {"allowPublicTraffic": false}}), 400, "allowPublicTraffic"),
         (json!({"network": {"maskRequestHost": "a b"}}), 400, "maskRequestHost"),
         (json!({"network": {"egressProxy": {"address": "a"}}}), 400, "egressProxy"),

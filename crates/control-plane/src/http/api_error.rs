@@ -22,6 +22,8 @@ pub(crate) struct ApiError {
 const RETRY_CLOSING: Duration = Duration::from_secs(5);
 /// Somebody has to make room.
 const RETRY_FULL: Duration = Duration::from_secs(30);
+/// Others have waited for their turn already.
+const RETRY_BUSY: Duration = Duration::from_secs(2);
 /// Read by newer Python SDKs: whether the same request may be sent again.
 const SHOULD_RETRY: HeaderName = HeaderName::from_static("should-retry");
 
@@ -80,6 +82,10 @@ impl ApiError {
         self.status == StatusCode::CONFLICT
     }
 
+    pub(crate) fn is_unavailable(&self) -> bool {
+        self.status == StatusCode::SERVICE_UNAVAILABLE
+    }
+
     pub(crate) fn is_rate_limited(&self) -> bool {
         self.status == StatusCode::TOO_MANY_REQUESTS
     }
@@ -95,6 +101,11 @@ impl ApiError {
 
     pub(crate) fn is_not_found(&self) -> bool {
         self.status == StatusCode::NOT_FOUND
+    }
+
+    pub(crate) fn with_status(mut self, status: StatusCode) -> Self {
+        self.status = status;
+        self
     }
 
     pub(crate) fn code(mut self, code: &'static str) -> Self {
@@ -119,6 +130,10 @@ impl From<StoreError> for ApiError {
         if error.is_disk_full() {
             let message = "the disk of the service is full; nothing new can be recorded";
             return Self::unavailable(message, RETRY_FULL).code(error_code::CAPACITY_UNAVAILABLE);
+        }
+        if error.is_busy() {
+            let message = "the service has too much to do to record this; try again";
+            return Self::unavailable(message, RETRY_BUSY);
         }
         Self::internal()
     }

@@ -46,6 +46,8 @@ pub(crate) fn endpoints() -> Endpoints {
         .route("/sandboxes/{id}/logs", get(api::logs::v1))
         .route("/v2/sandboxes/{id}/logs", get(api::logs::v2))
         .route("/templates", get(api::templates::list).post(unsupported::refuse_builds))
+        .route("/v2/templates", get(api::templates::list_v2).post(unsupported::refuse_builds))
+        .route("/default-templates", get(api::templates::defaults))
         .route("/templates/aliases/{alias}", get(api::templates::alias))
         .route("/nodes", get(api::nodes::list))
         .route("/nodes/{id}", get(api::nodes::get).post(api::nodes::change_status))

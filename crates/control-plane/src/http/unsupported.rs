@@ -12,7 +12,6 @@ use crate::openapi::Endpoints;
 pub(super) fn routes(router: Endpoints) -> Endpoints {
     let templates = [
         ("/v3/templates", post(refuse_builds)),
-        ("/v2/templates", post(refuse_builds).get(refuse_template_pages)),
         ("/v2/templates/{id}", patch(refuse_builds)),
         ("/templates/{id}", any_of_template()),
         ("/templates/{id}/files/{hash}", get(refuse_builds)),
@@ -22,6 +21,10 @@ pub(super) fn routes(router: Endpoints) -> Endpoints {
         ("/templates/{id}/builds/{build}/logs", get(refuse_builds)),
         ("/templates/tags", post(refuse_builds).delete(refuse_builds)),
         ("/templates/{id}/tags", get(refuse_builds)),
+        ("/templates/{id}/tags/count", get(refuse_builds)),
+        ("/templates/{id}/tags/exists", get(refuse_builds)),
+        ("/templates/{id}/tags/groups", get(refuse_builds)),
+        ("/templates/{id}/tags/{tag}/assignments", get(refuse_builds)),
     ];
     let others = [
         ("/volumes", get(refuse_volumes).post(refuse_volumes)),
@@ -36,23 +39,12 @@ pub(super) fn routes(router: Endpoints) -> Endpoints {
 }
 
 fn any_of_template() -> MethodRouter<Arc<App>> {
-    get(refuse_template_detail)
-        .post(refuse_builds)
-        .patch(refuse_builds)
-        .delete(api::snapshots::delete)
+    get(api::templates::get).post(refuse_builds).patch(refuse_builds).delete(api::snapshots::delete)
 }
 
 pub(super) async fn refuse_builds(_: Caller) -> ApiError {
     let instead = "use a template that GET /templates lists";
     ApiError::unsupported("building and changing templates over the API", instead)
-}
-
-async fn refuse_template_detail(_: Caller) -> ApiError {
-    ApiError::unsupported("listing the builds of a template", "use GET /templates")
-}
-
-async fn refuse_template_pages(_: Caller) -> ApiError {
-    ApiError::unsupported("listing templates by page", "use GET /templates")
 }
 
 async fn refuse_volumes(_: Caller) -> ApiError {

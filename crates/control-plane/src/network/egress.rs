@@ -2,13 +2,16 @@
 
 use e2b_wire::{EgressProxyConfig, NetworkConfig, NetworkRule, NetworkRules};
 use http::{HeaderName, HeaderValue};
-use model::{ALWAYS_DENIED, DomainPattern, Egress, HeaderRule, Ipv4Range, Secret, SocksProxy};
+use model::{
+    ALWAYS_DENIED, DomainPattern, Egress, HeaderRule, Ipv4Range, RequestPattern, Secret, SocksProxy,
+};
 
-use super::refused;
 use crate::http::ApiError;
 
 /// Entries of one list.
 const ENTRIES_MAX: usize = 256;
+/// E2B's limit of name servers.
+const DNS_SERVERS_MAX: usize = 10;
 /// E2B's limits of rules for requests: domains, bytes of one, headers, bytes of a name and a value.
 const DOMAINS_MAX: usize = 10;
 const DOMAIN_MAX: usize = 128;
@@ -17,8 +20,6 @@ const NAME_MAX: usize = 64;
 const VALUE_MAX: usize = 2048;
 /// How a value begins that E2B's proxy puts a secret or a token in the place of.
 const PLACEHOLDER: &str = "${e2b.";
-/// What a rule for requests has to begin with here: those of HTTPS cannot be changed.
-const PLAIN: &str = "http://";
 /// What is the connection's, and not the request's.
 const FRAMING: [&str; 9] = [
     "connection",
@@ -58,6 +59,9 @@ pub(crate) fn egress(network: &NetworkConfig) -> Result<Egress, ApiError> {
                        what is not allowed";
         return Err(ApiError::bad_request(message));
     }
+    if !egress.domains.is_empty() {
+        egress.allow.extend(dns_servers(network)?);
+    }
     egress.proxy = network.egress_proxy.as_ref().map(proxy).transpose()?.flatten();
     egress.headers = network.rules.as_ref().map(headers).transpose()?.unwrap_or_default();
     Ok(egress)
@@ -87,10 +91,36 @@ fn denied(entry: &str) -> Result<Ipv4Range, ApiError> {
     entry.parse().map_err(problem)
 }
 
+/// The name servers that are asked for beside those of the node.
+fn dns_servers(network: &NetworkConfig) -> Result<Vec<Ipv4Range>, ApiError> {
+    let Some(servers) = &network.dns_servers else { return Ok(Vec::new()) };
+    if servers.is_empty() {
+        let instead = "a sandbox that may reach names may ask the name servers of its node";
+        return Err(ApiError::unsupported("network.dnsServers: []", instead));
+    }
+    if servers.len() > DNS_SERVERS_MAX {
+        let message = format!("network.dnsServers has at most {DNS_SERVERS_MAX} entries");
+        return Err(ApiError::bad_request(message));
+    }
+    let read = |text: &String| match text.parse() {
+        Ok(address) => Ok(Ipv4Range::new(address, 32)),
+        Err(_no_address) => {
+            let message = format!("network.dnsServers: {text:?} must be an IPv4 address");
+            Err(ApiError::bad_request(message))
+        }
+    };
+    servers.iter().map(read).collect()
+}
+
 /// `None` of one that asks for nothing.
 fn proxy(config: &EgressProxyConfig) -> Result<Option<SocksProxy>, ApiError> {
     if *config == EgressProxyConfig::default() {
         return Ok(None);
+    }
+    // Not to be passed over: the password would go out in the clear.
+    if config.tls.as_ref().is_some_and(|tls| tls.enabled) {
+        let instead = "leave it out, or put a proxy without it in front";
+        return Err(ApiError::unsupported("network.egressProxy.tls", instead));
     }
     let password = config.password.clone().map(Secret::new);
     let proxy = SocksProxy::new(&config.address, config.username.clone(), password)
@@ -110,20 +140,20 @@ fn headers(rules: &NetworkRules) -> Result<Vec<HeaderRule>, ApiError> {
     }
     let mut read = Vec::new();
     for (key, rules) in rules {
-        let Some(domain) = key.strip_prefix(PLAIN) else {
-            let instead = format!(
-                "requests of HTTPS cannot be changed; for those of plain HTTP name {PLAIN}{key}"
-            );
-            return Err(refused("network.rules for HTTPS", &instead));
-        };
-        if domain.len() > DOMAIN_MAX || rules.len() > 1 {
+        if key.len() > DOMAIN_MAX || rules.len() > 1 {
             let message = format!("{key:?} has at most {DOMAIN_MAX} bytes and one rule");
             return Err(wrong(message));
         }
-        let domain = domain.parse().map_err(|problem| wrong(format!("{problem}")))?;
+        let requests: RequestPattern =
+            key.parse().map_err(|problem| wrong(format!("{problem}")))?;
+        if read.iter().any(|known: &HeaderRule| known.requests == requests) {
+            return Err(wrong(format!(
+                "{requests} is there twice: upper and lower case are the same"
+            )));
+        }
         let headers = rules.iter().map(|rule| transform(key, rule).map_err(wrong));
         let headers: Vec<_> = headers.collect::<Result<_, _>>()?;
-        read.push(HeaderRule { domain, headers: headers.concat() });
+        read.push(HeaderRule { requests, headers: headers.concat() });
     }
     Ok(read)
 }

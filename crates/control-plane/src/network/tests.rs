@@ -31,7 +31,10 @@ fn rules_by_name_are_taken_and_the_password_is_not_told() {
         "allowOut": ["1.1.1.1", "Example.com", "*.example.com"],
         "denyOut": ["0.0.0.0/0"],
         "egressProxy": {"address": "p.example:1080", "username": "u", "password": "hunter2"},
-        "rules": {"http://*.a.com": [{"transform": {"headers": {"X-Key": "k"}}}]},
+        "rules": {
+            "*.A.com": [{"transform": {"headers": {"X-Key": "k"}}}],
+            "http://b.com": [{"transform": {"headers": {"x": "y"}}}],
+        },
     });
     let asked = network(asked);
     let rules = egress(&asked).unwrap();
@@ -39,16 +42,48 @@ fn rules_by_name_are_taken_and_the_password_is_not_told() {
     assert_eq!(domains, ["example.com", "*.example.com"]);
     let proxy = rules.proxy.unwrap();
     assert_eq!(proxy.credentials().unwrap().password.expose(), "hunter2");
-    assert_eq!(rules.headers[0].domain.to_string(), "*.a.com");
+    assert_eq!(rules.headers[0].requests.to_string(), "*.a.com");
     let (name, value) = &rules.headers[0].headers[0];
     assert_eq!((name.as_str(), value.expose()), ("x-key", "k"));
     let told = serde_json::to_value(told(&asked)).unwrap();
     assert_eq!(told["egressProxy"], json!({"address": "p.example:1080", "username": "u"}));
-    assert_eq!(
-        told["rules"],
-        json!({"http://*.a.com": [{"transform": {"headers": {"X-Key": "k"}}}]})
-    );
+    let headers = |headers: Value| json!([{"transform": {"headers": headers}}]);
+    let rules = json!({"*.a.com": headers(json!({"X-Key": "k"})), "http://b.com": headers(json!({"x": "y"}))});
+    assert_eq!(told["rules"], rules, "domains in lower case");
     assert!(!format!("{asked:?}").contains("hunter2"));
+}
+
+#[test]
+fn name_servers_are_allowed_where_names_are_and_nowhere_else() {
+    let asked = |allow: &str, servers: Value| json!({"allowOut": [allow], "denyOut": ["0.0.0.0/0"], "dnsServers": servers});
+    let rules = egress(&network(asked("a.com", json!(["9.9.9.9"])))).unwrap();
+    assert_eq!(rules.allow, ["9.9.9.9/32".parse().unwrap()]);
+    let rules = egress(&network(asked("1.1.1.1", json!(["9.9.9.9"])))).unwrap();
+    assert_eq!(rules.allow, ["1.1.1.1/32".parse().unwrap()]);
+    egress(&network(asked("1.1.1.1", json!([])))).unwrap();
+    let many: Vec<String> = (1..=11).map(|n| format!("9.9.9.{n}")).collect();
+    for (servers, status, part) in [
+        (json!(["9.9.9.0/24"]), 400, "must be an IPv4 address"),
+        (json!(["dns.example"]), 400, "must be an IPv4 address"),
+        (json!(many), 400, "at most 10"),
+        (json!([]), 501, "dnsServers: []"),
+    ] {
+        let (got, message) = refused(asked("a.com", servers));
+        assert!(got == status && message.contains(part), "{got} {message}");
+    }
+}
+
+#[test]
+fn a_proxy_that_is_to_be_spoken_to_in_tls_is_not_spoken_to_without() {
+    let proxy = |tls: Value| json!({"egressProxy": {"address": "p.example:1080", "tls": tls}});
+    let tls = json!({"enabled": true, "serverName": "p", "caCert": "-----BEGIN"});
+    let (status, message) = refused(proxy(tls.clone()));
+    assert!(status == 501 && message.contains("egressProxy.tls"), "{message}");
+    for off in [json!(null), json!({"enabled": false})] {
+        assert!(egress(&network(proxy(off))).unwrap().proxy.is_some());
+    }
+    let told = serde_json::to_value(told(&network(proxy(tls)))).unwrap();
+    assert_eq!(told["egressProxy"]["tls"], json!({"enabled": true, "serverName": "p"}));
 }
 
 #[test]
@@ -56,8 +91,7 @@ fn rules_that_cannot_be_kept_are_refused_by_name() {
     let many: Vec<String> = (0..257).map(|n| format!("1.1.{}.{}", n / 256, n % 256)).collect();
     let rule = |name: &str, value: &str| json!([{"transform": {"headers": {name: value}}}]);
     let rules = |domain: &str, rule: Value| json!({"rules": {domain: rule}});
-    let domains: serde_json::Map<_, _> =
-        (0..11).map(|n| (format!("http://{n}.com"), json!([]))).collect();
+    let domains: serde_json::Map<_, _> = (0..11).map(|n| (format!("{n}.com"), json!([]))).collect();
     for (body, part) in [
         (json!({"allowOut": ["example.com"]}), "needs denyOut with 0.0.0.0/0"),
         (json!({"allowOut": ["a.com"], "denyOut": ["0.0.0.0/1"]}), "needs denyOut with 0.0.0.0/0"),
@@ -68,14 +102,19 @@ fn rules_that_cannot_be_kept_are_refused_by_name() {
         (json!({"denyOut": ["::/0"]}), "denyOut"),
         (json!({"denyOut": many}), "at most 256"),
         (json!({"rules": domains}), "at most 10"),
-        (rules("a.com", json!([{}])), "requests of HTTPS cannot be changed"),
-        (rules("http://a b", json!([{}])), "network.rules"),
+        (rules("a b", json!([{}])), "network.rules: \"a b\" must be a domain name"),
+        (rules("*", json!([{}])), "network.rules: \"*\" must be"),
+        (rules("https://a.com", json!([{}])), "must be a domain name"),
+        (rules("1.2.3.4", json!([{}])), "must be a domain name"),
+        (rules(&format!("{}.com", "a.".repeat(64)), json!([{}])), "at most 128 bytes"),
+        (json!({"rules": {"a.com": [], "A.com": []}}), "a.com is there twice"),
         (rules("http://a.com", json!([{}, {}])), "one rule"),
-        (rules("http://a.com", rule("a b", "c")), "no name of a header"),
-        (rules("http://a.com", rule("a", "c\n")), "no value"),
-        (rules("http://a.com", rule("Host", "b.com")), "belongs to the connection"),
-        (rules("http://a.com", rule("a", "${e2b.secrets.KEY}")), "placeholder"),
-        (rules("http://a.com", rule("a", &"x".repeat(2049))), "2048"),
+        (rules("a.com", rule("a b", "c")), "no name of a header"),
+        (rules("a.com", rule("a", "c\n")), "no value"),
+        (rules("a.com", rule("Host", "b.com")), "belongs to the connection"),
+        (rules("a.com", rule("a", "${e2b.secrets.KEY}")), "placeholder"),
+        (rules("a.com", rule("a", "Bearer ${e2b.identity.tokens.aws}")), "placeholder"),
+        (rules("a.com", rule("a", &"x".repeat(2049))), "2048"),
         (json!({"egressProxy": {"address": "a"}}), "host:port"),
         (json!({"egressProxy": {"address": "10.0.0.1:1080"}}), "no sandbox reaches 10.0.0.1:1080"),
         (json!({"egressProxy": {"address": "a:1", "password": "p"}}), "needs a username"),
@@ -91,10 +130,14 @@ fn what_is_asked_of_clients_makes_sense() {
     let private = network(json!({"allowPublicTraffic": false}));
     check_ingress(&private, true).unwrap();
     assert_eq!(check_ingress(&private, false).unwrap_err().parts().0, 400);
-    check_ingress(&network(json!({"httpsPorts": []})), true).unwrap();
-    let tls = check_ingress(&network(json!({"httpsPorts": [8443]})), true).unwrap_err();
-    assert_eq!(tls.parts().0, 501);
-    assert!(tls.parts().1.contains("network.httpsPorts"), "{tls:?}");
+    for ports in [json!(null), json!([]), json!([1, 8443, 65535])] {
+        check_ingress(&network(json!({"httpsPorts": ports})), true).unwrap();
+    }
+    for ports in [vec![0], vec![8443, 49983], vec![65536], vec![-1], (1..=101).collect()] {
+        let refused = check_ingress(&network(json!({"httpsPorts": ports})), true).unwrap_err();
+        assert_eq!(refused.parts().0, 400);
+        assert!(refused.parts().1.contains("network.httpsPorts"), "{refused:?}");
+    }
     for mask in ["", "localhost:${PORT}", "[::1]:80", "a_b.example.com", "${PORT}.x"] {
         check_ingress(&network(json!({"maskRequestHost": mask})), false).unwrap();
     }
@@ -109,12 +152,12 @@ fn what_is_asked_of_clients_makes_sense() {
 fn an_update_replaces_the_rules_and_leaves_what_is_asked_of_clients() {
     let before = network(json!({
         "allowOut": ["1.1.1.1"], "denyOut": ["0.0.0.0/0"], "allowPublicTraffic": false,
-        "maskRequestHost": "h",
+        "maskRequestHost": "h", "httpsPorts": [8443], "dnsServers": ["9.9.9.9"],
     }));
     let update: NetworkUpdate = serde_json::from_value(json!({"denyOut": ["8.8.8.8"]})).unwrap();
     let after = updated(Some(before), update);
     let told = serde_json::to_value(&after).unwrap();
-    let wanted =
-        json!({"denyOut": ["8.8.8.8"], "allowPublicTraffic": false, "maskRequestHost": "h"});
+    let wanted = json!({"denyOut": ["8.8.8.8"], "allowPublicTraffic": false, "maskRequestHost": "h",
+            "httpsPorts": [8443]});
     assert_eq!(told, wanted);
 }

@@ -217,15 +217,33 @@ pub(super) const ALL: &[Operation] = &[
         &[(200, "[Template]")],
     )
     .query(&[("teamID", false, "Text")]),
+    get("/v2/templates", Templates, "The same, by page", &[(200, "[Template]")])
+        .query(&[
+            ("teamID", false, "Text"),
+            ("limit", false, "PageLimit"),
+            ("nextToken", false, "Text"),
+        ])
+        .headers(&["X-Next-Token"]),
+    get(
+        "/default-templates",
+        Templates,
+        "The templates that came with the installation",
+        &[(200, "[Template]")],
+    ),
+    get(
+        "/templates/{id}",
+        Team,
+        "One template or snapshot, with its builds",
+        &[(200, "TemplateWithBuilds")],
+    )
+    .query(&[("limit", false, "PageLimit"), ("nextToken", false, "Text")]),
     get("/templates/aliases/{alias}", Team, "The template of this name", &[(200, "TemplateAlias")]),
     delete("/templates/{id}", Team, "Delete a template or a snapshot", &[(204, "")])
         .errors(&[409, 501]),
     missing("post", "/templates"),
     missing("post", "/v2/templates"),
     missing("post", "/v3/templates"),
-    missing("get", "/v2/templates"),
     missing("patch", "/v2/templates/{id}"),
-    missing("get", "/templates/{id}"),
     missing("post", "/templates/{id}"),
     missing("patch", "/templates/{id}"),
     missing("get", "/templates/{id}/files/{hash}"),
@@ -236,6 +254,10 @@ pub(super) const ALL: &[Operation] = &[
     missing("post", "/templates/tags"),
     missing("delete", "/templates/tags"),
     missing("get", "/templates/{id}/tags"),
+    missing("get", "/templates/{id}/tags/count"),
+    missing("get", "/templates/{id}/tags/exists"),
+    missing("get", "/templates/{id}/tags/groups"),
+    missing("get", "/templates/{id}/tags/{tag}/assignments"),
     // Volumes and secrets.
     missing("get", "/volumes"),
     missing("post", "/volumes"),

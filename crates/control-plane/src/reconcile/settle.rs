@@ -88,10 +88,12 @@ impl App {
             // What ran is being released, and what is kept of it is safe only after that. One of
             // which nothing is kept will be on no node.
             (RowState::Pausing | RowState::Paused | RowState::Resuming, _) => {}
-            (RowState::Running, _) if told.is_pause(row) => {
+            (RowState::Running, _) if told.is_pause(status) => {
                 self.withdraw(row);
                 self.store.begin_pause(row).await?;
             }
+            // The same of one whose start nobody lived to record.
+            (RowState::Starting, _) if told.is_pause(status) => {}
             // It does not run any more, whatever is still being released.
             (RowState::Running | RowState::Starting, _) => {
                 self.close_gone(row, &told.end_of(row)).await?;
@@ -168,7 +170,7 @@ impl App {
         Ok(())
     }
 
-    fn withdraw(&self, row: &SandboxRow) {
+    pub(crate) fn withdraw(&self, row: &SandboxRow) {
         if let Some(lifecycle) = &row.lifecycle {
             self.routes.withdraw(&row.id, lifecycle);
         }
@@ -217,9 +219,11 @@ impl Told<'_> {
         row.ending_of(&self.endings).filter(|ending| ending.reason != EndReason::Paused)
     }
 
-    /// Whether the run of a row is over because the sandbox was paused.
-    fn is_pause(&self, row: &SandboxRow) -> bool {
-        row.ending_of(&self.endings).is_some_and(|ending| ending.reason == EndReason::Paused)
+    /// Whether this run is over because the sandbox was paused, whatever run its record names.
+    fn is_pause(&self, status: &SandboxStatus) -> bool {
+        let mine =
+            |ending: &&Ending| ending.id == status.id && ending.lifecycle == status.lifecycle;
+        self.endings.iter().find(mine).is_some_and(|ending| ending.reason == EndReason::Paused)
     }
 
     /// How a sandbox ended that does not run on the node any more.

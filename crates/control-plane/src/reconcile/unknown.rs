@@ -196,7 +196,7 @@ fn of_paused(paused: &PausedStatus) -> SandboxRow {
         addr: None,
         left: Vec::new(),
     };
-    let last = Paused { at: paused.paused_at.into(), memory: paused.memory };
+    let last = Paused::from(paused);
     // Whoever had it paused wants to keep it.
     let on_timeout = OnTimeout::Pause(Keep::Memory);
     SandboxRow {

@@ -17,9 +17,9 @@ const GET: &str = "SELECT * FROM sandboxes WHERE id = $1 AND team_id = $2";
 const ADOPT: &str = "INSERT INTO sandboxes (id, team_id, template_id, build_id, alias, \
         envd_version, state, lifecycle, metadata, secure, internet, vcpus, memory_mib, disk_mib, \
         created_at, started_at, ends_at, node_id, adopted_at, network, paused_at, \
-        pause_memory, pauses, auto_pause, auto_pause_memory) \
+        pause_memory, pause_agent_silent, pauses, auto_pause, auto_pause_memory) \
     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, \
-        $19, $20, $21, $22, $23, $24, $25) ON CONFLICT (id) DO NOTHING";
+        $19, $20, $21, $22, $23, $24, $25, $26) ON CONFLICT (id) DO NOTHING";
 const RELEASED: &str = "UPDATE sandboxes SET released_at = $2 \
     WHERE node_id = $1 AND ended_at IS NOT NULL AND released_at IS NULL AND created_at < $3 \
         AND id NOT IN (SELECT value FROM json_each($4))";
@@ -120,6 +120,7 @@ impl Store {
             .bind(super::network::encode(row.network.as_ref())?)
             .bind(row.paused.map(|last| last.at.micros()))
             .bind(row.paused.map(|last| i64::from(last.memory)))
+            .bind(i64::from(row.paused.is_some_and(|last| last.agent_silent)))
             .bind(i64::from(row.pauses))
             .bind(pause)
             .bind(pause_memory)

@@ -4,7 +4,7 @@ use super::StoreError;
 
 /// Every step from an empty database to this version, in order. A step that was released never
 /// changes; a change is a new step.
-const STEPS: [&str; 7] = [
+const STEPS: [&str; 8] = [
     include_str!("0001_first.sql"),
     include_str!("0002_nodes.sql"),
     include_str!("0003_truth.sql"),
@@ -12,6 +12,7 @@ const STEPS: [&str; 7] = [
     include_str!("0005_pause.sql"),
     include_str!("0006_teams.sql"),
     include_str!("0007_past.sql"),
+    include_str!("0008_silent.sql"),
 ];
 
 const MAKE_LEDGER: &str = "CREATE TABLE IF NOT EXISTS schema_steps (version BIGINT PRIMARY KEY)";

@@ -15,7 +15,7 @@ const PAUSING: &str = "UPDATE sandboxes SET state = 'pausing', revision = revisi
 const RUNS_ON: &str = "UPDATE sandboxes SET state = 'running', lifecycle = $3, ends_at = $4, \
     revision = revision + 1 WHERE id = $1 AND revision = $2 AND state = 'pausing'";
 const PAUSED: &str = "UPDATE sandboxes SET state = 'paused', lifecycle = $3, paused_at = $4, \
-    pause_memory = $5, pauses = pauses + 1, revision = revision + 1, \
+    pause_memory = $5, pause_agent_silent = $7, pauses = pauses + 1, revision = revision + 1, \
     started_at = CASE WHEN state = 'starting' THEN $6 ELSE started_at END \
     WHERE id = $1 AND revision = $2 AND state IN ('starting', 'running', 'pausing')";
 const PAUSED_AGAIN: &str = "UPDATE sandboxes SET state = 'paused', revision = revision + 1 \
@@ -33,7 +33,7 @@ const RESUMED: &str = "UPDATE sandboxes SET state = 'running', lifecycle = $3, s
     WHERE id = $1 AND revision = $2 AND state IN ('resuming', 'paused')";
 // Nobody asked for its end: it was only not to be found.
 const FOUND_AGAIN: &str = "UPDATE sandboxes SET state = 'paused', lifecycle = $2, paused_at = $3, \
-    pause_memory = $4, ended_at = NULL, end_reason = NULL, end_detail = NULL, released_at = NULL, \
+    pause_memory = $4, pause_agent_silent = $5, ended_at = NULL, end_reason = NULL, end_detail = NULL, released_at = NULL, \
     revision = revision + 1 WHERE id = $1 AND state = 'ended' AND end_reason = 'lost'";
 const ON_TIMEOUT: &str = "UPDATE sandboxes SET auto_pause = $2, auto_pause_memory = $3 \
     WHERE id = $1 AND state = 'resuming'";
@@ -77,7 +77,8 @@ impl Store {
             .bind(paused.lifecycle.as_str())
             .bind(Timestamp::from(paused.paused_at).micros())
             .bind(i64::from(paused.memory))
-            .bind(Timestamp::from(paused.started_at).micros());
+            .bind(Timestamp::from(paused.started_at).micros())
+            .bind(i64::from(paused.agent_silent));
         self.durably(change).await
     }
 
@@ -91,7 +92,8 @@ impl Store {
             .bind(row.lifecycle.as_ref().map(LifecycleId::as_str))
             .bind(paused.at.micros())
             .bind(i64::from(paused.memory))
-            .bind(row.started_at.micros());
+            .bind(row.started_at.micros())
+            .bind(i64::from(paused.agent_silent));
         self.durably(change).await
     }
 
@@ -107,7 +109,8 @@ impl Store {
             .bind(paused.id.as_str().to_owned())
             .bind(paused.lifecycle.as_str().to_owned())
             .bind(Timestamp::from(paused.paused_at).micros())
-            .bind(i64::from(paused.memory));
+            .bind(i64::from(paused.memory))
+            .bind(i64::from(paused.agent_silent));
         self.durably(change).await
     }
 

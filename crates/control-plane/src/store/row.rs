@@ -71,6 +71,8 @@ pub(crate) struct TemplateRow {
     pub(crate) build: BuildId,
     /// In the order the node tells them.
     pub(crate) aliases: Vec<String>,
+    /// The variables of sandboxes that bring none: of a snapshot those of its sandbox.
+    pub(crate) env: BTreeMap<String, String>,
     /// It came with a node, for all teams; a snapshot is its team's.
     pub(crate) public: bool,
     pub(crate) resources: Resources,
@@ -169,6 +171,7 @@ impl<'r> FromRow<'r, SqliteRow> for TemplateRow {
             id: parsed(row, "id")?,
             build: parsed(row, "build_id")?,
             aliases: Vec::new(),
+            env: BTreeMap::new(),
             public: true,
             resources: resources(row)?,
             envd_version: row.try_get("envd_version")?,

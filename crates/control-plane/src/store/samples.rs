@@ -130,8 +130,6 @@ impl<'r> FromRow<'r, SqliteRow> for Found {
 
 #[cfg(test)]
 mod tests {
-    use std::time::{Duration, SystemTime};
-
     use e2b_wire::ApiKey;
     use model::SandboxId;
     use node_wire::Sample;
@@ -139,21 +137,9 @@ mod tests {
     use super::last_of_minutes;
     use crate::Team;
     use crate::app::now;
+    use crate::samples::tests::at;
     use crate::store::Store;
     use crate::store::sandboxes::tests::insert;
-
-    fn at(second: u64) -> Sample {
-        Sample {
-            at: SystemTime::UNIX_EPOCH + Duration::from_secs(second),
-            cpu_count: 2,
-            cpu_used_pct: 1.5,
-            mem_total_bytes: 4,
-            mem_used_bytes: 3,
-            mem_cache_bytes: 2,
-            disk_total_bytes: 9,
-            disk_used_bytes: 8,
-        }
-    }
 
     #[test]
     fn of_each_minute_that_is_over_the_last_sample_is_kept() {

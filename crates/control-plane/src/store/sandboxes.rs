@@ -5,6 +5,7 @@ use model::{EndReason, LifecycleId, NodeId, SandboxId, TeamId, TemplateId};
 use sqlx::{FromRow as _, Row as _};
 
 use super::row::{RowState, SandboxRow};
+use super::terms::encode_env;
 use super::{Store, StoreError};
 use crate::app::now;
 use crate::idempotency::Idempotency;
@@ -138,7 +139,7 @@ impl Store {
             .bind(pause_memory)
             .bind(i64::from(row.terms.auto_resume))
             .bind(row.terms.ttl_s())
-            .bind(row.terms.env()?)
+            .bind(encode_env(&row.terms.env)?)
             .execute(&self.writer)
             .await;
         match result {

@@ -1,5 +1,6 @@
 //! Templates that teams make of their sandboxes.
 
+use std::collections::BTreeMap;
 use std::str::FromStr;
 
 use e2b_wire::Timestamp;
@@ -7,18 +8,19 @@ use model::{BuildId, NodeId, Resources, SandboxId, TeamId, TemplateId};
 use sqlx::sqlite::SqliteRow;
 use sqlx::{FromRow, Row as _};
 
-use super::row::{maybe_parsed, parsed, resources, time};
+use super::row::{maybe_parsed, parsed, resources, time, wrong};
+use super::terms::encode_env;
 use super::{Store, StoreError};
 use crate::app::now;
 
 const INSERT: &str = "INSERT INTO snapshots (template_id, team_id, alias, tag, build_id, \
         sandbox_id, origin_id, node_id, state, vcpus, memory_mib, disk_mib, envd_version, \
-        created_at, updated_at) \
-    SELECT $1, $2, $3, $4, $5, $6, $7, $8, $15, $9, $10, $11, $12, $13, $13 \
+        created_at, updated_at, env) \
+    SELECT $1, $2, $3, $4, $5, $6, $7, $8, $15, $9, $10, $11, $12, $13, $13, $16 \
     WHERE (SELECT COUNT(*) FROM snapshots WHERE team_id = $2 AND state <> 'removing') < $14";
 const READY: &str = "UPDATE snapshots SET state = 'ready', build_id = $2, sandbox_id = $3, \
     origin_id = $4, vcpus = $5, memory_mib = $6, disk_mib = $7, envd_version = $8, \
-    updated_at = $9 WHERE template_id = $1 AND state <> 'removing'";
+    updated_at = $9, env = $10 WHERE template_id = $1 AND state <> 'removing'";
 const SET_BUILD: &str = "UPDATE snapshots SET build_id = $2, state = 'ready', updated_at = $3 \
     WHERE template_id = $1 AND state <> 'removing'";
 const FIND: &str = "SELECT * FROM snapshots WHERE team_id = $1 AND alias = $2 AND tag = $3";
@@ -35,7 +37,7 @@ const LIST: &str = "SELECT * FROM snapshots WHERE team_id = $1 AND state = 'read
 const NAMED: &str = "SELECT * FROM snapshots WHERE team_id = $1 AND state <> 'removing' \
     AND (alias = $2 OR template_id = $2 OR alias = (SELECT alias FROM snapshots \
         WHERE team_id = $1 AND template_id = $2 AND state <> 'removing'))";
-const REMOVING: &str = "UPDATE snapshots SET state = 'removing', alias = NULL, updated_at = $2 \
+const REMOVING: &str = "UPDATE snapshots SET state = 'removing', alias = NULL, env = NULL, updated_at = $2 \
     WHERE template_id = $1";
 const ON_NODE: &str = "SELECT * FROM snapshots WHERE node_id = $1";
 const FORGET: &str = "DELETE FROM snapshots WHERE template_id = $1 AND state = $2";
@@ -64,6 +66,8 @@ pub(crate) struct SnapshotRow {
     pub(crate) sandbox: SandboxId,
     /// The template that sandbox was made of, as clients know it.
     pub(crate) origin: TemplateId,
+    /// The variables that sandbox had, for those that are made of this and bring none.
+    pub(crate) env: BTreeMap<String, String>,
     pub(crate) node: Option<NodeId>,
     pub(crate) state: SnapshotState,
     pub(crate) resources: Resources,
@@ -121,7 +125,10 @@ impl FromStr for SnapshotState {
 
 impl<'r> FromRow<'r, SqliteRow> for SnapshotRow {
     fn from_row(row: &'r SqliteRow) -> Result<Self, sqlx::Error> {
+        let env: Option<&str> = row.try_get("env")?;
+        let env = env.map(serde_json::from_str).transpose().map_err(wrong("env"))?;
         Ok(Self {
+            env: env.unwrap_or_default(),
             template: parsed(row, "template_id")?,
             team: parsed(row, "team_id")?,
             alias: row.try_get("alias")?,
@@ -162,6 +169,7 @@ impl Store {
             .bind(row.created_at.micros())
             .bind(i64::from(limit))
             .bind(row.state.as_str())
+            .bind(encode_env(&row.env)?)
             .execute(&self.writer)
             .await;
         match inserted {
@@ -185,7 +193,8 @@ impl Store {
             .bind(i64::try_from(row.resources.memory_mib).unwrap_or(i64::MAX))
             .bind(i64::try_from(row.resources.disk_mib).unwrap_or(i64::MAX))
             .bind(&row.envd_version)
-            .bind(row.updated_at.micros());
+            .bind(row.updated_at.micros())
+            .bind(encode_env(&row.env)?);
         self.durably(change).await
     }
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use e2b_wire::Timestamp;
 use model::{Keep, OnTimeout};
+use node_wire::PausedStatus;
 use sqlx::Row as _;
 use sqlx::sqlite::SqliteRow;
 
@@ -29,6 +30,15 @@ pub(crate) struct Paused {
     pub(crate) at: Timestamp,
     /// Whether its processes are kept.
     pub(crate) memory: bool,
+    /// Whether they are, with a guest agent that did not answer then.
+    pub(crate) agent_silent: bool,
+}
+
+impl From<&PausedStatus> for Paused {
+    fn from(paused: &PausedStatus) -> Self {
+        let PausedStatus { memory, agent_silent, .. } = *paused;
+        Self { at: paused.paused_at.into(), memory, agent_silent }
+    }
 }
 
 impl Default for Terms {
@@ -68,16 +78,17 @@ impl Terms {
     pub(super) fn ttl_s(&self) -> Option<i64> {
         self.ttl.and_then(|ttl| i64::try_from(ttl.as_secs()).ok())
     }
+}
 
-    pub(super) fn env(&self) -> Result<Option<String>, StoreError> {
-        if self.env.is_empty() {
-            return Ok(None);
-        }
-        serde_json::to_string(&self.env).map(Some).map_err(|source| StoreError::Query {
-            what: "encode the environment of a sandbox",
-            source: sqlx::Error::Encode(Box::new(source)),
-        })
+/// The column `env`.
+pub(super) fn encode_env(env: &BTreeMap<String, String>) -> Result<Option<String>, StoreError> {
+    if env.is_empty() {
+        return Ok(None);
     }
+    serde_json::to_string(env).map(Some).map_err(|source| StoreError::Query {
+        what: "encode the environment of a sandbox",
+        source: sqlx::Error::Encode(Box::new(source)),
+    })
 }
 
 impl Paused {
@@ -85,7 +96,9 @@ impl Paused {
         let Some(at) = row.try_get::<Option<i64>, _>("paused_at")? else { return Ok(None) };
         let at = Timestamp::from_micros(at).map_err(wrong("paused_at"))?;
         let memory: Option<i64> = row.try_get("pause_memory")?;
-        Ok(Some(Self { at, memory: memory.is_some_and(|memory| memory != 0) }))
+        let memory = memory.is_some_and(|memory| memory != 0);
+        let agent_silent = memory && row.try_get::<i64, _>("pause_agent_silent")? != 0;
+        Ok(Some(Self { at, memory, agent_silent }))
     }
 }
 

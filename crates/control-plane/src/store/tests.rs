@@ -7,6 +7,7 @@ use super::sandboxes::tests::insert;
 use super::{Store, StoreError};
 use crate::Team;
 use crate::app::now;
+use crate::http::ApiError;
 
 #[tokio::test]
 async fn only_the_owner_can_read_any_file_of_the_database() {
@@ -97,4 +98,22 @@ async fn a_damaged_database_is_told_at_the_start_with_what_to_do() {
     let empty = dir.path().join("empty.sqlite");
     std::fs::write(&empty, "").unwrap();
     Store::open(&empty).await.unwrap().close().await;
+}
+
+#[tokio::test]
+async fn who_waits_for_the_database_too_long_is_told_to_try_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(&dir.path().join("store.sqlite")).await.unwrap();
+    let held = store.writer.acquire().await.unwrap();
+    // From here on the clock goes on by itself whenever everybody waits for it.
+    tokio::time::pause();
+    let configured = store.configure_team(&Team::default(), &ApiKey::generate(), now()).await;
+    let error = configured.unwrap_err();
+    assert!(error.is_busy() && !error.is_disk_full(), "{error:?}");
+    let answer = ApiError::from(error);
+    let (status, message, _, wait) = answer.parts();
+    assert!((status, wait) == (503, Some(2)) && message.ends_with("try again"), "{message}");
+    tokio::time::resume();
+    drop(held);
+    store.configure_team(&Team::default(), &ApiKey::generate(), now()).await.unwrap();
 }

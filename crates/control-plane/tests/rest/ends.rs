@@ -9,7 +9,7 @@ use crate::service::Service;
 #[track_caller]
 fn check_left(service: &Service, id: &SandboxId, seconds: u64) {
     let left = service.node.ends_at(id).duration_since(SystemTime::now()).unwrap().as_secs();
-    assert!((seconds.saturating_sub(5)..=seconds).contains(&left), "{left} s of {seconds} s left");
+    assert!((seconds.saturating_sub(9)..=seconds).contains(&left), "{left} s of {seconds} s left");
 }
 
 async fn end_at(service: &Service, id: &SandboxId) -> String {

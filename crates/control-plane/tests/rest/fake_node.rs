@@ -68,6 +68,8 @@ pub(crate) struct FakeNode {
 struct State {
     sandboxes: BTreeMap<SandboxId, SandboxStatus>,
     paused: BTreeMap<SandboxId, PausedStatus>,
+    /// Whether guest agents give no sign of life.
+    silent: bool,
     /// What the next pause or snapshot, and the next start from a pause, answer instead.
     fail_pause: Option<PauseError>,
     fail_resume: Option<CreateError>,
@@ -131,6 +133,7 @@ impl FakeNode {
         let state = State {
             sandboxes: BTreeMap::new(),
             paused: BTreeMap::new(),
+            silent: false,
             fail_pause: None,
             fail_resume: None,
             pauses: 0,

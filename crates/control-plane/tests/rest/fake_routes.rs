@@ -1,5 +1,6 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use model::{LifecycleId, SandboxId};
 use node_wire::{Ingress, Route, Routes};
@@ -7,7 +8,7 @@ use parking_lot::Mutex;
 
 /// A route table that can be looked at.
 #[derive(Debug, Default)]
-pub(crate) struct FakeRoutes(Mutex<HashMap<SandboxId, (Route, Ingress)>>);
+pub(crate) struct FakeRoutes(Mutex<HashMap<SandboxId, (Route, Ingress)>>, AtomicU32);
 
 impl FakeRoutes {
     pub(crate) fn addr(&self, id: &SandboxId) -> Option<IpAddr> {
@@ -23,6 +24,11 @@ impl FakeRoutes {
         self.0.lock().clear();
     }
 
+    /// How often a route was made another one, or taken away.
+    pub(crate) fn changes(&self) -> u32 {
+        self.1.load(Ordering::SeqCst)
+    }
+
     pub(crate) fn count(&self) -> usize {
         self.0.lock().len()
     }
@@ -30,13 +36,18 @@ impl FakeRoutes {
 
 impl Routes for FakeRoutes {
     fn publish(&self, route: Route, ingress: Ingress) {
-        self.0.lock().insert(route.sandbox.clone(), (route, ingress));
+        let new = (route.clone(), ingress);
+        let before = self.0.lock().insert(route.sandbox, new.clone());
+        if before != Some(new) {
+            self.1.fetch_add(1, Ordering::SeqCst);
+        }
     }
 
     fn withdraw(&self, sandbox: &SandboxId, lifecycle: &LifecycleId) {
         let mut routes = self.0.lock();
         if routes.get(sandbox).is_some_and(|(route, _)| route.lifecycle == *lifecycle) {
             routes.remove(sandbox);
+            self.1.fetch_add(1, Ordering::SeqCst);
         }
     }
 }

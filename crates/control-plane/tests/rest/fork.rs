@@ -83,7 +83,7 @@ async fn what_cannot_be_copied_is_refused_before_anything_is_started() {
         service.client.post(&path(&id), &body).await.error(400);
     }
     for (error, status) in [
-        (PauseError::Busy("i".into()), 409),
+        (PauseError::Busy("i".into()), 503),
         (PauseError::DiskFull { free_mib: 1, reserve_mib: 2 }, 503),
         (PauseError::Failed("no".into()), 500),
     ] {

@@ -116,7 +116,7 @@ async fn templates_are_listed_with_how_often_they_were_used() {
             "buildID": "11111111-2222-4333-8444-555555555555", "cpuCount": 2, "memoryMB": 512,
             "diskSizeMB": 1024, "public": true, "createdAt": "2023-11-14T22:13:20Z",
             "updatedAt": templates[0]["updatedAt"], "createdBy": null, "lastSpawnedAt": null,
-            "spawnCount": 0, "buildCount": 1, "envdVersion": "0.6.4", "buildStatus": "ready",
+            "spawnCount": 0, "buildCount": 1, "isDefault": true, "envdVersion": "0.6.4", "buildStatus": "ready",
         }])
     );
     service.create(json!({})).await;

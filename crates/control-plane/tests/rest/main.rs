@@ -33,6 +33,8 @@ mod idempotency;
 #[cfg(test)]
 mod intents;
 #[cfg(test)]
+mod kept;
+#[cfg(test)]
 mod keys;
 #[cfg(test)]
 mod lists;
@@ -61,11 +63,15 @@ mod resume;
 #[cfg(test)]
 mod service;
 #[cfg(test)]
+mod silent;
+#[cfg(test)]
 mod snapshots;
 #[cfg(test)]
 mod team_limits;
 #[cfg(test)]
 mod teams;
+#[cfg(test)]
+mod templates;
 #[cfg(test)]
 mod tenants;
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! What a sandbox may reach, and who may reach it.
 
 use e2b_wire::TokenSeed;
-use model::{Egress, SandboxId, Secret, SocksProxy};
+use model::{Egress, HeaderRule, SandboxId, Secret, SocksProxy};
 use serde_json::{Value, json};
 
 use crate::fake_node::Fault;
@@ -42,6 +42,37 @@ async fn a_private_sandbox_has_a_token_that_its_owner_and_the_edge_know() {
     let public = service.create(json!({"network": {"allowPublicTraffic": true}})).await;
     let known = service.routes.ingress(&public).unwrap();
     assert_eq!((known.traffic_token, known.mask_host), (None, None));
+    service.stop().await;
+}
+
+#[tokio::test]
+async fn ports_that_speak_tls_are_known_to_the_edge_over_updates_pauses_and_restarts() {
+    let service = Service::start().await;
+    let asked = json!({"httpsPorts": [8443, 3000, 8443]});
+    let id = service.create(json!({"network": asked})).await;
+    let known = service.routes.ingress(&id).unwrap();
+    assert_eq!(known.https_ports.iter().map(|port| port.get()).collect::<Vec<_>>(), [3000, 8443]);
+    assert_eq!(network(&service, &id).await.0, Some(asked.clone()));
+    // An update is of what goes out: it does not say anything of them, whatever it says.
+    let update = json!({"denyOut": ["8.8.8.8"], "httpsPorts": []});
+    let updated = service.client.put(&format!("/sandboxes/{id}/network"), &update).await;
+    assert_eq!(updated.status, 204);
+    assert_eq!(network(&service, &id).await.0.unwrap()["httpsPorts"], asked["httpsPorts"]);
+    assert_eq!(service.pause(&id, json!({})).await, 204);
+    assert_eq!(service.connect(&id).await, 201);
+    assert_eq!(service.routes.ingress(&id).as_ref(), Some(&known));
+    let service = service.restart(|_| {}).await;
+    assert_eq!(service.routes.ingress(&id).as_ref(), Some(&known));
+    let fork = format!("/sandboxes/{id}/fork");
+    let forks = service.client.post(&fork, &json!({})).await.ok(201);
+    let fork: SandboxId = forks[0]["sandbox"]["sandboxID"].as_str().unwrap().parse().unwrap();
+    assert_eq!(service.routes.ingress(&fork).unwrap().https_ports, known.https_ports);
+    let many: Vec<u16> = (1..=101).collect();
+    for ports in [json!([49983]), json!([0]), json!([65536]), json!([-1]), json!(many)] {
+        let body = json!({"templateID": "base", "network": {"httpsPorts": ports}});
+        let refused = service.client.post("/sandboxes", &body).await;
+        assert!(refused.error(400).contains("httpsPorts"), "{ports}");
+    }
     service.stop().await;
 }
 
@@ -87,6 +118,22 @@ async fn rules_reach_the_node_with_the_order_and_with_every_change() {
             }),
             Value::Null,
         ),
+        (
+            json!({"rules": {
+                "API.example.com": [{"transform": {"headers": {"Authorization": "Bearer k"}}}],
+            }}),
+            Egress {
+                headers: vec![HeaderRule {
+                    requests: "api.example.com".parse().unwrap(),
+                    headers: vec![("authorization".into(), Secret::new("Bearer k".into()))],
+                }],
+                ..Egress::default()
+            },
+            json!({"rules": {
+                "api.example.com": [{"transform": {"headers": {"Authorization": "Bearer k"}}}],
+            }}),
+            Value::Null,
+        ),
         (json!({}), Egress::default(), json!({}), Value::Null),
     ] {
         assert_eq!(service.client.put(&path, &body).await.status, 204, "{body}");
@@ -105,7 +152,8 @@ async fn a_change_that_is_refused_or_fails_changes_nothing() {
     for (body, status) in [
         (json!({"allowOut": ["example.com"]}), 400),
         (json!({"denyOut": ["example.com"]}), 400),
-        (json!({"rules": {"a.com": [{}]}}), 400),
+        (json!({"rules": {"*": [{}]}}), 400),
+        (json!({"rules": {"a.com": [{"transform": {"headers": {"host": "b"}}}]}}), 400),
         (json!({"denyOut": "8.8.8.8"}), 400),
     ] {
         service.client.put(&path, &body).await.error(status);

@@ -2,6 +2,7 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
 use lifecycle::{Budget, TaskGroup};
@@ -14,10 +15,19 @@ use tokio::net::TcpListener;
 use crate::fake_node::{ADDR, FakeNode};
 use crate::service::{Service, wait_for};
 
-const LIMIT: Duration = Duration::from_secs(20);
+const LIMIT: Duration = Duration::from_secs(60);
 
 fn token() -> Secret {
     Secret::new("token-of-this-test".to_owned())
+}
+
+/// An address that nobody else on this machine uses, all of which that begin with 127 are its own:
+/// nobody is given its port while the node is away.
+fn own() -> SocketAddr {
+    static NEXT: AtomicU8 = AtomicU8::new(0);
+    let [.., high, low] = std::process::id().to_be_bytes();
+    let own = 64 + NEXT.fetch_add(1, Ordering::Relaxed) % 128;
+    (Ipv4Addr::new(127, own, high, low), 0).into()
 }
 
 /// The listener of a node.
@@ -47,7 +57,7 @@ fn client(address: SocketAddr) -> Arc<Client> {
 #[tokio::test]
 async fn a_node_elsewhere_that_was_away_is_compared_and_listened_to_again() {
     let node = FakeNode::new();
-    let (served, address) = Served::at((Ipv4Addr::LOCALHOST, 0).into(), &node).await;
+    let (served, address) = Served::at(own(), &node).await;
     let api = client(address);
     let service = Service::start_through(Arc::clone(&api) as _, &node).await;
     let mut ids = Vec::new();
@@ -85,7 +95,7 @@ async fn a_node_elsewhere_that_was_away_is_compared_and_listened_to_again() {
 #[tokio::test]
 async fn a_node_elsewhere_pauses_resumes_and_copies() {
     let node = FakeNode::new();
-    let (served, address) = Served::at((Ipv4Addr::LOCALHOST, 0).into(), &node).await;
+    let (served, address) = Served::at(own(), &node).await;
     let api = client(address);
     let service = Service::start_through(Arc::clone(&api) as _, &node).await;
     let id = service.create(json!({"autoPause": true, "autoResume": {"enabled": true}})).await;

@@ -31,14 +31,47 @@ async fn start(client: &Client, template: &str) -> Answer {
     client.post("/sandboxes", &json!({"templateID": template})).await
 }
 
-/// The client of another team.
-async fn stranger(service: &Service) -> Client {
-    let team = json!({"name": "Other", "slug": "other"});
-    let made = service.admin().post("/admin/teams", &team).await.ok(201);
-    let id = made["teamID"].as_str().unwrap();
-    Client::new(service.addr)
-        .with("x-admin-token", crate::service::ADMIN_TOKEN)
-        .with("x-team-id", id)
+impl Service {
+    /// The client of another team.
+    pub(crate) async fn other_team(&self) -> Client {
+        let team = json!({"name": "Other", "slug": "other"});
+        let made = self.admin().post("/admin/teams", &team).await.ok(201);
+        let id = made["teamID"].as_str().unwrap();
+        Client::new(self.addr)
+            .with("x-admin-token", crate::service::ADMIN_TOKEN)
+            .with("x-team-id", id)
+    }
+}
+
+/// As at E2B: a request that brings variables brings all of them.
+#[tokio::test]
+async fn one_made_of_a_snapshot_has_the_variables_of_its_source_unless_it_brings_its_own() {
+    let service = Service::start().await;
+    let id = service.create(json!({"envVars": {"A": "1", "B": "2"}})).await;
+    let snapshot = taken(&service, &id, json!({"name": "n"})).await;
+    let env = || {
+        let env = service.node.last_spec().env;
+        env.into_iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>()
+    };
+    start(&service.client, &snapshot).await.ok(201);
+    assert_eq!(env(), ["A=1", "B=2"]);
+    let body = json!({"templateID": snapshot, "envVars": {"A": "3"}});
+    let made = service.client.post("/v2/sandboxes", &body).await.ok(201);
+    assert_eq!(env(), ["A=3"]);
+    // One more build of it has what its source has.
+    let other: SandboxId = made["sandboxID"].as_str().unwrap().parse().unwrap();
+    assert_eq!(taken(&service, &other, json!({"name": "n"})).await, snapshot);
+    let service = service.restart(|_| {}).await;
+    let none = json!({"templateID": snapshot, "envVars": {}});
+    let made = service.client.post("/sandboxes", &none).await.ok(201);
+    let spec = service.node.last_spec();
+    assert_eq!(spec.env.into_iter().collect::<Vec<_>>(), [("A".to_owned(), "3".to_owned())]);
+    // They are its own then, and are there when it starts anew.
+    let id: SandboxId = made["sandboxID"].as_str().unwrap().parse().unwrap();
+    assert_eq!(service.pause(&id, json!({"memory": false})).await, 204);
+    assert_eq!(service.connect(&id).await, 201);
+    assert_eq!(service.node.last_spec().env.len(), 1);
+    service.stop().await;
 }
 
 #[tokio::test]
@@ -141,7 +174,7 @@ async fn nothing_of_another_team_can_be_told_from_what_never_was() {
     let id = service.create(json!({})).await;
     let snapshot = taken(&service, &id, json!({"name": "app"})).await;
     let bare = taken(&service, &id, json!({})).await;
-    let stranger = stranger(&service).await;
+    let stranger = service.other_team().await;
     assert_eq!(ids(&stranger, "").await, [""; 0]);
     assert_eq!(ids(&stranger, "?name=app").await, [""; 0]);
     assert_eq!(ids(&stranger, &format!("?sandboxID={id}")).await, [""; 0]);
@@ -211,7 +244,7 @@ async fn a_snapshot_that_fails_leaves_nothing_and_one_whose_answer_is_lost_is_fo
     let service = Service::start().await;
     let id = service.create(json!({})).await;
     for (error, status) in [
-        (PauseError::Busy("i".into()), 409),
+        (PauseError::Busy("i".into()), 503),
         (PauseError::DiskFull { free_mib: 1, reserve_mib: 2 }, 503),
         (PauseError::Limit("full".into()), 503),
         (PauseError::Failed("/secret".into()), 500),

@@ -5,6 +5,9 @@ use std::time::Duration;
 use lifecycle::{Budget, Expired};
 use rustix::io::Errno;
 use tokio::net::TcpStream;
+use tokio_rustls::client::TlsStream;
+
+use super::{Protocol, tls};
 
 /// Between two tries, in milliseconds: a server that was just started may open its port late.
 /// E2B's proxy waits the same, so a closed port is known after one second.
@@ -19,6 +22,8 @@ pub(crate) enum DialError {
     Slow { addr: SocketAddr, source: Expired },
     #[error("no room for one more connection here")]
     NoRoom { source: io::Error },
+    #[error("set up TLS on a new connection")]
+    Tls { source: io::Error },
     #[error("set up HTTP on a new connection")]
     Handshake(#[source] hyper::Error),
 }
@@ -46,6 +51,19 @@ pub(super) async fn dial(addr: SocketAddr, budget: Budget) -> Result<TcpStream, 
     };
     socket.set_nodelay(true).map_err(|source| DialError::Closed { addr, source })?;
     Ok(socket)
+}
+
+/// Sets up TLS on a new connection.
+///
+/// Cancel safety: yes.
+pub(super) async fn shake_hands(
+    socket: TcpStream,
+    protocol: Protocol,
+    budget: Budget,
+) -> Result<TlsStream<TcpStream>, DialError> {
+    let shaken = budget.run("set up TLS", tls::connect(socket, protocol)).await;
+    let shaken = shaken.unwrap_or_else(|late| Err(io::Error::new(io::ErrorKind::TimedOut, late)));
+    shaken.map_err(|source| DialError::Tls { source })
 }
 
 /// Whether it is this process or this host that has run out of something.

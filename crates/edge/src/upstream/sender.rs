@@ -4,8 +4,8 @@ use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::client::conn::{TrySendError, http1, http2};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::net::TcpStream;
 
+use super::socket::Socket;
 use super::{BUFFER_BYTES, H2_HEADER_BYTES};
 use crate::request_body::RequestBody;
 use crate::streams::Streams;
@@ -14,7 +14,7 @@ use crate::streams::Streams;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Protocol {
     Http1,
-    /// Without TLS, and without asking first.
+    /// Without asking first, where there is no TLS to ask in.
     Http2,
 }
 
@@ -23,6 +23,8 @@ pub(crate) enum Protocol {
 pub(crate) struct Port {
     pub(crate) number: NonZero<u16>,
     pub(crate) protocol: Protocol,
+    /// Whether it is spoken inside of TLS.
+    pub(crate) tls: bool,
 }
 
 /// The sending end of a connection to a sandbox.
@@ -37,8 +39,8 @@ pub(crate) enum Sender {
 
 /// What carries the bytes of a connection, until both ends are done with it.
 pub(super) enum Connection {
-    Http1(Box<http1::Connection<TokioIo<TcpStream>, RequestBody>>),
-    Http2(http2::Connection<TokioIo<TcpStream>, RequestBody, Streams>),
+    Http1(Box<http1::Connection<TokioIo<Socket>, RequestBody>>),
+    Http2(http2::Connection<TokioIo<Socket>, RequestBody, Streams>),
 }
 
 impl Sender {
@@ -73,7 +75,7 @@ impl Connection {
     /// # Errors
     /// The connection ended at once.
     pub(super) async fn open(
-        socket: TcpStream,
+        socket: Socket,
         protocol: Protocol,
         streams: Streams,
     ) -> hyper::Result<(Sender, Self)> {

@@ -93,7 +93,7 @@ async fn server(world: &World, traits: Traits) -> Server {
         .await
 }
 
-async fn serve(
+pub(crate) async fn serve(
     request: http::Request<Incoming>,
     dropped: Option<mpsc::Sender<()>>,
 ) -> http::Response<tonic::body::Body> {
@@ -153,13 +153,13 @@ impl Drop for Told {
 }
 
 /// A client, with a connection of its own, of `port` in [`SANDBOX`] by its host name.
-async fn client(world: &World, port: u16) -> Grpc<Channel> {
+pub(crate) async fn client(world: &World, port: u16) -> Grpc<Channel> {
     let origin = format!("http://{port}-{SANDBOX}.localhost").parse().unwrap();
     let edge = Endpoint::from_shared(format!("http://{}", world.addr)).unwrap();
     Grpc::new(edge.origin(origin).connect().await.unwrap())
 }
 
-async fn call(
+pub(crate) async fn call(
     client: &mut Grpc<Channel>,
     method: &'static str,
     message: Request<Bytes>,
@@ -168,7 +168,7 @@ async fn call(
     client.unary(message, PathAndQuery::from_static(method), Raw).await
 }
 
-fn hello() -> Request<Bytes> {
+pub(crate) fn hello() -> Request<Bytes> {
     Request::new(Bytes::from_static(b"hello"))
 }
 

@@ -72,9 +72,10 @@ pub(crate) async fn in_world(config: Config, test: impl AsyncFnOnce(&World)) {
     Budget::within(LIMIT).run("test", all).await.unwrap();
 }
 
-/// Limits for tests: nothing is waited for at the end.
+/// Limits for tests: nothing is waited for at the end, but for what is cut to be gone.
 pub(crate) fn config() -> Config {
-    Config { grace: Duration::ZERO, lanes: NonZero::new(2).unwrap(), ..Config::default() }
+    let lanes = NonZero::new(2).unwrap();
+    Config { grace: Duration::ZERO, reserve: LIMIT, lanes, ..Config::default() }
 }
 
 /// The same with one thread, so that all clients share the connections to sandboxes.

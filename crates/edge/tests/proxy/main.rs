@@ -3,6 +3,8 @@
 #[cfg(test)]
 mod grpc;
 #[cfg(test)]
+mod https;
+#[cfg(test)]
 mod kit;
 #[cfg(test)]
 mod lanes;

@@ -188,7 +188,7 @@ async fn a_sandbox_without_a_record_gets_one_and_a_record_is_never_replaced() {
         node: Some(NodeId::parse("n1").unwrap()),
         network: Some(e2b_wire::NetworkConfig::default()),
         terms: Terms::default(),
-        paused: Some(Paused { at, memory: true }),
+        paused: Some(Paused { at, memory: true, agent_silent: false }),
         pauses: 1,
         adopted: true,
         ..starting("ia")
@@ -251,7 +251,7 @@ async fn what_was_read_before_a_pause_and_its_end_changes_nothing_after_it() {
     assert!(store.begin_pause(&read).await.unwrap());
     assert!(!store.begin_pause(&read).await.unwrap());
     let pausing = store.live_sandbox(&id).await.unwrap().unwrap();
-    let paused = Paused { at: now(), memory: true };
+    let paused = Paused { at: now(), memory: true, agent_silent: false };
     assert!(store.heard_paused(&pausing, paused).await.unwrap());
     let asleep = store.live_sandbox(&id).await.unwrap().unwrap();
     assert_eq!((asleep.state, asleep.paused, asleep.pauses), (RowState::Paused, Some(paused), 1));

@@ -12,8 +12,8 @@ use model::{
 use node_wire::{
     BuildError, BuildRequest, BuildStatus, CreateError, DrainStatus, Ending, Enforcement, Expected,
     Explanation, LeakItem, Leaks, NewSnapshot, NodeApi, NodeError, NodeEvent, NodeInfo,
-    NodeMetrics, PauseError, PausedStatus, Processor, RemoveError, Resumed, Sample, SandboxStatus,
-    SnapshotStatus, Started, StatusError,
+    NodeMetrics, PauseError, PauseOrder, PausedStatus, Processor, RemoveError, Resumed, Sample,
+    SandboxStatus, SnapshotStatus, Started, StatusError,
 };
 use tokio::sync::broadcast;
 
@@ -95,8 +95,12 @@ impl NodeApi for FakeNode {
         Ok(())
     }
 
-    async fn pause(&self, id: &SandboxId, keep: Keep) -> Result<PausedStatus, PauseError> {
-        self.pause_it(id, keep).await
+    async fn pause_by(
+        &self,
+        id: &SandboxId,
+        order: PauseOrder,
+    ) -> Result<PausedStatus, PauseError> {
+        self.pause_it(id, order).await
     }
 
     async fn resume(

@@ -6,8 +6,8 @@ use model::{
     BuildId, EndReason, Keep, LifecycleId, SandboxId, SandboxPhase, SandboxSpec, TemplateId,
 };
 use node_wire::{
-    CreateError, NewSnapshot, NodeEvent, PauseError, PausedStatus, RemoveError, Resumed, Route,
-    SandboxStatus, SnapshotStatus, Started, TemplateInfo,
+    CreateError, Ending, NewSnapshot, NodeEvent, PauseError, PauseOrder, PausedStatus, RemoveError,
+    Resumed, Route, SandboxStatus, SnapshotStatus, Started, TemplateInfo,
 };
 
 use super::{ADDR, FakeNode, Fault, RESOURCES};
@@ -22,6 +22,11 @@ impl FakeNode {
 
     pub(crate) fn fail_next_resume(&self, error: CreateError) {
         self.state.lock().fail_resume = Some(error);
+    }
+
+    /// Whether guest agents give no sign of life.
+    pub(crate) fn silence_agents(&self, silent: bool) {
+        self.state.lock().silent = silent;
     }
 
     pub(crate) fn hold_pauses(&self, hold: bool) {
@@ -43,6 +48,39 @@ impl FakeNode {
         let status = state.sandboxes.get_mut(id).unwrap();
         status.phase = SandboxPhase::Live;
         status.ends_at = SystemTime::now() + Duration::from_secs(60);
+    }
+
+    /// Its files will be kept, and what ran of it is being released still, as `phase` says.
+    pub(crate) fn seal_slowly(&self, id: &SandboxId, phase: SandboxPhase) {
+        let mut state = self.state.lock();
+        state.paused.remove(id);
+        let status = state.sandboxes.get_mut(id).unwrap();
+        status.phase = phase;
+        let ending = Ending {
+            id: id.clone(),
+            lifecycle: status.lifecycle.clone(),
+            reason: EndReason::Paused,
+            at: SystemTime::now(),
+            detail: String::new(),
+        };
+        state.endings.push(ending);
+    }
+
+    /// What ran of it is released: it has nothing but its files.
+    pub(crate) fn seal(&self, id: &SandboxId) {
+        let mut state = self.state.lock();
+        let status = state.sandboxes.remove(id).unwrap();
+        state.paused.insert(id.clone(), paused_of(&status, false));
+    }
+
+    /// Starts one of which only the files were kept, without a word.
+    pub(crate) fn start_unheard(&self, id: &SandboxId) {
+        let paused = self.state.lock().paused.remove(id).unwrap();
+        self.plant(|status| {
+            status.id = paused.id;
+            status.team = paused.team;
+            status.template = paused.template;
+        });
     }
 
     /// Does not know of it, as before it has looked.
@@ -85,7 +123,7 @@ impl FakeNode {
 
     /// Its time is over: as one that is asked to, and nobody asked.
     pub(crate) async fn pause_by_itself(&self, id: &SandboxId, keep: Keep) {
-        self.pause_it(id, keep).await.unwrap();
+        self.pause_it(id, keep.into()).await.unwrap();
     }
 
     /// The same without a word, as while nobody listens.
@@ -107,25 +145,25 @@ impl FakeNode {
             let mut state = self.state.lock();
             state.sandboxes.remove(id);
             let paused = state.paused.get_mut(id).unwrap();
-            paused.memory = false;
+            (paused.memory, paused.agent_silent) = (false, false);
             (paused.lifecycle.clone(), SystemTime::now())
         };
         if tell {
-            let (id, memory) = (id.clone(), false);
-            self.tell(NodeEvent::Paused { id, lifecycle, memory, at });
+            let (id, memory, agent_silent) = (id.clone(), false, false);
+            self.tell(NodeEvent::Paused { id, lifecycle, memory, agent_silent, at });
         }
     }
 
     pub(super) async fn pause_it(
         &self,
         id: &SandboxId,
-        keep: Keep,
+        order: PauseOrder,
     ) -> Result<PausedStatus, PauseError> {
         self.reach().map_err(PauseError::Unreachable)?;
         let (lifecycle, ends_at) = {
             let mut state = self.state.lock();
             state.pauses += 1;
-            state.last_keep = Some(keep);
+            state.last_keep = Some(order.keep);
             if state.paused.contains_key(id) {
                 return Err(PauseError::Paused(id.to_string()));
             }
@@ -135,10 +173,14 @@ impl FakeNode {
                 }
                 return Err(error);
             }
+            let silent = state.silent;
             let Some(status) = state.sandboxes.get_mut(id) else {
                 return Err(PauseError::NotFound(id.to_string()));
             };
             match status.phase {
+                SandboxPhase::Live if silent && order.needs_agent() => {
+                    return Err(PauseError::AgentSilent(id.to_string()));
+                }
                 SandboxPhase::Live => status.phase = SandboxPhase::Pausing,
                 SandboxPhase::Pausing | SandboxPhase::Checkpointing => {
                     return Err(PauseError::Busy(id.to_string()));
@@ -159,22 +201,23 @@ impl FakeNode {
                 return Err(PauseError::Lost("it was killed".to_owned()));
             };
             assert_eq!(status.ends_at, ends_at, "nobody moves the end of what stands still");
-            let memory = keep == Keep::Memory && !draining;
+            let memory = order.keep == Keep::Memory && !draining;
             status.phase = SandboxPhase::Paused;
-            let paused = paused_of(status, memory);
+            let mut paused = paused_of(status, memory);
+            paused.agent_silent = memory && state.silent;
             if !memory {
                 state.sandboxes.remove(id);
             }
             state.paused.insert(id.clone(), paused.clone());
             paused
         };
-        let (memory, at) = (paused.memory, paused.paused_at);
+        let (memory, agent_silent, at) = (paused.memory, paused.agent_silent, paused.paused_at);
         if !memory {
             let reason = EndReason::Paused;
             let (id, lifecycle) = (id.clone(), lifecycle.clone());
             self.tell(NodeEvent::Ended { id, lifecycle, reason, at });
         }
-        self.tell(NodeEvent::Paused { id: id.clone(), lifecycle, memory, at });
+        self.tell(NodeEvent::Paused { id: id.clone(), lifecycle, memory, agent_silent, at });
         self.answered().map_err(PauseError::Unreachable)?;
         Ok(paused)
     }
@@ -335,5 +378,6 @@ pub(super) fn paused_of(status: &SandboxStatus, memory: bool) -> PausedStatus {
         started_at: status.started_at,
         paused_at: SystemTime::now(),
         memory,
+        agent_silent: false,
     }
 }
