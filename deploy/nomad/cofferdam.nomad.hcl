@@ -7,6 +7,10 @@
 #
 # Without that Nomad kills the service in the middle of its drain. The next start then removes what
 # it left, but the sandboxes are gone.
+#
+# To upgrade without an end of the task, put the new cofferdam and envd on the client, run
+# `NEW/cofferdam node handover` there, and then change the job, or its next restart brings the old
+# program back.
 
 job "cofferdam" {
   type        = "system"

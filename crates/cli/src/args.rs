@@ -72,18 +72,10 @@ pub(crate) struct Up {
 }
 
 impl Up {
-    pub(crate) fn succession(self) -> Succession {
-        if self.handover { Succession::IfThere } else { Succession::No }
+    /// Whether it takes the place of the service that runs in the data directory.
+    pub(crate) fn succeeds(self) -> bool {
+        self.handover
     }
-}
-
-/// Whether a service takes the place of the one that runs in the data directory.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Succession {
-    No,
-    IfThere,
-    /// There must be one.
-    Must,
 }
 
 #[derive(Debug, Clone, Copy, Args)]
@@ -130,7 +122,7 @@ impl Nodes {
     /// It is none, or two.
     pub(crate) fn into_command(self) -> Result<Node, &'static str> {
         match (self.handover, self.command) {
-            (true, None) => Ok(Node::Handover),
+            (true, None) => Ok(Node::Handover { binary: None }),
             (false, Some(command)) => Ok(command),
             (true, Some(_)) => Err("--handover is a command of its own; leave out the other"),
             (false, None) => Err("say what to do with the nodes; see `cofferdam node --help`"),
@@ -140,9 +132,14 @@ impl Nodes {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Node {
-    /// Serve in the place of the service that runs in the data directory, with its sockets and its
-    /// sandboxes: as `up --handover`, and fails where none runs
-    Handover,
+    /// Have the service that runs in the data directory give its place to this program, in the same
+    /// process, with its sockets and its sandboxes; returns when that serves. Whoever supervises the
+    /// process sees no end of it
+    Handover {
+        /// Another program than this one
+        #[arg(long, value_name = "PATH")]
+        binary: Option<PathBuf>,
+    },
     #[command(flatten)]
     Asking(NodeAsking),
 }
@@ -330,6 +327,16 @@ pub(crate) struct Settings {
 }
 
 impl Settings {
+    /// The flags that say the same.
+    pub(crate) fn to_flags(&self) -> Vec<OsString> {
+        let file = self.file.iter().flat_map(|file| ["--config".into(), file.into()]);
+        let flag = |(name, value): &(&str, String)| {
+            let key = KEYS.iter().find(|key| key.name == *name)?;
+            Some([format!("--{}", key.flag()).into(), value.into()])
+        };
+        file.chain(self.flags.iter().filter_map(flag).flatten()).collect()
+    }
+
     /// With what the environment says.
     pub(crate) fn into_inputs(self, env: Vec<(OsString, OsString)>) -> Inputs {
         Inputs { file: self.file, env, flags: self.flags }
@@ -400,5 +407,15 @@ mod tests {
             assert!(matches!(cli.command, Command::Up(_)));
             assert_eq!(cli.settings.flags, [("listen", "127.0.0.1:1".to_owned())]);
         }
+    }
+
+    #[test]
+    fn settings_are_told_again_as_they_were() {
+        let line = ["cofferdam", "--config", "/x y", "up", "--listen", "127.0.0.1:1", "--handover"];
+        let settings = Cli::try_parse_from(line).unwrap().settings;
+        let again = ["cofferdam".into(), "up".into()].into_iter().chain(settings.to_flags());
+        let again = Cli::try_parse_from(again).unwrap();
+        assert!(matches!(again.command, Command::Up(up) if !up.succeeds()));
+        assert_eq!(format!("{:?}", again.settings), format!("{settings:?}"));
     }
 }

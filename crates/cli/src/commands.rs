@@ -2,6 +2,7 @@
 
 pub(crate) mod config;
 pub(crate) mod doctor;
+pub(crate) mod handover;
 pub(crate) mod images;
 pub(crate) mod key;
 pub(crate) mod leaks;

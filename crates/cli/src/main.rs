@@ -21,10 +21,12 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Context;
-use args::{Cli, Command, Succession};
+use args::{Cli, Command};
 use clap::Parser;
+use commands::up::{Again, Ended};
 use config::{Config, Loaded};
 use host::Faults;
+use host::view::Home;
 use sockets::Passed;
 use supervisor::Supervisor;
 
@@ -46,16 +48,17 @@ fn main() -> ExitCode {
 fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     let env: Vec<_> = std::env::vars_os().collect();
     // Before anything else can open what has their numbers.
-    let passed = sockets::store::take(&env).context("take the sockets that were passed on")?;
+    let passed = sockets::take(&env).context("take the sockets that were passed on")?;
+    let flags = cli.settings.to_flags();
     let inputs = cli.settings.into_inputs(env.clone());
     let loaded = Config::load(&inputs)?;
     match cli.command {
         Command::Config(options) => commands::config::run(&loaded, options),
-        Command::Up(options) => up(loaded, &env, passed, options.succession()),
+        Command::Up(options) => up(loaded, Again { flags, env }, passed, options.succeeds()),
         Command::Doctor(output) => block_on(commands::doctor::run(&logged(loaded)?, output)),
         Command::Leaks(output) => block_on(commands::leaks::run(&logged(loaded)?, output)),
         Command::Node(options) => match options.into_command().map_err(anyhow::Error::msg)? {
-            args::Node::Handover => up(loaded, &env, passed, Succession::Must),
+            args::Node::Handover { binary } => commands::handover::run(&logged(loaded)?, binary),
             args::Node::Asking(command) => {
                 let api = client::Api::find(&env, &logged(loaded)?.data_dir)?;
                 block_on(commands::node::run(&api, command))
@@ -85,28 +88,32 @@ fn said(env: &[(OsString, OsString)], name: &str) -> Option<String> {
     value.to_str().map(str::to_owned)
 }
 
-/// Becomes a service.
-fn up(
-    loaded: Loaded,
-    env: &[(OsString, OsString)],
-    passed: Passed,
-    succession: Succession,
-) -> anyhow::Result<ExitCode> {
+/// Becomes a service, and after that perhaps another program.
+fn up(loaded: Loaded, again: Again, passed: Passed, succeeds: bool) -> anyhow::Result<ExitCode> {
     let config = logged(loaded)?;
     let driver = commands::up::choose_driver(&config)?;
     tracing::debug!(driver = driver.as_str(), "driver chosen");
+    let home = Home::here().context("remember the view of the file system")?;
     // Threads that exist already would stay outside, so before there are any.
     let view = host::view::enter().context("make a private view of the file system")?;
     let given = commands::up::Given {
-        supervisor: Supervisor::from_env(env),
+        supervisor: Supervisor::from_env(&again.env),
         passed,
-        faults: faults(env)?,
-        succession,
+        faults: faults(&again.env)?,
+        succeeds,
+        again,
     };
-    block_on(commands::up::run(config, view, given))
+    match block_on(commands::up::run(config, view, given))? {
+        Ended::Stopped(code) => Ok(code),
+        Ended::Replaced(next) => Err(next.begin(home)),
+    }
 }
 
 /// Where a service that was built for tests is to fail.
+#[cfg_attr(
+    not(feature = "fault-injection"),
+    expect(unused_variables, reason = "only a service that was built for tests is told to fail")
+)]
 fn faults(env: &[(OsString, OsString)]) -> anyhow::Result<Faults> {
     #[cfg(feature = "fault-injection")]
     if let Some((_, text)) = env.iter().find(|(name, _)| name == "COFFERDAM_FAULTS") {
@@ -114,7 +121,6 @@ fn faults(env: &[(OsString, OsString)]) -> anyhow::Result<Faults> {
         return Faults::from_text(&text)
             .map_err(|word| anyhow::anyhow!("COFFERDAM_FAULTS: {word} is no fault"));
     }
-    let _ = env;
     Ok(Faults::default())
 }
 

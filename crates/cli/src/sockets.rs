@@ -6,12 +6,17 @@
 
 pub(crate) mod handover;
 mod passing;
+pub(crate) mod same_process;
 pub(crate) mod store;
 
+use std::ffi::OsString;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
 
 use anyhow::Context;
+
+use self::handover::Asker;
 
 /// What a service listens on.
 #[derive(Debug)]
@@ -24,6 +29,23 @@ pub(crate) struct Sockets {
 /// What the sockets are called wherever they are passed on.
 const API: &str = "cofferdam-api";
 const NODE: &str = "cofferdam-node";
+/// A connection and no listener: of who waits to hear that the next program serves.
+const ASKER: &str = "cofferdam-asker";
+
+/// Takes what was passed on to this process: by the program before it in the same process, or by the
+/// service manager.
+///
+/// To be called once, before other descriptors are opened or programs started.
+///
+/// # Errors
+/// Descriptors that the environment names are not there.
+pub(crate) fn take(env: &[(OsString, OsString)]) -> std::io::Result<Passed> {
+    // What the manager passed on, too, was for the first of the programs.
+    match same_process::take(env)? {
+        Some(passed) => Ok(passed),
+        None => store::take(env),
+    }
+}
 
 /// Sockets that were passed on, by name.
 #[derive(Debug, Default)]
@@ -75,6 +97,12 @@ impl Sockets {
         Ok(Self { api: self.api.try_clone()?, node })
     }
 
+    /// By name, for the program that takes the place of this one.
+    pub(crate) fn into_named(self) -> Vec<(&'static str, OwnedFd)> {
+        let node = self.node.map(|node| (NODE, node.into()));
+        [(API, self.api.into())].into_iter().chain(node).collect()
+    }
+
     /// By name, to be passed on.
     fn named(&self) -> Vec<(&'static str, BorrowedFd<'_>)> {
         let node = self.node.as_ref().map(|node| (NODE, node.as_fd()));
@@ -83,6 +111,13 @@ impl Sockets {
 }
 
 impl Passed {
+    /// Who waits to hear that this program serves.
+    pub(crate) fn asker(&mut self) -> Option<Asker> {
+        let at = self.0.iter().position(|(its, _)| its == ASKER)?;
+        let (_, stream) = self.0.swap_remove(at);
+        Some(Asker::from(UnixStream::from(stream)))
+    }
+
     /// The socket called `name`, if it is one that listens on `address`. A port of 0 is any.
     fn take(&mut self, name: &str, address: SocketAddr) -> Option<TcpListener> {
         let at = self.0.iter().position(|(its, _)| its == name)?;

@@ -9,6 +9,7 @@ use std::os::unix::net::UnixDatagram;
 use std::time::Duration;
 
 use rustix::net::{SendFlags, SocketAddrUnix, sendto};
+use rustix::time::{ClockId, clock_gettime};
 
 use crate::sockets::{Sockets, store};
 
@@ -95,6 +96,15 @@ impl Supervisor {
         let extension = EXTENSION.as_micros();
         let status_line = one_line(status);
         self.send(&format!("STOPPING=1\nSTATUS={status_line}\nEXTEND_TIMEOUT_USEC={extension}"));
+        status.clone_into(&mut self.last_status);
+    }
+
+    /// Another program is about to take the place of this one in its process, and says when it is
+    /// ready. That is no stop, whose end a manager would wait for (sd_notify(3), `RELOADING=1`).
+    pub(crate) fn replacing(&mut self, status: &str) {
+        let now = clock_gettime(ClockId::Monotonic);
+        let us = i128::from(now.tv_sec) * 1_000_000 + i128::from(now.tv_nsec) / 1000;
+        self.send(&format!("RELOADING=1\nMONOTONIC_USEC={us}\nSTATUS={}", one_line(status)));
         status.clone_into(&mut self.last_status);
     }
 

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
-const LIMIT: Duration = Duration::from_secs(60);
+const LIMIT: Duration = Duration::from_secs(300);
 
 fn build(data: &Path) -> Child {
     #[expect(clippy::disallowed_methods, reason = "a test runs the binary from outside")]

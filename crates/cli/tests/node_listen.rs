@@ -88,7 +88,7 @@ async fn the_node_is_asked_with_its_token_and_its_drain_is_watched_to_the_end() 
 
     let mut drain = client.drain_updates().await.unwrap();
     client.request(NodeRequest::Drain).await.unwrap();
-    let limit = Budget::within(Duration::from_secs(30));
+    let limit = Budget::within(Duration::from_secs(120));
     let drained = async { while drain.next().await.unwrap().phase != NodePhase::Draining {} };
     limit.run("drain", drained).await.unwrap();
 

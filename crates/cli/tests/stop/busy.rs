@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use serde_json::{Value, json};
 
 use crate::guest;
-use crate::kit::{Client, Service, data_dir, leaked, list, looks, turn};
+use crate::kit::{Client, Ends, Service, data_dir, leaked, list, looks, turn};
 
 /// Clients at a time, and sandboxes that each has at a time.
 const CLIENTS: usize = 3;
@@ -73,6 +73,7 @@ fn requests_in_flight_at_a_handover_are_answered_and_every_answer_is_true() {
     let client = service.client.clone();
     let enough = AtomicBool::new(false);
     let seen: Vec<Seen> = std::thread::scope(|scope| {
+        let over = Ends(&enough);
         let clients: Vec<_> =
             (0..CLIENTS).map(|_| scope.spawn(|| work(&client, &enough))).collect();
         for round in 0..5 {
@@ -81,7 +82,7 @@ fn requests_in_flight_at_a_handover_are_answered_and_every_answer_is_true() {
             assert_eq!(code, 0, "round {round}: {said} {}", service.complaint());
             service = next;
         }
-        enough.store(true, Ordering::Relaxed);
+        drop(over);
         clients.into_iter().map(|client| client.join().unwrap()).collect()
     });
     let created: usize = seen.iter().map(|seen| seen.created).sum();

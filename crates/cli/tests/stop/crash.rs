@@ -223,3 +223,27 @@ fn killed_at_any_point_of_leaving_the_next_one_has_what_was_there() {
     last.finish();
     assert_eq!(leaked(data.path()), json!([]));
 }
+
+/// Who supervises it sees a failure (systemd's `Restart=on-failure`) and no end that was wanted.
+#[test]
+fn a_panic_at_any_point_of_leaving_is_a_failure_and_the_next_one_has_what_was_there() {
+    let Some(_turn) = turn() else { return };
+    let data = data_dir();
+    let mut last = Service::start(data.path(), &[]);
+    let stays = last.create();
+    for point in node::LEAVE_POINTS {
+        last.crash();
+        let faults = format!("{point}=panic");
+        let leaves = ["--shutdown-leave", "always"];
+        let mut leaving =
+            Service::start_with(data.path(), &leaves, &[("COFFERDAM_FAULTS", &faults)]);
+        leaving.signal(Signal::TERM);
+        let (code, said) = leaving.end();
+        assert_eq!(code, 101, "{point}: {said} {}", leaving.complaint());
+        last = Service::start(data.path(), &[]);
+        has_exactly(&last, &[&stays], point);
+    }
+    last.kill(&stays);
+    last.finish();
+    assert_eq!(leaked(data.path()), json!([]));
+}

@@ -7,7 +7,7 @@ use images::{NewTemplate, Store};
 use model::Resources;
 use serde_json::{Value, json};
 
-use crate::kit::{Service, data_dir, turn};
+use crate::kit::{Service, data_dir, looks, turn};
 
 /// What `explain ID` says in words and as a document; it must succeed.
 fn explained(service: &Service, id: &str) -> (String, Value) {
@@ -63,7 +63,7 @@ fn an_end_by_the_clock_is_told_as_that_also_by_the_next_service() {
     let path = format!("/sandboxes/{id}/timeout");
     let (status, body) = service.api("POST", &path, &json!({ "timeout": 0 }));
     assert_eq!(status, 204, "{body}");
-    while explained(&service, &id).1["ended"].is_null() {}
+    assert!(looks(|| !explained(&service, &id).1["ended"].is_null()), "it does not end");
     let (words, _) = explained(&service, &id);
     assert!(words.contains(", because its time was over (timeout)."), "{words}");
     assert!(words.contains("end-moved"), "{words}");

@@ -29,26 +29,6 @@ fn the_next_service_takes_over_sockets_and_sandboxes() {
 }
 
 #[test]
-fn a_node_is_handed_over_by_name_again_and_again() {
-    let Some(_turn) = turn() else { return };
-    let data = data_dir();
-    let mut service = Service::start(data.path(), &[]);
-    let id = service.create();
-    for words in [["node", "handover"].as_slice(), &["node", "--handover"]] {
-        let next = Service::start_as(words, data.path());
-        let (code, said) = service.end();
-        assert_eq!(code, 0, "{said} {}", service.complaint());
-        assert!(said.contains("1 run on for the next service"), "{said}");
-        assert_eq!(next.address, service.address);
-        assert!(next.reaches(&id), "{words:?}");
-        service = next;
-    }
-    service.kill(&id);
-    service.finish();
-    assert_eq!(leaked(data.path()), json!([]));
-}
-
-#[test]
 fn a_node_that_nobody_runs_is_not_handed_over() {
     let Some(_turn) = turn() else { return };
     let data = data_dir();

@@ -137,8 +137,10 @@ fn a_signal_here_is_one_for_the_program_and_for_what_it_started() {
     let service = Service::start(data.path(), &[]);
     let id = service.create();
     for (signal, name, code) in [(Signal::INT, "INT", 5), (Signal::TERM, "TERM", 6)] {
-        // A shell looks at its traps when what it waits for has ended: so that has to get it, too.
-        let traps = format!("trap 'echo got; exit {code}' {name}; echo ready; sleep 1000");
+        // A shell looks at its traps when what it waits for has ended: so that has to get it, too,
+        // and says itself that it is there. Before it has put off its shell's traps it would lose it.
+        let waits = "sh -c 'echo ready; exec sleep 1000'";
+        let traps = format!("trap 'echo got; exit {code}' {name}; {waits}");
         let (mut child, mut out) = start(exec(&service, &id, &[], &["sh", "-c", &traps]));
         kill_process(Pid::from_child(&child), signal).unwrap();
         let mut rest = String::new();

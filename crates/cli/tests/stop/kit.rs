@@ -7,6 +7,7 @@ use std::ops::Deref;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, Command, Output, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use images::{NewTemplate, Store};
@@ -162,22 +163,10 @@ impl Service {
         service
     }
 
-    /// Starts one by other words than `up`, and waits until it serves.
-    pub(crate) fn start_as(words: &[&str], data: &Path) -> Self {
-        let mut service = Self::launch(Self::command_as(words, data, &[]), data, &[]);
-        service.wait_ready();
-        service
-    }
-
     fn command(data: &Path, args: &[&str]) -> Command {
-        Self::command_as(&["up"], data, args)
-    }
-
-    fn command_as(words: &[&str], data: &Path, args: &[&str]) -> Command {
         let mut command = command(BINARY);
         command
-            .args(words)
-            .args(["--listen", "127.0.0.1:0", "--log", "error", "--envd"])
+            .args(["up", "--listen", "127.0.0.1:0", "--log", "error", "--envd"])
             .arg(testkit::agent())
             .args(["--warm-slots", "1", "--data-dir"])
             .arg(data)
@@ -436,6 +425,15 @@ impl Service {
             .output()
             .unwrap();
         assert!(ran.status.success(), "{}", said(&ran));
+    }
+}
+
+/// Set when this goes: also by a test that fails, so that no thread of it works on for good.
+pub(crate) struct Ends<'a>(pub(crate) &'a AtomicBool);
+
+impl Drop for Ends<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
     }
 }
 

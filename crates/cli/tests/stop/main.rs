@@ -19,6 +19,7 @@ mod memory;
 mod operator;
 mod pause;
 mod records;
+mod replace;
 mod rivals;
 mod sandboxes;
 mod signals;

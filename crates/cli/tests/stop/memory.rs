@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use crate::kit::{Client, Service, data_dir, leaked, list, looks, turn};
+use crate::kit::{Client, Ends, Service, data_dir, leaked, list, looks, turn};
 
 /// Bytes a service may use beyond what it has when it begins to serve.
 const MORE: u64 = 2 * 1024 * 1024;
@@ -55,11 +55,13 @@ impl Drop for Limited {
     }
 }
 
-/// Makes sandboxes until nobody answers; those it was told of.
-fn create(service: &Client) -> BTreeSet<String> {
+/// Makes sandboxes until nobody answers, or all is over; those it was told of.
+fn create(service: &Client, over: &AtomicBool) -> BTreeSet<String> {
     let mut told = BTreeSet::new();
     let body = json!({ "templateID": "busybox", "timeout": 3600 });
-    while let Ok((status, body)) = service.try_api("POST", "/sandboxes", &body) {
+    while !over.load(Ordering::Relaxed)
+        && let Ok((status, body)) = service.try_api("POST", "/sandboxes", &body)
+    {
         // Short of memory it may well refuse.
         if status == 201 {
             let body: Value = serde_json::from_str(&body).unwrap();
@@ -70,10 +72,10 @@ fn create(service: &Client) -> BTreeSet<String> {
 }
 
 /// Sends large requests until nobody answers.
-fn load(service: &Client, over: &AtomicBool) {
+fn load(service: &Client, over: &AtomicBool, given_up: &AtomicBool) {
     let metadata = json!({ "large": "x".repeat(BODY) });
     let body = json!({ "templateID": "busybox", "metadata": metadata });
-    while !over.load(Ordering::Relaxed) {
+    while !over.load(Ordering::Relaxed) && !given_up.load(Ordering::Relaxed) {
         if service.try_api("POST", "/sandboxes", &body).is_err() {
             over.store(true, Ordering::Relaxed);
         }
@@ -88,14 +90,15 @@ fn ended_for_want_of_memory_it_leaves_what_it_told_of_and_nothing_half_made() {
     let mut service = Service::start(data.path(), &[]);
     let mut told = BTreeSet::from([service.create()]);
     let client = service.client.clone();
-    let over = AtomicBool::new(false);
+    let (over, given_up) = (AtomicBool::new(false), AtomicBool::new(false));
     std::thread::scope(|scope| {
-        let creating = scope.spawn(|| create(&client));
+        let _over = Ends(&given_up);
+        let creating = scope.spawn(|| create(&client, &given_up));
         // It is at work when its end comes.
         assert!(looks(|| list(&client).len() > 3));
         limited.holds(&service);
         for _ in 0..2 {
-            scope.spawn(|| load(&client, &over));
+            scope.spawn(|| load(&client, &over, &given_up));
         }
         service.killed("the limit");
         told.extend(creating.join().unwrap());

@@ -4,7 +4,7 @@ use std::process::Stdio;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use crate::kit::{Service, data_dir, leaked, turn};
+use crate::kit::{Service, data_dir, leaked, looks, turn};
 
 /// Stops a service that has nothing left.
 fn stop(mut service: Service) {
@@ -85,7 +85,7 @@ fn what_is_stuck_is_named_and_tried_again_until_it_is_gone_or_the_time_is_over()
     let (_, described, _) = service.sandbox(&["info", &id]);
     assert!(described.lines().any(|line| line.starts_with("left") && line.contains("files")));
 
-    let (code, told, complaint) = service.sandbox(&["kill", &id, "--retry", "--timeout", "1s"]);
+    let (code, told, complaint) = service.sandbox(&["kill", &id, "--retry", "--timeout", "5s"]);
     assert_eq!(code, 3, "{told}");
     assert!(told.starts_with("round 1: left are:\n  "), "{told}");
     assert!(told.contains(&format!("sandbox {id} is not gone; left are:\n  ")), "{told}");
@@ -114,9 +114,10 @@ fn what_is_stuck_after_its_own_end_is_not_the_clients_any_more_and_still_the_ope
     let path = format!("/sandboxes/{id}");
     let (status, body) = service.api("POST", &format!("{path}/timeout"), &json!({"timeout": 0}));
     assert_eq!(status, 204, "{body}");
-    while listed(&service)[0]["state"] != "stuck" {}
+    assert!(looks(|| listed(&service)[0]["state"] == "stuck"), "{}", listed(&service));
     // Its record ended with what ran.
-    while service.api("DELETE", &path, &Value::Null).0 != 404 {}
+    let is_gone = || service.api("DELETE", &path, &Value::Null).0 == 404;
+    assert!(looks(is_gone), "its record does not end");
     assert_eq!(service.sandbox(&["kill", &id]).0, 3);
     service.let_go(&held);
     let (code, told, complaint) = service.sandbox(&["kill", &id]);

@@ -1,7 +1,7 @@
 use rustix::process::Signal;
 use serde_json::json;
 
-use crate::kit::{Service, census, data_dir, leaked, turn};
+use crate::kit::{Service, census, data_dir, leaked, looks, turn};
 
 #[test]
 fn a_signal_lets_sandboxes_finish_and_everything_serves_meanwhile() {
@@ -13,7 +13,8 @@ fn a_signal_lets_sandboxes_finish_and_everything_serves_meanwhile() {
     let line = service.line();
     assert!(line.starts_with("cofferdam: stopping when 1 sandboxes have ended"), "{line:?}");
     // It says so before it begins, so its beginning is waited for.
-    while service.admin("GET", "/nodes").1.contains("\"status\":\"ready\"") {}
+    let drains = || !service.admin("GET", "/nodes").1.contains("\"status\":\"ready\"");
+    assert!(looks(drains), "it does not begin");
 
     let (status, body) = service.try_create();
     assert_eq!(status, 503, "{body}");
@@ -66,7 +67,7 @@ fn a_third_signal_gives_up_and_the_next_start_removes_what_is_left() {
     service.signal(Signal::TERM);
     service.complains("another signal gives up");
     // The attempt to force has found out that it does not work.
-    while !service.admin("GET", "/nodes").1.contains(&id) {}
+    assert!(looks(|| service.admin("GET", "/nodes").1.contains(&id)), "it is not told");
     service.signal(Signal::TERM);
     service.complains("giving up");
     let (code, said) = service.end();
@@ -96,6 +97,8 @@ fn what_cannot_be_ended_in_time_is_named() {
     let complaint = service.complaint();
     assert!(complaint.contains(&id), "{complaint}");
     assert!(complaint.contains("cofferdam: left: LifecycleDirectory"), "{complaint}");
+    Service::start(data.path(), &[]).finish();
+    assert_eq!(leaked(data.path()), json!([]));
 }
 
 #[test]
@@ -104,7 +107,7 @@ fn a_stop_while_starting_leaves_nothing() {
     let data = data_dir();
     let mut service = Service::spawn(data.path(), &[], &[]);
     // The node takes its lock early in its start, long after signals are listened to.
-    while !data.path().join("node.lock").exists() {}
+    assert!(looks(|| data.path().join("node.lock").exists()), "it does not begin");
     service.signal(Signal::TERM);
     let (code, said) = service.end();
     assert_eq!(code, 0, "{said:?} {}", service.complaint());
@@ -131,7 +134,7 @@ fn who_will_be_killed_ends_what_runs_before_that() {
     let Some(_turn) = turn() else { return };
     let data = data_dir();
     // All the time there is is what a stop needs, so there is none to wait.
-    let deadline = ["--timeouts-stop", "1s", "--shutdown-kill-deadline", "86s"];
+    let deadline = ["--timeouts-stop", "60s", "--shutdown-kill-deadline", "145s"];
     let mut service = Service::start(data.path(), &deadline);
     service.create();
     service.signal(Signal::TERM);

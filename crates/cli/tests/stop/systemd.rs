@@ -1,7 +1,7 @@
 //! The shipped unit under a real systemd, which is the first process of namespaces of a test's own.
 
 use std::fs;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Output, Stdio};
@@ -11,7 +11,7 @@ use host::cgroup::Layout;
 use serde_json::json;
 
 use crate::guest;
-use crate::kit::{BINARY, Client, command, data_dir, leaked, looks, said, turn};
+use crate::kit::{BINARY, Client, Ends, command, data_dir, leaked, looks, said, turn};
 
 const SYSTEMD: &str = "/usr/lib/systemd/systemd";
 const UNIT: &str = include_str!("../../../../deploy/systemd/cofferdam.service");
@@ -55,8 +55,7 @@ impl Systemd {
             return None;
         }
         let dir = tempfile::tempdir().unwrap();
-        // Free a moment ago; nobody else takes it without being told to.
-        let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let address = own_address();
         units(&dir.path().join("units"), data, address);
         let init = dir.path().join("init");
         fs::write(&init, INIT).unwrap();
@@ -145,6 +144,13 @@ fn remove_groups(dir: &Path) -> std::io::Result<()> {
     fs::remove_dir(dir)
 }
 
+/// Free a moment ago. All addresses that begin with 127 are this machine's own: nobody else uses this
+/// one, or is given its port.
+fn own_address() -> SocketAddr {
+    let [.., high, low] = std::process::id().to_be_bytes();
+    TcpListener::bind((Ipv4Addr::new(127, 96, high, low), 0)).unwrap().local_addr().unwrap()
+}
+
 /// The shipped unit with another command line and data directory, and the targets it names.
 fn units(dir: &Path, data: &Path, address: SocketAddr) {
     let drop_in = dir.join("cofferdam.service.d");
@@ -165,7 +171,7 @@ fn units(dir: &Path, data: &Path, address: SocketAddr) {
 
 /// Asks for the sandbox and runs a program in it, over and over, until `stop`; says how often both
 /// worked, and every answer that was not what it should be after one repetition.
-fn use_it(client: &Client, id: &str, stop: &AtomicBool) -> (u32, Vec<String>) {
+pub(crate) fn use_it(client: &Client, id: &str, stop: &AtomicBool) -> (u32, Vec<String>) {
     let (mut worked, mut failed) = (0, Vec::new());
     while !stop.load(Ordering::Relaxed) {
         let once = || {
@@ -203,13 +209,14 @@ fn a_restart_is_seen_by_no_client_and_by_no_sandbox() {
 
     let stop = AtomicBool::new(false);
     let (worked, failed) = std::thread::scope(|scope| {
+        let over = Ends(&stop);
         let using = scope.spawn(|| use_it(&client, &id, &stop));
         for _ in 0..3 {
             let before = systemd.property("MainPID");
             systemd.must(&["restart", "cofferdam"]);
             assert_ne!(systemd.property("MainPID"), before);
         }
-        stop.store(true, Ordering::Relaxed);
+        drop(over);
         using.join().unwrap()
     });
     assert_eq!(failed, Vec::<String>::new(), "{worked} worked: {}", systemd.log());
@@ -245,5 +252,29 @@ fn a_service_that_is_killed_is_started_again_and_has_its_sandboxes() {
     assert!(client.reaches(&id));
     client.kill(&id);
     systemd.must(&["stop", "cofferdam"]);
+    assert_eq!(leaked(data.path()), json!([]));
+}
+
+#[test]
+fn a_unit_whose_program_is_replaced_is_the_same_process_and_never_inactive() {
+    let Some(_turn) = turn() else { return };
+    let data = data_dir();
+    let Some(mut systemd) = Systemd::start(data.path()) else { return };
+    systemd.must(&["start", "cofferdam"]);
+    let client = Client { data: data.path().to_path_buf(), address: systemd.address };
+    let id = client.create();
+    let before = systemd.property("MainPID");
+    let (code, told) = client.node(&["handover", "--binary", BINARY]);
+    assert_eq!(code, 0, "{told} {}", systemd.log());
+    systemd.wait("the unit", |systemd| systemd.property("SubState") == "running");
+    assert_eq!(systemd.property("MainPID"), before);
+    assert_eq!(systemd.property("NRestarts"), "0");
+    assert!(client.reaches(&id));
+    // It is in its place in every respect: a restart hands the sockets on, and a stop drains.
+    systemd.must(&["restart", "cofferdam"]);
+    assert!(client.reaches(&id));
+    client.kill(&id);
+    systemd.must(&["stop", "cofferdam"]);
+    assert_eq!(systemd.property("Result"), "success");
     assert_eq!(leaked(data.path()), json!([]));
 }

@@ -6,7 +6,7 @@ use std::io::Write as _;
 use std::net::Ipv4Addr;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 
 use host::Mark;
 use host::cgroup::{Cgroups, Layout};
@@ -169,6 +169,8 @@ fn after_a_kill_nothing_is_left_and_a_neighbour_serves_on() {
     let ours = Traces::of(data.path());
     assert!(ours.are_some_of_each(), "{ours:?}");
     assert!(!ours.left().is_empty());
+    // Made by the first rules that give headers to HTTPS.
+    fs::write(data.path().join("node/egress-authority.json"), "{}").unwrap();
 
     let (code, told) = uninstalled(data.path(), &[]);
     assert_eq!((code, &told["left"]), (0, &json!([])), "{told:#}");
@@ -302,7 +304,10 @@ fn killed_at_any_moment_the_next_one_goes_on() {
         let ours = Traces::of(data.path());
         let mut killed = uninstall(data.path(), &["--yes"]);
         let mut killed = killed.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-        assert!(looks(|| is_there(data.path())), "it is never {moment}");
+        // One that is quicker than whoever looks has come to its end.
+        let has_ended = |killed: &mut Child| killed.try_wait().unwrap().is_some();
+        let is_seen = || is_there(data.path()) || has_ended(&mut killed);
+        assert!(looks(is_seen), "it is never {moment}");
         killed.kill().unwrap();
         killed.wait().unwrap();
         let last = uninstall(data.path(), &["--yes"]).output().unwrap();

@@ -3,7 +3,6 @@
 //! node, in its host tests.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -11,7 +10,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use rustix::process::Signal;
 use serde_json::json;
 
-use crate::kit::{Service, census, command, data_dir, leaked, said, turn};
+use crate::kit::{Service, census, command, data_dir, leaked, looks, said, turn};
 
 /// There: with a forced stop the process exits at once, and leaves machines, networks and cgroups.
 #[test]
@@ -42,7 +41,8 @@ fn bug_2_creates_that_come_during_a_drain_are_all_refused() {
     service.signal(Signal::TERM);
     let line = service.line();
     assert!(line.starts_with("cofferdam: stopping when 1 sandboxes have ended"), "{line:?}");
-    while service.admin("GET", "/nodes").1.contains("\"status\":\"ready\"") {}
+    let drains = || !service.admin("GET", "/nodes").1.contains("\"status\":\"ready\"");
+    assert!(looks(drains), "it does not begin");
     // Until nobody listens any more.
     let refused = AtomicU32::new(0);
     let (address, key) = (service.address, service.credential("E2B_API_KEY"));
@@ -56,8 +56,9 @@ fn bug_2_creates_that_come_during_a_drain_are_all_refused() {
             });
         }
         // They have begun before the last sandbox ends.
-        while refused.load(Ordering::Relaxed) < 10 {}
+        let begun = looks(|| refused.load(Ordering::Relaxed) >= 10);
         service.kill(&id);
+        assert!(begun, "nobody was refused");
     });
     let (code, said) = service.end();
     assert_eq!(code, 0, "{said} {}", service.complaint());
@@ -108,18 +109,21 @@ impl Strangers {
         let dir = tempfile::tempdir().unwrap();
         let program = |name: &str| {
             let path = dir.path().join(name);
-            fs::copy("/bin/sleep", &path).unwrap();
-            fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+            // By another program: a child that a test starts meanwhile would have this process's
+            // copy open for writing, and nobody could run it until that child execs.
+            let mut copy = command("/usr/bin/install");
+            let copied = copy.args(["-m", "755", "/bin/sleep"]).arg(&path).status().unwrap();
+            assert!(copied.success(), "{copied}");
             let mut program = command(path.to_str().unwrap());
             // It must not keep the test's own output open, should the test fail.
             program.arg("1000").stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
         };
-        let link = format!("cdx{}", std::process::id());
+        let link = format!("cdx-{}", std::process::id());
         ip(&["link", "add", &link, "type", "veth"]);
         let programs: Vec<Child> = ["crun", "envd", "cofferdam"].map(program).into();
         let layout = host::cgroup::Layout::detect().unwrap();
         // Not a block of ours: those have a number.
-        let name = format!("cofferdam-x{}", std::process::id());
+        let name = format!("cofferdam-x-{}", std::process::id());
         let cgroup = layout.unified_path().unwrap().join(name);
         fs::create_dir(&cgroup).unwrap();
         fs::write(cgroup.join("cgroup.procs"), programs[0].id().to_string()).unwrap();

@@ -26,6 +26,8 @@ const FILES: [&str; 8] = [
 ];
 const IMAGES: &str = "images";
 const NODE: &str = "node";
+/// The certificate authority by which sandboxes' requests of HTTPS are given headers, with its key.
+const AUTHORITY: [&str; 2] = ["egress-authority.json.next", "egress-authority.json"];
 /// What a paused sandbox has written may be large.
 const PAUSED_LIMIT: Duration = Duration::from_secs(120);
 /// Held by whoever removes the others.
@@ -79,6 +81,14 @@ fn remove_node(node: &Path, report: &mut Report) {
             && let Err(error) = remove_tree(&entry.path(), Budget::within(PAUSED_LIMIT))
         {
             report.removal(&entry.path(), Err(io::Error::other(error)));
+        }
+    }
+    for path in AUTHORITY.map(|name| node.join(name)) {
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                report.removal(&path, Err(error));
+            }
+            _ => {}
         }
     }
     for path in [&ended, &paused, &node.join("lifecycles"), node] {

@@ -14,6 +14,7 @@ pub(super) struct Helm {
     signals: Signals,
     supervisor: Supervisor,
     ticks: Interval,
+    signalled: bool,
 }
 
 impl Helm {
@@ -25,7 +26,7 @@ impl Helm {
         let pause = supervisor.pause();
         let mut ticks = interval_at(Instant::now() + pause, pause);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        Ok(Self { signals: Signals::listen()?, supervisor, ticks })
+        Ok(Self { signals: Signals::listen()?, supervisor, ticks, signalled: false })
     }
 
     /// Whether a service manager has started the service; else a person or a script has, who wants
@@ -42,6 +43,15 @@ impl Helm {
         self.supervisor.ready(status);
     }
 
+    pub(super) fn replacing(&mut self, status: &str) {
+        self.supervisor.replacing(status);
+    }
+
+    /// Whether there ever was a signal.
+    pub(super) fn was_signalled(&self) -> bool {
+        self.signalled
+    }
+
     pub(super) fn stopping(&mut self, status: &str) {
         self.supervisor.stopping(status);
     }
@@ -53,7 +63,10 @@ impl Helm {
         loop {
             tokio::select! {
                 biased;
-                () = self.signals.next() => return,
+                () = self.signals.next() => {
+                    self.signalled = true;
+                    return;
+                }
                 _ = self.ticks.tick() => self.supervisor.tick(stage, &status()),
             }
         }

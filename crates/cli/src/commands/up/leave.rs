@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use anyhow::Context;
 use edge::ServeError;
-use futures::future::FusedFuture;
+use futures::FutureExt;
+use futures::future::{Fuse, FusedFuture};
 use host::identity::is_held;
 use host::process::{self, Process};
 use lifecycle::Budget;
@@ -15,6 +16,7 @@ use node_wire::NodeApi;
 
 use super::helm::Helm;
 use super::outcome::{LEFT, Outcome};
+use super::replace::{Again, Candidate, look_at};
 use super::stop::{Cause, listener_ended};
 use crate::config::{Config, Leave};
 use crate::sockets::Sockets;
@@ -28,6 +30,8 @@ pub(super) enum Way {
     /// The sandboxes run on for the next service, which has the sockets, or will have them; and
     /// what is broken, if that is why.
     Leave(Option<String>),
+    /// The same, for another program in this process.
+    Replace(Candidate),
 }
 
 /// How long what was begun may take before it is left to the next service: starts, ends of
@@ -54,7 +58,14 @@ enum Turn {
     Ended(Result<(), ServeError>),
     Failed(String),
     Asked(Asked),
+    /// A program was looked at.
+    Looked(Option<Candidate>),
 }
+
+/// What is told while a service goes and its sandboxes stay.
+pub(super) const LEAVING: &str = "leaving the sandboxes to the next service";
+/// Why a node that drains is given to nobody.
+const DRAINS: &str = "its node drains; wait for its end";
 
 impl<S, O> Ends<'_, S, O>
 where
@@ -64,25 +75,29 @@ where
     /// Serves until there is a reason to end, and says which way.
     pub(super) async fn way_out(
         mut self,
-        config: &Config,
+        (config, again): (&Config, &Again),
         status: impl Fn() -> String,
         helm: &mut Helm,
     ) -> Way {
-        let offer = Offer::open(&config.data_dir)
+        let mut offer = Offer::open(&config.data_dir)
             .inspect_err(|error| tracing::warn!("nobody can take this service over: {error:#}"))
             .ok();
         let mut stage = Stage::Starting;
+        let mut looking = pin!(Fuse::terminated());
         loop {
             let opening = stage == Stage::Starting;
             let turn = async {
                 tokio::select! {
                     ended = self.serving.as_mut() => Turn::Ended(ended),
-                    asked = asked(offer.as_ref()) => Turn::Asked(asked),
+                    // One program at a time; who asks meanwhile waits.
+                    asked = asked(offer.as_mut()), if looking.is_terminated() => Turn::Asked(asked),
+                    looked = &mut looking, if !looking.is_terminated() => Turn::Looked(looked),
                     why = self.node.failed() => Turn::Failed(why),
                     () = self.opened.as_mut(), if opening => Turn::Opened,
                 }
             };
-            match helm.unless_signalled(stage, &status, pin!(turn)).await {
+            let turn = helm.unless_signalled(stage, &status, pin!(turn)).await;
+            match turn {
                 None if !drains(self.node).await && is_wanted(config.shutdown_leave).await => {
                     return Way::Leave(None);
                 }
@@ -93,17 +108,35 @@ where
                 }
                 Some(Turn::Ended(ended)) => return broken(config, helm, listener_ended(ended)),
                 Some(Turn::Failed(why)) => return broken(config, helm, why),
-                Some(Turn::Asked(_refused)) if drains(self.node).await => {
-                    tracing::warn!("the node drains, which is final; it is not handed over");
+                Some(Turn::Looked(None)) => {}
+                Some(Turn::Looked(Some(candidate))) if drains(self.node).await => {
+                    candidate.refuse(DRAINS);
                 }
-                Some(Turn::Asked(successor)) => match successor.give(self.sockets) {
-                    Ok(()) => return Way::Leave(None),
-                    Err(error) => {
-                        tracing::warn!(%error, "who asked for this service has gone; serving on");
+                Some(Turn::Looked(Some(candidate))) => return Way::Replace(candidate),
+                Some(Turn::Asked(asked)) if drains(self.node).await => {
+                    tracing::warn!("the node drains, which is final; it is not handed over");
+                    refuse(asked, DRAINS);
+                }
+                Some(Turn::Asked(Asked::Program(program, asker))) => {
+                    looking.set(look_at(config, again, (program, asker)).fuse());
+                }
+                Some(Turn::Asked(Asked::Sockets(successor))) => {
+                    match successor.give(self.sockets) {
+                        Ok(()) => return Way::Leave(None),
+                        Err(error) => {
+                            tracing::warn!(%error, "who asked for this service has gone; serving on");
+                        }
                     }
-                },
+                }
             }
         }
+    }
+}
+
+fn refuse(asked: Asked, why: &str) {
+    match asked {
+        Asked::Sockets(successor) => successor.refuse(why),
+        Asked::Program(_, asker) => asker.refuse(why),
     }
 }
 
@@ -122,7 +155,7 @@ fn broken(config: &Config, helm: &Helm, what: String) -> Way {
     }
 }
 
-async fn asked(offer: Option<&Offer>) -> Asked {
+async fn asked(offer: Option<&mut Offer>) -> Asked {
     match offer {
         Some(offer) => offer.asked().await,
         None => std::future::pending().await,
@@ -205,7 +238,8 @@ fn is_restart(jobs: &str, unit: &str) -> bool {
     })
 }
 
-/// Lets what is under way end, and lets go of the node. Its sandboxes run on.
+/// Lets what is under way end, and lets go of the node. Its sandboxes run on. Whoever supervises this
+/// process has been told.
 pub(super) async fn leave<S>(
     node: &Node,
     cause: Option<String>,
@@ -216,8 +250,7 @@ where
     S: FusedFuture<Output = Result<(), ServeError>>,
 {
     let began = std::time::Instant::now();
-    let status = || "leaving the sandboxes to the next service".to_owned();
-    helm.stopping(&status());
+    let status = || LEAVING.to_owned();
     tracing::info!(sandboxes = node.sandboxes(), "leaving");
     let mut leaving = pin!(node.leave(Budget::within(UNDER_WAY)));
     let report = loop {
