@@ -41,6 +41,18 @@ pub(crate) struct Bare {
 
 const LIMIT: Duration = Duration::from_secs(30);
 
+impl Bare {
+    pub(crate) fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// Where its guest agent is.
+    pub(crate) fn agent(&self) -> anyhow::Result<SocketAddr> {
+        let slot = self.slot.as_ref().context("no slot")?;
+        Ok(SocketAddr::from((slot.net().guest, guest_wire::ENVD_PORT)))
+    }
+}
+
 impl Floor {
     pub(crate) fn new(view: host::view::View, images: &Store) -> anyhow::Result<Arc<Self>> {
         let dir = tempfile::tempdir()?;
@@ -114,8 +126,8 @@ impl Floor {
 
     /// crun create, crun start, first byte from the agent.
     pub(crate) async fn create(&self, bare: &mut Bare) -> anyhow::Result<Duration> {
+        let agent = bare.agent()?;
         let slot = bare.slot.as_ref().context("no slot")?;
-        let agent = SocketAddr::from((slot.net().guest, guest_wire::ENVD_PORT));
         let began = Instant::now();
         let bundle = bare.dir.to_string_lossy();
         let create = self

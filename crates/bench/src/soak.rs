@@ -4,6 +4,7 @@
 mod caller;
 mod course;
 mod daemon;
+mod dozes;
 mod drive;
 mod footprint;
 mod guest;

@@ -241,7 +241,7 @@ fn shown(command: &Command) -> String {
 mod tests {
     use super::{Command, Duration, quiet, read_lines};
 
-    const PLENTY: Duration = Duration::from_secs(20);
+    const PLENTY: Duration = Duration::from_secs(60);
 
     fn shell(script: &str) -> Command {
         let mut command = Command::new("sh");
@@ -275,7 +275,7 @@ mod tests {
     fn a_command_over_its_limit_is_ended_with_what_it_started() {
         let mut started = None;
         let mut endless = shell("sleep 1000 & echo $!; wait");
-        let failure = read_lines(&mut endless, Duration::from_secs(1), |line| {
+        let failure = read_lines(&mut endless, Duration::from_secs(5), |line| {
             started = line.parse::<u32>().ok();
             false
         })

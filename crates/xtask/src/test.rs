@@ -2,6 +2,7 @@
 
 mod leftovers;
 mod room;
+mod sweep;
 mod tally;
 
 use std::process::ExitCode;
@@ -91,6 +92,9 @@ fn known_steps() -> Vec<String> {
 pub(crate) fn test(options: &Options) -> Result<ExitCode> {
     room::check()?;
     packages::ensure(&[Need::Build, Need::Serve])?;
+    for cleared in sweep::clear() {
+        println!("    a test that was killed had left: {cleared}");
+    }
     let before = Leftovers::find();
     let mut tally = Tally::default();
     if options.wants("lint") {

@@ -38,8 +38,8 @@ impl Left {
 /// A word of every item of `kind` that `cofferdam leaks` knows of.
 fn named(launch: &Launch, kind: &str) -> anyhow::Result<BTreeSet<String>> {
     let report = leaks(launch)?;
-    let items =
-        ["owned", "leaked"].map(|list| report[list].as_array().cloned().unwrap_or_default());
+    let lists = ["owned", "waiting", "unfinished", "leaked"];
+    let items = lists.map(|list| report[list].as_array().cloned().unwrap_or_default());
     let items = items.into_iter().flatten().filter(|item| item["kind"] == kind);
     Ok(items.filter_map(|item| Some(item["name"].as_str()?.to_owned())).collect())
 }

@@ -38,6 +38,7 @@ pub(crate) fn kind(op: Op) -> &'static str {
         Op::Pause { .. } => "pause",
         Op::Resume => "resume",
         Op::Snapshot => "snapshot",
+        Op::Doze { .. } => "doze",
     }
 }
 
@@ -73,6 +74,9 @@ impl Worker {
         let done = match (op, target) {
             (Op::Create(asked), _) => self.create(number, asked, keeper).await,
             (Op::HangUp { after_us }, _) => self.hang_up(number, after_us).await,
+            (Op::Doze { seconds, waking, content }, _) => {
+                self.doze(number, seconds, (waking, content)).await
+            }
             (op, Some(target)) => {
                 self.with(op, (number, pick), target).await.map(|()| target.id.clone())
             }
@@ -100,7 +104,7 @@ impl Worker {
         target: &Sandbox,
     ) -> Result<(), Violation> {
         let found = match op {
-            Op::Create(_) | Op::HangUp { .. } => Ok(()),
+            Op::Create(_) | Op::HangUp { .. } | Op::Doze { .. } => Ok(()),
             Op::Command { code, word } => self.command(target, code, word).await,
             Op::Attach => self.caller.attach(target, pick).await,
             Op::Write { file, content } => {
@@ -305,8 +309,15 @@ fn is_legal(op: Op, sandbox: &Sandbox) -> bool {
 }
 
 fn create_ask(caller: &Caller, key: &str, template: &str) -> Ask {
-    let metadata = json!({ "soak": key });
-    let body = json!({ "templateID": template, "timeout": LIFE.as_secs(), "metadata": metadata });
+    create_asked(caller, key, template, json!({}))
+}
+
+/// The same, with the fields of `more`.
+pub(super) fn create_asked(caller: &Caller, key: &str, template: &str, more: Value) -> Ask {
+    let mut body = more;
+    body["metadata"] = json!({ "soak": key });
+    body["templateID"] = json!(template);
+    body["timeout"] = json!(LIFE.as_secs());
     Ask::api(&caller.daemon, "POST", "/v2/sandboxes", body.to_string()).with("idempotency-key", key)
 }
 
@@ -321,9 +332,14 @@ pub(crate) async fn create_of(
     key: &str,
     template: &str,
 ) -> Result<Sandbox, Violation> {
-    let began = Instant::now();
     let ask = create_ask(caller, key, template);
-    let answer = caller.ask(&ask).await?;
+    made(caller, key, &ask).await
+}
+
+/// What is made by `ask`.
+pub(super) async fn made(caller: &mut Caller, key: &str, ask: &Ask) -> Result<Sandbox, Violation> {
+    let began = Instant::now();
+    let answer = caller.ask(ask).await?;
     let made: Value = serde_json::from_slice(answer.body()).unwrap_or_default();
     let (StatusCode::CREATED, Some(id)) = (answer.status(), made["sandboxID"].as_str()) else {
         return Err(refused("create", &answer));

@@ -2,7 +2,6 @@
 
 use std::fs::{self, File};
 use std::io::{BufRead as _, BufReader};
-use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
@@ -54,12 +53,12 @@ impl Service {
         let log = paths::sdk().join("service.log");
         let log_file =
             File::create(&log).map_err(Failure::because(format!("make {}", log.display())))?;
-        let port = free_port()?;
         let mut child = cofferdam()
             .arg("up")
             .arg("--data-dir")
             .arg(data)
-            .args(["--listen", &format!("127.0.0.1:{port}")])
+            // Any port: the credentials name it.
+            .args(["--listen", "127.0.0.1:0"])
             // What a test leaves running is not waited for.
             .args(["--shutdown-drain-timeout", "0s"])
             .args(args)
@@ -212,15 +211,6 @@ fn clear(data: &Path) -> Result<()> {
         Ok(())
     };
     remove().map_err(Failure::because(format!("clear {}", data.display())))
-}
-
-/// A port nobody listens on now. Another program may take it before the service does; then the
-/// service says so and the run is repeated by hand.
-fn free_port() -> Result<u16> {
-    TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
-        .and_then(|listener| listener.local_addr())
-        .map(|address| address.port())
-        .map_err(Failure::because("find a free port"))
 }
 
 /// The variables of a file of `NAME=value` lines, with or without `export` and quotes.

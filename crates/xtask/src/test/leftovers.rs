@@ -2,17 +2,17 @@
 //! before. It looks with its own eyes, through `/sys` and `/proc`, and shares no code with the
 //! product's census: a fault in that must not hide itself.
 
+mod named;
+
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::Path;
-use std::process::Command;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::failure::{Failure, Result};
 use crate::{command, processes};
 
-/// How deep below the cgroup file system the product makes its groups, at most.
-const CGROUP_DEPTH: usize = 4;
+pub(super) use named::named;
 
 /// How long what is going away may take: the host's first process waits for orphans when it likes.
 const SETTLE: Duration = Duration::from_secs(15);
@@ -21,12 +21,9 @@ const SETTLE: Duration = Duration::from_secs(15);
 pub(crate) struct Leftovers(BTreeSet<String>);
 
 impl Leftovers {
-    /// Looks for cgroups, links, firewall tables, mounts and processes.
+    /// Looks for cgroups, links, networks, firewall tables, mounts and processes.
     pub(crate) fn find() -> Self {
-        let mut found = BTreeSet::new();
-        cgroups(Path::new("/sys/fs/cgroup"), CGROUP_DEPTH, &mut found);
-        links(&mut found);
-        tables(&mut found);
+        let mut found: BTreeSet<String> = named().iter().map(ToString::to_string).collect();
         mounts(&mut found);
         processes(&mut found);
         Self(found)
@@ -38,9 +35,13 @@ impl Leftovers {
     /// # Errors
     /// Something is there now that was not there when `self` was found, and does not go away.
     pub(crate) fn nothing_new(&self) -> Result<()> {
+        self.nothing_new_in(Self::find)
+    }
+
+    fn nothing_new_in(&self, find: impl Fn() -> Self) -> Result<()> {
         let mut new = BTreeSet::new();
         let gone = command::wait_until(SETTLE, || {
-            new = Self::find().0.difference(&self.0).cloned().collect();
+            new = find().0.difference(&self.0).cloned().collect();
             new.is_empty()
         });
         if gone {
@@ -51,52 +52,27 @@ impl Leftovers {
     }
 }
 
-fn cgroups(folder: &Path, depth: usize, found: &mut BTreeSet<String>) {
-    let Some(depth) = depth.checked_sub(1) else { return };
-    for entry in entries(folder) {
-        if !entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-            continue;
-        }
-        if entry.file_name().to_string_lossy().starts_with("cofferdam") {
-            found.insert(format!("cgroup {}", entry.path().display()));
-        } else {
-            cgroups(&entry.path(), depth, found);
-        }
-    }
-}
-
-fn links(found: &mut BTreeSet<String>) {
-    for entry in entries(Path::new("/sys/class/net")) {
-        let name = entry.file_name().to_string_lossy().into_owned();
-        if name.starts_with("cd") && name.contains('-') {
-            found.insert(format!("link {name}"));
-        }
-    }
-}
-
-fn tables(found: &mut BTreeSet<String>) {
-    let Some(nft) = crate::packages::find("nft") else { return };
-    let listed = command::answer(Command::new(nft).args(["list", "tables"])).unwrap_or_default();
-    found.extend(
-        listed
-            .lines()
-            .filter(|line| {
-                line.rsplit(' ').next().is_some_and(|name| name.starts_with("cofferdam"))
-            })
-            .map(|line| format!("nft {line}")),
-    );
-}
-
 fn mounts(found: &mut BTreeSet<String>) {
     let data = crate::sdk::data_folder();
+    let ours =
+        |place: &PathBuf| place.to_string_lossy().contains("cofferdam") || place.starts_with(&data);
+    let places = mounted().into_iter().filter(ours);
+    found.extend(places.map(|place| format!("mount {}", place.display())));
+}
+
+/// What is mounted at `folder` or below it, the deepest first.
+pub(super) fn mounts_below(folder: &Path) -> Vec<PathBuf> {
+    let mut places = mounted();
+    places.retain(|place| place.starts_with(folder));
+    places.sort();
+    places.reverse();
+    places
+}
+
+/// Where anything is mounted.
+fn mounted() -> Vec<PathBuf> {
     let table = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-    found.extend(
-        table
-            .lines()
-            .filter_map(|line| line.split(' ').nth(4))
-            .filter(|place| place.contains("cofferdam") || Path::new(place).starts_with(&data))
-            .map(|place| format!("mount {place}")),
-    );
+    table.lines().filter_map(|line| line.split(' ').nth(4)).map(PathBuf::from).collect()
 }
 
 fn processes(found: &mut BTreeSet<String>) {
@@ -111,32 +87,35 @@ fn processes(found: &mut BTreeSet<String>) {
 }
 
 /// What is in a folder; nothing if it is not there or goes away meanwhile.
-fn entries(folder: &Path) -> impl Iterator<Item = fs::DirEntry> {
+pub(super) fn entries(folder: &Path) -> impl Iterator<Item = fs::DirEntry> {
     fs::read_dir(folder).into_iter().flatten().flatten()
 }
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
     use std::collections::BTreeSet;
 
-    use super::{Leftovers, cgroups};
+    use super::Leftovers;
 
-    #[test]
-    fn a_group_with_our_name_is_found_at_any_depth_and_others_are_not() {
-        let root = std::env::temp_dir().join(format!("xtask-leftovers-{}", std::process::id()));
-        std::fs::create_dir_all(root.join("unified/cofferdam-x/lifecycle")).unwrap();
-        std::fs::create_dir_all(root.join("memory/system")).unwrap();
-        let mut found = BTreeSet::new();
-        cgroups(&root, 4, &mut found);
-        std::fs::remove_dir_all(&root).unwrap();
-        let expected = format!("cgroup {}", root.join("unified/cofferdam-x").display());
-        assert_eq!(found, BTreeSet::from([expected]));
+    fn those<const N: usize>(lines: [&str; N]) -> Leftovers {
+        Leftovers(BTreeSet::from(lines.map(str::to_owned)))
     }
 
     #[test]
     fn only_what_is_new_counts_as_left_behind() {
-        let mut before = Leftovers::find();
-        before.0.insert("link cdaaaa-1".to_owned());
-        before.nothing_new().unwrap();
+        let before = those(["link cd3-1", "link cd3-2"]);
+        before.nothing_new_in(|| those(["link cd3-1"])).unwrap();
+    }
+
+    #[test]
+    fn what_goes_a_little_later_is_waited_for() {
+        let looks = Cell::new(0);
+        let find = || match looks.replace(looks.get() + 1) {
+            0 | 1 => those(["link cd4-1"]),
+            _ => those([]),
+        };
+        those([]).nothing_new_in(find).unwrap();
+        assert_eq!(looks.get(), 3);
     }
 }
