@@ -44,7 +44,7 @@ struct Package {
     pacman: Option<&'static str>,
 }
 
-static PACKAGES: [Package; 16] = [
+static PACKAGES: [Package; 17] = [
     Package {
         need: Need::Build,
         proof: Proof::Program("cc"),
@@ -134,6 +134,15 @@ static PACKAGES: [Package; 16] = [
         dnf: Some("busybox"),
         apk: Some("busybox-static"),
         pacman: Some("busybox"),
+    },
+    Package {
+        need: Need::HostTest,
+        // Put into sandboxes, to make HTTPS requests there as users' programs do.
+        proof: Proof::File(&["/usr/bin/curl"]),
+        apt: "curl",
+        dnf: Some("curl"),
+        apk: Some("curl"),
+        pacman: Some("curl"),
     },
     Package {
         need: Need::HostTest,
