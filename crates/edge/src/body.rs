@@ -38,6 +38,8 @@ struct Relay {
     /// Taken when the body ended well: the connection can be used again then.
     lease: Option<Lease>,
     ended: bool,
+    /// Why there is no more, when the client has not been told.
+    broken: Option<hyper::Error>,
     /// The answer to a call, whose client is told in trailers when it breaks.
     is_grpc: bool,
 }
@@ -61,7 +63,8 @@ impl Body {
     }
 
     pub(crate) fn sandbox(incoming: Incoming, lease: Lease, is_grpc: bool) -> Self {
-        Self::of(Kind::Sandbox(Relay { incoming, lease: Some(lease), ended: false, is_grpc }))
+        let lease = Some(lease);
+        Self::of(Kind::Sandbox(Relay { incoming, lease, ended: false, broken: None, is_grpc }))
     }
 
     pub(crate) fn api<B>(body: B) -> Self
@@ -106,7 +109,10 @@ impl http_body::Body for Body {
 
 impl Relay {
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        let frame = ready!(http_body::Body::poll_frame(Pin::new(&mut self.incoming), cx));
+        let frame = match self.broken.take() {
+            Some(error) => Some(Err(error)),
+            None => ready!(self.poll_sandbox(cx)),
+        };
         self.ended = frame.is_none();
         Poll::Ready(frame.map(|frame| match (frame, self.is_grpc) {
             (Err(error), true) => {
@@ -115,6 +121,22 @@ impl Relay {
             }
             (frame, _) => frame.map_err(Into::into),
         }))
+    }
+
+    fn poll_sandbox(&mut self, cx: &mut Context<'_>) -> Poll<Option<hyper::Result<Frame<Bytes>>>> {
+        let Self { incoming, lease, .. } = self;
+        let frame = ready!(match lease {
+            Some(lease) => lease.sender.poll_body(cx, incoming),
+            None => http_body::Body::poll_frame(Pin::new(incoming), cx),
+        });
+        if let Some(Err(error)) = frame {
+            // With an error the client's connection ends as it is. What came before, which may be
+            // all of the answer up to here, is sent while there is nothing new.
+            self.broken = Some(error);
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        Poll::Ready(frame)
     }
 }
 

@@ -12,6 +12,7 @@ use model::{LifecycleId, SandboxId};
 use node_wire::{Ingress, Route, Routes, Waker};
 use parking_lot::RwLock;
 use tokio::runtime::Handle;
+use tokio::sync::Notify;
 use tracing::{debug, warn};
 
 use crate::answer::Form;
@@ -33,6 +34,8 @@ pub struct Edge {
     pub(crate) exchanges: Arc<Seats>,
     pub(crate) waker: OnceLock<Arc<dyn Waker>>,
     idle: Arc<Seats>,
+    /// Called when unused connections to sandboxes have been left by their other end.
+    pub(crate) left: Arc<Notify>,
     /// Where the service runs that the edge is in front of.
     home: OnceLock<Handle>,
     /// Client connections and what runs on them.
@@ -50,6 +53,7 @@ impl Edge {
             exchanges: Seats::new(config.max_exchanges),
             waker: OnceLock::new(),
             idle: Seats::new(config.max_idle),
+            left: Arc::new(Notify::new()),
             home: OnceLock::new(),
             config,
             table: RwLock::default(),
@@ -211,6 +215,7 @@ impl Edge {
     /// [`Expired`] when something is still there at the end of `budget`.
     pub(crate) async fn close(&self, budget: Budget) -> Result<(), Expired> {
         let clients = self.clients.close(budget).await;
+        self.for_each(Upstream::end);
         let sandboxes = self.sandboxes.close(budget).await;
         clients.and(sandboxes)
     }
@@ -222,10 +227,17 @@ impl Edge {
 
     /// Closes connections to sandboxes that were not used for `max_age`.
     pub(crate) fn close_idle(&self, max_age: Duration) {
+        self.for_each(|upstream| upstream.close_idle(max_age));
+    }
+
+    /// Closes unused connections to sandboxes whose other end has left.
+    pub(crate) fn close_left(&self) {
+        self.for_each(Upstream::close_left);
+    }
+
+    fn for_each(&self, act: impl Fn(&Upstream)) {
         let all: Vec<_> = self.table.read().values().map(Arc::clone).collect();
-        for upstream in all {
-            upstream.close_idle(max_age);
-        }
+        all.iter().for_each(|upstream| act(upstream));
     }
 }
 
@@ -238,12 +250,12 @@ struct Upgrade {
 
 /// Starts the tunnel that `response` offers; `None` when nobody asked for it.
 fn start_tunnel(
-    mut response: Response<Incoming>,
+    response: Response<Incoming>,
     upgrade: Option<Upgrade>,
-    lease: Lease,
+    mut lease: Lease,
 ) -> Option<Response<Body>> {
     let upgrade = upgrade?;
-    let sandbox = hyper::upgrade::on(&mut response);
+    let sandbox = lease.sender.take_transport();
     let (mut head, _no_body) = response.into_parts();
     if !headers::for_upgraded_client(&mut head, &upgrade.protocol) {
         return None;
@@ -286,7 +298,8 @@ impl Routes for Edge {
         }
         let sandbox = route.sandbox.clone();
         let (idle, tasks) = (Arc::clone(&self.idle), self.sandboxes.clone());
-        let upstream = Arc::new(Upstream::new(route, ingress, &self.config, idle, tasks));
+        let left = Arc::clone(&self.left);
+        let upstream = Arc::new(Upstream::new(route, ingress, &self.config, idle, left, tasks));
         let replaced = table.insert(sandbox, upstream);
         drop(table);
         if let Some(replaced) = replaced {

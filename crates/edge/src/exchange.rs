@@ -40,7 +40,7 @@ async fn send(
     while let Some(mut sender) = upstream.kept(port, repeatable) {
         let spare = Spare::of(&request);
         let mut failed = match sender.try_send_request(request).await {
-            Ok(response) => return Ok((response, sender)),
+            Ok(response) => return Ok((response, rest(upstream, sender, &spare.body))),
             Err(failed) => failed,
         };
         if let Some(unsent) = failed.take_message() {
@@ -58,10 +58,21 @@ async fn send(
     }
     // What is rare is kept out of the room that every request takes, and is moved with it.
     let mut sender = Box::pin(connect(upstream, port)).await?;
+    let body = request.body().lend();
     match sender.try_send_request(request).await {
-        Ok(response) => Ok((response, sender)),
+        Ok(response) => Ok((response, rest(upstream, sender, &body))),
         Err(failed) => Err(Failure::Broken(failed.into_error())),
     }
+}
+
+/// An answer that came before the end of its request must not hold that up, which it would when the
+/// client reads the one only after it has sent the other.
+fn rest(upstream: &Upstream, mut sender: Sender, body: &BodyReturn) -> Sender {
+    if body.is_under_way() {
+        let transport = sender.take_transport();
+        upstream.spawn("rest of a request", async { drop(transport.run().await) });
+    }
+    sender
 }
 
 async fn connect(upstream: &Upstream, port: Port) -> Result<Sender, Failure> {

@@ -49,6 +49,11 @@ impl RequestBody {
 }
 
 impl BodyReturn {
+    /// Whether the connection still has the body, because there is more of it to send.
+    pub(crate) fn is_under_way(&self) -> bool {
+        self.0.as_ref().is_some_and(|lent| Arc::strong_count(lent) > 1)
+    }
+
     /// The whole body, or `None` when a part of it is gone.
     pub(crate) fn take_back(self) -> Option<RequestBody> {
         let Some(lent) = self.0 else { return Some(RequestBody(None)) };

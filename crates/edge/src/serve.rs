@@ -148,7 +148,7 @@ fn refuse(socket: TcpStream, refusals: &Arc<Seats>, edge: &Edge, span: tracing::
     });
 }
 
-/// Closes unused connections to sandboxes from time to time.
+/// Closes unused connections to sandboxes from time to time, and at once when their other end leaves.
 async fn sweep(edge: Arc<Edge>, stop: CancellationToken) {
     let max_age = edge.config().upstream_idle;
     let pause = (max_age / SWEEPS).max(Duration::from_millis(1));
@@ -156,6 +156,7 @@ async fn sweep(edge: Arc<Edge>, stop: CancellationToken) {
         tokio::select! {
             biased;
             () = stop.cancelled() => return,
+            () = edge.left.notified() => edge.close_left(),
             () = tokio::time::sleep(pause) => edge.close_idle(max_age),
         }
     }

@@ -1,4 +1,5 @@
 mod frames;
+mod sandbox;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,8 +13,9 @@ use tracing::debug;
 #[cfg(feature = "fuzz")]
 pub(crate) use self::frames::pass_in_pieces;
 use self::frames::{Client, Frames};
+use self::sandbox::Sandbox;
 use crate::serve::ClientPass;
-use crate::upstream::Passes;
+use crate::upstream::{Passes, Transport};
 
 /// Bytes on their way in one direction.
 const BUFFER_BYTES: usize = 16 * 1024;
@@ -25,7 +27,7 @@ const LAST_WORD: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(crate) struct Tunnel {
     pub(crate) client: OnUpgrade,
-    pub(crate) sandbox: OnUpgrade,
+    pub(crate) sandbox: Transport,
     /// Whether what the sandbox sends are the frames of a WebSocket.
     pub(crate) is_websocket: bool,
     /// Cancelled when the sandbox ends, and when the edge does.
@@ -43,17 +45,22 @@ impl Tunnel {
         let both = tokio::select! {
             biased;
             () = self.stop.cancelled() => return,
-            both = async { tokio::try_join!(self.client, self.sandbox) } => both,
+            both = async {
+                let sandbox = self.sandbox.run().await?;
+                Some(self.client.await.map(|client| (client, sandbox)))
+            } => both,
         };
         let (mut client, mut sandbox) = match both {
-            Ok((client, sandbox)) => {
+            Some(Ok((client, sandbox))) => {
                 let frames = self.is_websocket.then(Frames::default);
-                (Client { io: TokioIo::new(client), frames }, TokioIo::new(sandbox))
+                (Client { io: TokioIo::new(client), frames }, Sandbox::from(sandbox))
             }
-            Err(error) => {
+            Some(Err(error)) => {
                 debug!(error = %observe::chain(&error), "tunnel not opened");
                 return;
             }
+            // Told already.
+            None => return,
         };
         let carried = tokio::select! {
             biased;

@@ -1,10 +1,12 @@
 //! One run of a sandbox as the edge sees it: its address, its connections, its end.
 
+mod bell;
 mod dial;
 mod pool;
 mod sender;
 mod socket;
 mod tls;
+mod transport;
 
 use std::net::SocketAddr;
 use std::num::NonZero;
@@ -14,14 +16,17 @@ use std::time::Duration;
 use e2b_wire::host_name::ENVD_PORT;
 use lifecycle::{Budget, TaskGroup};
 use node_wire::{Ingress, Route};
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, debug_span};
 
+use self::bell::Bell;
 pub(crate) use self::dial::DialError;
 use self::pool::Pool;
-use self::sender::Connection;
+use self::sender::Multiplexer;
 pub(crate) use self::sender::{Port, Protocol, Sender};
-use self::socket::Socket;
+pub(crate) use self::socket::Socket;
+pub(crate) use self::transport::{Leftover, Transport};
 use crate::Config;
 use crate::quiet::Quiet;
 use crate::seats::{Seat, Seats};
@@ -71,19 +76,21 @@ pub(crate) enum Full {
 }
 
 impl Upstream {
-    /// `idle` has one seat for every unused connection the edge may keep.
+    /// `idle` has one seat for every unused connection the edge may keep. `sweep` is called when
+    /// [`Upstream::close_left`] has something to do.
     pub(crate) fn new(
         route: Route,
         ingress: Ingress,
         config: &Config,
         idle: Arc<Seats>,
+        sweep: Arc<Notify>,
         tasks: TaskGroup,
     ) -> Self {
         Self {
             route,
             ingress,
             exchanges: Seats::new(config.max_exchanges_per_sandbox),
-            pool: Pool::new(config.max_idle_per_port, idle),
+            pool: Pool::new(config.max_idle_per_port, idle, sweep),
             fresh: config.fresh,
             dial_limit: config.dial_limit,
             stop: tasks.stop_token().child_token(),
@@ -138,6 +145,11 @@ impl Upstream {
         self.pool.close_idle(max_age);
     }
 
+    /// Closes unused connections whose other end has left.
+    pub(crate) fn close_left(&self) {
+        self.pool.close_left();
+    }
+
     /// Starts a task that must end when [`Upstream::stop_token`] is cancelled.
     pub(crate) fn spawn(&self, what: &str, task: impl Future<Output = ()> + Send + 'static) {
         let Route { sandbox, lifecycle, .. } = &self.route;
@@ -156,22 +168,35 @@ impl Upstream {
             false => Socket::Plain(socket),
             true => Socket::Tls(Box::new(dial::shake_hands(socket, port.protocol, budget).await?)),
         };
-        let streams = Streams::new(self.tasks.clone(), self.stop.clone());
-        let opened = Connection::open(socket, port.protocol, streams).await;
-        let (sender, connection) = opened.map_err(DialError::Handshake)?;
+        match port.protocol {
+            Protocol::Http1 => {
+                let bell = Bell::new(self.pool.left());
+                let opened = Sender::http1(socket, bell, self.stop.clone()).await;
+                opened.map_err(DialError::Handshake)
+            }
+            Protocol::Http2 => {
+                let streams = Streams::new(self.tasks.clone(), self.stop.clone());
+                let opened = Sender::http2(socket, streams).await;
+                let (sender, connection) = opened.map_err(DialError::Handshake)?;
+                self.spawn_multiplexer(connection);
+                Ok(sender)
+            }
+        }
+    }
+
+    fn spawn_multiplexer(&self, connection: Multiplexer) {
         let stop = Quiet::new(self.stop.clone().cancelled_owned());
         self.spawn("connection", async move {
             tokio::select! {
                 biased;
                 () = stop => {}
-                ended = connection.drive() => {
+                ended = connection => {
                     if let Err(error) = ended {
                         debug!(error = %observe::chain(&error), "connection to sandbox ended");
                     }
                 }
             }
         });
-        Ok(sender)
     }
 }
 

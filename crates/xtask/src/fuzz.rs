@@ -11,8 +11,6 @@ use crate::failure::{Failure, Result};
 use crate::paths;
 use crate::sdk::{self, service::Service};
 
-const FUZZER: &str = "schemathesis==4.32.5";
-
 /// No installation may take longer, nor a run, of which the fuzzer itself ends most.
 const LIMIT: Duration = Duration::from_secs(10 * 60);
 
@@ -45,18 +43,26 @@ fn folder() -> PathBuf {
     paths::target().join("fuzz")
 }
 
+/// How the fuzzer is used here.
+fn settings() -> PathBuf {
+    paths::root().join("tests/fuzz")
+}
+
 fn install() -> Result<()> {
+    let wanted = settings().join("requirements.txt");
+    let versions = std::fs::read_to_string(&wanted)
+        .map_err(Failure::because(format!("read {}", wanted.display())))?;
     let stamp = folder().join("installed");
-    if std::fs::read_to_string(&stamp).is_ok_and(|installed| installed == FUZZER) {
+    if std::fs::read_to_string(&stamp).is_ok_and(|installed| installed == versions) {
         return Ok(());
     }
     let mut venv = Command::new("python3");
     venv.args(["-m", "venv", "--clear"]).arg(folder());
     command::quiet("make a Python environment", &mut venv, LIMIT)?;
     let mut pip = Command::new(folder().join("bin/pip"));
-    pip.args(["install", "--quiet", "--disable-pip-version-check", FUZZER]);
-    command::quiet(&format!("install {FUZZER}"), &mut pip, LIMIT)?;
-    std::fs::write(&stamp, FUZZER).map_err(Failure::because(format!("write {}", stamp.display())))
+    pip.args(["install", "--quiet", "--disable-pip-version-check", "--requirement"]).arg(wanted);
+    command::quiet("install Schemathesis", &mut pip, LIMIT)?;
+    std::fs::write(&stamp, versions).map_err(Failure::because(format!("write {}", stamp.display())))
 }
 
 fn run(service: &Service) -> Result<()> {
@@ -64,7 +70,7 @@ fn run(service: &Service) -> Result<()> {
         let found = service.credentials().find(|(name, _)| *name == wanted);
         found.map(|(_, value)| value).unwrap_or_default()
     };
-    let settings = paths::root().join("tests/fuzz");
+    let settings = settings();
     let mut fuzzer = Command::new(folder().join("bin/schemathesis"));
     fuzzer
         .arg("--config-file")
@@ -72,7 +78,9 @@ fn run(service: &Service) -> Result<()> {
         .arg("run")
         .arg(format!("{}/openapi.json", credential("E2B_API_URL")))
         .args(["--phases", "coverage,fuzzing", "--checks", CHECKS])
-        .args(["--max-time", FUZZED_S, "--workers", "2", "--no-color"])
+        // One worker: they are threads, and CPython may fail when two of them parse Python, as the
+        // generator of the requests does (python/cpython#106905).
+        .args(["--max-time", FUZZED_S, "--workers", "1", "--no-color"])
         .args(["--suppress-health-check", "all", "--continue-on-failure", "--warnings", "off"])
         .args(["--header", &format!("X-API-Key: {}", credential("E2B_API_KEY"))])
         .args(["--header", &format!("X-Admin-Token: {}", credential("COFFERDAM_ADMIN_TOKEN"))])

@@ -1,17 +1,25 @@
+use std::future::poll_fn;
 use std::num::NonZero;
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll};
 
+use bytes::Bytes;
 use http::{Request, Response};
+use http_body::{Body as _, Frame};
 use hyper::body::Incoming;
 use hyper::client::conn::{TrySendError, http1, http2};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio_util::sync::CancellationToken;
 
+use super::bell::Bell;
 use super::socket::Socket;
+use super::transport::Transport;
 use super::{BUFFER_BYTES, H2_HEADER_BYTES};
 use crate::request_body::RequestBody;
 use crate::streams::Streams;
 
 /// What is spoken to a sandbox.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Protocol {
     Http1,
     /// Without asking first, where there is no TLS to ask in.
@@ -19,7 +27,7 @@ pub(crate) enum Protocol {
 }
 
 /// A port of a sandbox, and what is spoken there.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Port {
     pub(crate) number: NonZero<u16>,
     pub(crate) protocol: Protocol,
@@ -27,88 +35,155 @@ pub(crate) struct Port {
     pub(crate) tls: bool,
 }
 
-/// The sending end of a connection to a sandbox.
+/// The sending end of a connection to a sandbox, and what moves its bytes unless a task does.
 ///
 /// Connections of both protocols serve one exchange at a time: streams that share a connection wait
 /// for each other when one of their clients is slow, or when the server lets only some in.
 #[derive(Debug)]
 pub(crate) enum Sender {
-    Http1(http1::SendRequest<RequestBody>),
+    Http1(Http1),
     Http2(http2::SendRequest<RequestBody>),
 }
 
-/// What carries the bytes of a connection, until both ends are done with it.
-pub(super) enum Connection {
-    Http1(Box<http1::Connection<TokioIo<Socket>, RequestBody>>),
-    Http2(http2::Connection<TokioIo<Socket>, RequestBody, Streams>),
+#[derive(Debug)]
+pub(crate) struct Http1 {
+    sender: http1::SendRequest<RequestBody>,
+    transport: Transport,
+    bell: Bell,
 }
 
+/// What runs the streams of a connection of HTTP/2, until both ends are done with it.
+pub(super) type Multiplexer = http2::Connection<TokioIo<Socket>, RequestBody, Streams>;
+
 impl Sender {
+    /// Speaks HTTP/1 on `socket` until `stop`.
+    ///
+    /// # Errors
+    /// The connection ended at once.
+    pub(super) async fn http1(
+        socket: Socket,
+        bell: Bell,
+        stop: CancellationToken,
+    ) -> hyper::Result<Self> {
+        let mut builder = http1::Builder::new();
+        // Small servers inside sandboxes compare names as people write them.
+        builder.title_case_headers(true).max_buf_size(BUFFER_BYTES);
+        let (sender, connection) = builder.handshake(TokioIo::new(socket)).await?;
+        let transport = Transport::new(connection, stop);
+        Ok(Self::Http1(Http1 { sender, transport, bell }))
+    }
+
+    /// Speaks HTTP/2 on `socket`, with `streams` for what runs beside the connection.
+    ///
+    /// # Errors
+    /// The connection ended at once.
+    pub(super) async fn http2(
+        socket: Socket,
+        streams: Streams,
+    ) -> hyper::Result<(Self, Multiplexer)> {
+        let window = u32::try_from(BUFFER_BYTES).unwrap_or(u32::MAX);
+        let mut builder = http2::Builder::new(streams);
+        builder
+            .timer(TokioTimer::new())
+            .initial_stream_window_size(window)
+            .initial_connection_window_size(window)
+            .max_send_buf_size(BUFFER_BYTES)
+            .max_header_list_size(H2_HEADER_BYTES);
+        let (sender, connection) = builder.handshake(TokioIo::new(socket)).await?;
+        Ok((Self::Http2(sender), connection))
+    }
+
+    /// Sends `request` and waits for the head of its answer.
+    ///
+    /// Cancel safety: the connection is not to be used again after a dropped call.
     pub(crate) async fn try_send_request(
         &mut self,
         request: Request<RequestBody>,
     ) -> Result<Response<Incoming>, TrySendError<Request<RequestBody>>> {
         match self {
-            Self::Http1(sender) => sender.try_send_request(request).await,
+            Self::Http1(Http1 { sender, transport, bell }) => {
+                let mut answer = pin!(sender.try_send_request(request));
+                poll_fn(|cx| {
+                    bell.hold(cx, |cx| {
+                        transport.drive(cx);
+                        answer.as_mut().poll(cx)
+                    })
+                })
+                .await
+            }
             Self::Http2(sender) => sender.try_send_request(request).await,
         }
     }
 
-    pub(super) fn is_closed(&self) -> bool {
+    /// The next part of `body`, which came with an answer on this connection.
+    pub(crate) fn poll_body(
+        &mut self,
+        cx: &mut Context<'_>,
+        body: &mut Incoming,
+    ) -> Poll<Option<hyper::Result<Frame<Bytes>>>> {
+        let Self::Http1(Http1 { transport, bell, .. }) = self else {
+            return Pin::new(body).poll_frame(cx);
+        };
+        bell.hold(cx, |cx| {
+            let frame = Pin::new(&mut *body).poll_frame(cx);
+            if frame.is_ready() || !transport.is_open() {
+                return frame;
+            }
+            // Having been asked for the body makes the transport willing to read it.
+            bell.seen();
+            transport.drive(cx);
+            Pin::new(body).poll_frame(cx)
+        })
+    }
+
+    /// What moves the bytes, for a caller who does that from now on.
+    pub(crate) fn take_transport(&mut self) -> Transport {
         match self {
-            Self::Http1(sender) => sender.is_closed(),
-            Self::Http2(sender) => sender.is_closed(),
+            Self::Http1(http1) => http1.transport.take(),
+            Self::Http2(_) => Transport::elsewhere(),
         }
     }
 
-    pub(super) fn is_ready(&self) -> bool {
+    /// What has become of a connection that is not used, and is not now either. When something
+    /// becomes of it later, the sweep is called.
+    pub(super) fn leave(&mut self) -> Health {
+        if let Self::Http1(Http1 { transport, bell, .. }) = self {
+            bell.leave(|cx| transport.drive(cx));
+        }
+        self.health()
+    }
+
+    /// The same of a connection that is about to be used.
+    pub(super) fn take(&mut self) -> Health {
+        if let Self::Http1(Http1 { transport, bell, .. }) = self {
+            bell.take(|cx| transport.drive(cx));
+        }
+        self.health()
+    }
+
+    fn health(&self) -> Health {
         match self {
-            Self::Http1(sender) => sender.is_ready(),
-            Self::Http2(sender) => sender.is_ready(),
+            Self::Http1(Http1 { sender, .. }) => Health::of(sender.is_closed(), sender.is_ready()),
+            Self::Http2(sender) => Health::of(sender.is_closed(), sender.is_ready()),
         }
     }
 }
 
-impl Connection {
-    /// Speaks `protocol` on `socket`, with `streams` for what that runs beside the connection.
-    ///
-    /// # Errors
-    /// The connection ended at once.
-    pub(super) async fn open(
-        socket: Socket,
-        protocol: Protocol,
-        streams: Streams,
-    ) -> hyper::Result<(Sender, Self)> {
-        let socket = TokioIo::new(socket);
-        match protocol {
-            Protocol::Http1 => {
-                let mut builder = http1::Builder::new();
-                // Small servers inside sandboxes compare names as people write them.
-                builder.title_case_headers(true).max_buf_size(BUFFER_BYTES);
-                let (sender, connection) = builder.handshake(socket).await?;
-                Ok((Sender::Http1(sender), Self::Http1(Box::new(connection))))
-            }
-            Protocol::Http2 => {
-                let window = u32::try_from(BUFFER_BYTES).unwrap_or(u32::MAX);
-                let mut builder = http2::Builder::new(streams);
-                builder
-                    .timer(TokioTimer::new())
-                    .initial_stream_window_size(window)
-                    .initial_connection_window_size(window)
-                    .max_send_buf_size(BUFFER_BYTES)
-                    .max_header_list_size(H2_HEADER_BYTES);
-                let (sender, connection) = builder.handshake(socket).await?;
-                Ok((Sender::Http2(sender), Self::Http2(connection)))
-            }
-        }
-    }
+/// Of a connection between two exchanges.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Health {
+    Closed,
+    /// Still waits for the end of a request whose answer came early.
+    Busy,
+    Ready,
+}
 
-    /// # Errors
-    /// The connection did not end in order.
-    pub(super) async fn drive(self) -> hyper::Result<()> {
-        match self {
-            Self::Http1(connection) => connection.with_upgrades().await,
-            Self::Http2(connection) => connection.await,
+impl Health {
+    const fn of(closed: bool, ready: bool) -> Self {
+        match (closed, ready) {
+            (true, _) => Self::Closed,
+            (false, false) => Self::Busy,
+            (false, true) => Self::Ready,
         }
     }
 }

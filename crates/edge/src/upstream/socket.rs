@@ -8,7 +8,7 @@ use tokio_rustls::client::TlsStream;
 
 /// The bytes of a connection to a sandbox, with or without TLS around them.
 #[derive(Debug)]
-pub(super) enum Socket {
+pub(crate) enum Socket {
     Plain(TcpStream),
     Tls(Box<TlsStream<TcpStream>>),
 }

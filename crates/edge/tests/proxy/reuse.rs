@@ -88,6 +88,32 @@ async fn an_unused_connection_is_closed_after_its_time() {
 }
 
 #[tokio::test]
+async fn an_unused_connection_is_closed_when_its_server_leaves_it() {
+    in_world(one_lane(), async |world| {
+        let (told, closed) = oneshot::channel();
+        let (leave, left) = oneshot::channel::<()>();
+        let told = Mutex::new(Some((told, left)));
+        let server = world
+            .sandbox_raw(move |mut socket| {
+                let (told, left) = told.lock().take().unwrap();
+                async move {
+                    read_head(&mut socket).await;
+                    socket.write_all(OK).await.unwrap();
+                    left.await.unwrap();
+                    socket.shutdown().await.unwrap();
+                    assert_eq!(socket.read(&mut [0; 1]).await.unwrap_or(0), 0);
+                    told.send(()).unwrap();
+                }
+            })
+            .await;
+        world.text(server.get("/")).await;
+        leave.send(()).unwrap();
+        closed.await.unwrap();
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn no_connection_is_kept_beyond_the_limit_of_all_sandboxes() {
     let config = Config { max_idle: 0, ..one_lane() };
     in_world(config, async |world| {

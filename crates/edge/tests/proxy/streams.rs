@@ -89,6 +89,48 @@ async fn an_answer_before_the_end_of_the_request_is_passed_on() {
 }
 
 #[tokio::test]
+async fn a_request_goes_on_while_its_client_does_not_read_the_answer() {
+    // More than fits into anything between the two ends.
+    const BYTES: usize = 32 * 1024 * 1024;
+    in_world(config(), async |world| {
+        let (told, all_here) = oneshot::channel();
+        let told = Mutex::new(Some(told));
+        let server = world
+            .sandbox_raw(move |mut socket| {
+                let told = told.lock().take().unwrap();
+                async move {
+                    read_head(&mut socket).await;
+                    let (mut reads, mut writes) = socket.into_split();
+                    let answer = async {
+                        let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {BYTES}\r\n\r\n");
+                        writes.write_all(head.as_bytes()).await.unwrap();
+                        drop(writes.write_all(&vec![0; BYTES]).await);
+                    };
+                    let request = async {
+                        let sent = &mut (&mut reads).take(BYTES.try_into().unwrap());
+                        tokio::io::copy(sent, &mut tokio::io::sink()).await.unwrap();
+                        told.send(()).unwrap();
+                    };
+                    tokio::join!(answer, request);
+                }
+            })
+            .await;
+        let mut client = world.socket().await;
+        let (ip, port) = (server.ip, server.port);
+        let head = format!(
+            "POST / HTTP/1.1\r\nHost: {ip}\r\nE2b-Sandbox-Id: {SANDBOX}\r\n\
+             E2b-Sandbox-Port: {port}\r\nContent-Length: {BYTES}\r\n\r\n"
+        );
+        client.write_all(head.as_bytes()).await.unwrap();
+        let answer = read_head(&mut client).await;
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+        client.write_all(&vec![0; BYTES]).await.unwrap();
+        all_here.await.unwrap();
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_sandbox_that_dies_in_the_middle_is_seen_as_a_broken_answer() {
     in_world(config(), async |world| {
         for head in
