@@ -118,9 +118,8 @@ pub(crate) fn pause_failed(error: &PauseError, id: &SandboxId) -> ApiError {
         PauseError::DiskFull { .. } => answer(StatusCode::SERVICE_UNAVAILABLE, error)
             .code(error_code::CAPACITY_UNAVAILABLE)
             .retry_after(CreateError::Draining.retry_after()),
-        PauseError::Limit(_) => answer(StatusCode::SERVICE_UNAVAILABLE, error)
-            .code(error_code::CAPACITY_UNAVAILABLE)
-            .retry_after(Some(RETRY_UNREACHABLE)),
+        // It is of the sandbox itself: no waiting and no other node helps. Not 409, as above.
+        PauseError::Limit(_) => answer(StatusCode::BAD_REQUEST, error),
         // The reason may name paths of the host.
         PauseError::Failed(_) => {
             let what = "it runs on; the log of the node says why";

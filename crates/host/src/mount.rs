@@ -5,7 +5,7 @@
 //! another sandbox, which has another range, as it is.
 #![expect(
     unsafe_code,
-    reason = "mount_setattr and what a thread writes files as have no safe wrapper"
+    reason = "mount_setattr, unshare and what a thread writes files as have no safe wrapper"
 )]
 
 use std::fs;
@@ -22,11 +22,17 @@ use rustix::mount::{
     fsconfig_create, fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, move_mount,
     open_tree, unmount,
 };
+use rustix::thread::{UnshareFlags, unshare_unsafe};
 
 use crate::HostError;
 use crate::error::Tried;
 use crate::files::remove_tree;
 use crate::thread::in_own_thread;
+
+/// Read-only layers of one root, at most. The kernel lays 500 over each other (`OVL_MAX_STACK`), but
+/// takes their names in one value of at most 255 bytes (fsconfig(2)), and every one makes a start, and
+/// looking for a file, slower.
+pub const MAX_LAYERS: usize = 64;
 
 /// Where the parts of one sandbox's root are.
 #[derive(Debug, Clone)]
@@ -85,19 +91,24 @@ pub struct RootMount {
 }
 
 impl RootMount {
-    /// Mounts the read-only `layers`, the topmost first, under the writable layer, which is made
-    /// unless it is there. `userns` gives the shift; `owner` is the user id outside that is root
-    /// inside. On an error nothing stays mounted; directories may be left for
+    /// Mounts the read-only `layers`, the topmost first and [`MAX_LAYERS`] at most, under the writable
+    /// layer, which is made unless it is there. `userns` gives the shift; `owner` is the user id
+    /// outside that is root inside. On an error nothing stays mounted; directories may be left for
     /// [`RootPaths::remove_files`].
     ///
     /// # Errors
-    /// The step that failed.
+    /// The step that failed; with too many layers, before anything is made.
     pub fn create(
         layers: &[PathBuf],
         paths: RootPaths,
         userns: BorrowedFd<'_>,
         owner: u32,
     ) -> Result<Owned<Self>, HostError> {
+        if layers.len() > MAX_LAYERS {
+            let what = format!("it has {} layers and may have {MAX_LAYERS}", layers.len());
+            let source = io::Error::new(io::ErrorKind::InvalidInput, what);
+            return Err(source).tried("make overlay on", paths.root.to_string_lossy());
+        }
         for dir in [&paths.root, &paths.layers] {
             make_dir(dir, 0o755)?;
         }
@@ -129,17 +140,16 @@ impl RootMount {
     ) -> Result<(), HostError> {
         let paths = &self.paths;
         // Overlay wants paths; kernels before 6.15 also want the layers to be attached somewhere.
-        let writable = paths.layers.join("writable");
-        attach(&paths.dir, &writable, MOUNT_ATTR_IDMAP, userns)?;
-        let mut below = Vec::new();
+        // They are given from where they are attached: in full they would be too long for the kernel.
+        let writable = Path::new("writable");
+        attach(&paths.dir, &paths.layers.join(writable), MOUNT_ATTR_IDMAP, userns)?;
         for (number, layer) in layers.iter().enumerate() {
             let at = paths.layers.join(number.to_string());
             attach(layer, &at, MOUNT_ATTR_IDMAP | MOUNT_ATTR_RDONLY, userns)?;
-            below.push(at.to_string_lossy().into_owned());
         }
         let options = [
             ("source", "cofferdam".into()),
-            ("lowerdir", below.join(":").into()),
+            ("lowerdir", names_of(layers.len()).into()),
             ("upperdir", writable.join(UPPER)),
             ("workdir", writable.join(WORK)),
             // What a layer holds must not depend on where it is, nor on what is below it.
@@ -148,6 +158,7 @@ impl RootMount {
             ("index", "off".into()),
         ];
         let made = in_own_thread("overlay", || {
+            stand_in(&paths.layers)?;
             write_files_as(owner)?;
             Ok(make_overlay(&options, &self.name))
         });
@@ -216,6 +227,18 @@ fn attach(dir: &Path, at: &Path, attributes: u64, userns: BorrowedFd<'_>) -> Res
     shift(tree.as_fd(), attributes, userns).tried("shift owners of", &shown)?;
     let from_fd = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
     move_mount(&tree, "", CWD, at, from_fd).tried("attach", &shown)
+}
+
+/// What `count` layers are called where they are attached, the topmost first.
+fn names_of(count: usize) -> String {
+    (0..count).map(|number| number.to_string()).collect::<Vec<_>>().join(":")
+}
+
+/// From here on the calling thread, and no other, finds relative paths from `dir`.
+fn stand_in(dir: &Path) -> io::Result<()> {
+    // SAFETY: only this thread's file system context changes; no descriptor does.
+    unsafe { unshare_unsafe(UnshareFlags::FS) }?;
+    Ok(rustix::process::chdir(dir)?)
 }
 
 fn make_overlay(options: &[(&str, PathBuf)], name: &str) -> Result<OwnedFd, HostError> {
@@ -321,4 +344,32 @@ fn shift(tree: BorrowedFd<'_>, attributes: u64, userns: BorrowedFd<'_>) -> io::R
         )
     };
     if ret == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+    use std::os::fd::AsFd;
+    use std::path::{Path, PathBuf};
+
+    use super::{MAX_LAYERS, RootMount, RootPaths, names_of};
+
+    #[test]
+    fn the_kernel_takes_the_names_of_as_many_layers_as_there_may_be() {
+        assert_eq!(names_of(3), "0:1:2");
+        // fs/fsopen.c: 256 with the byte that ends it.
+        assert!(names_of(MAX_LAYERS).len() < 256, "{}", names_of(MAX_LAYERS));
+    }
+
+    #[test]
+    fn too_many_layers_are_refused_before_anything_is_made() {
+        let dir = tempfile::tempdir().unwrap();
+        let layers = vec![PathBuf::from("/"); MAX_LAYERS + 1];
+        let paths = RootPaths::new(dir.path(), dir.path(), "l1");
+        let any = std::fs::File::open(Path::new("/")).unwrap();
+        let refused = RootMount::create(&layers, paths, any.as_fd(), 0).unwrap_err();
+        assert_eq!(refused.source.kind(), io::ErrorKind::InvalidInput, "{refused:?}");
+        assert!(refused.source.to_string().contains("65 layers and may have 64"), "{refused:?}");
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+    }
 }

@@ -1,5 +1,7 @@
 //! The network of sandboxes: one slot each, and one constant firewall table of the node.
 
+mod channel;
+mod connections;
 mod conntrack;
 mod firewall;
 mod netlink;
@@ -20,13 +22,18 @@ use std::fs;
 use crate::error::Tried;
 use crate::{HostError, Mark};
 
+/// A directory for each link of the calling thread's network namespace, there until the kernel is done
+/// with the link. `/sys/class/net` has those of the namespace in which it was mounted, and to ask for a
+/// link by its name has the kernel look for a module of that name when there is none.
+const LINKS: &str = "/proc/sys/net/ipv4/conf";
+
 /// The slots whose links exist on the host, whoever holds them.
 ///
 /// # Errors
 /// When the links cannot be listed.
 pub fn linked_slots(mark: Mark) -> Result<Vec<u16>, HostError> {
     let mut slots = Vec::new();
-    for entry in fs::read_dir("/sys/class/net").tried("list", "network links")? {
+    for entry in fs::read_dir(LINKS).tried("list", "network links")? {
         let name = entry.tried("list", "network links")?.file_name();
         slots.extend(mark.slot_of_link(&name.to_string_lossy()));
     }
@@ -36,7 +43,7 @@ pub fn linked_slots(mark: Mark) -> Result<Vec<u16>, HostError> {
 /// Whether the link of `slot` exists.
 #[must_use]
 pub fn is_linked(mark: Mark, slot: u16) -> bool {
-    fs::exists(format!("/sys/class/net/{}", mark.link(slot))).unwrap_or(true)
+    fs::exists(format!("{LINKS}/{}", mark.link(slot))).unwrap_or(true)
 }
 
 /// Has the host forget every connection from and to the addresses of `slots`, and says how many it

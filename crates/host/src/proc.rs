@@ -31,6 +31,16 @@ fn parse_stat(text: &str) -> Option<Stat> {
     Some(Stat { is_zombie, parent, start_time })
 }
 
+/// The running kernel's version.
+pub(crate) fn kernel_version() -> Option<(u32, u32)> {
+    parse_version(&fs::read_to_string("/proc/sys/kernel/osrelease").ok()?)
+}
+
+pub(crate) fn parse_version(release: &str) -> Option<(u32, u32)> {
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(str::parse);
+    Some((numbers.next()?.ok()?, numbers.next()?.ok()?))
+}
+
 /// When a process started, in clock ticks since boot.
 pub(crate) fn start_time(pid: i32) -> Option<u64> {
     Some(stat(pid)?.start_time)

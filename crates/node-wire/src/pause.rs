@@ -93,7 +93,7 @@ pub enum PauseError {
     AgentSilent(String),
     #[error("the node's disk has {free_mib} MiB free and keeps {reserve_mib} MiB in reserve")]
     DiskFull { free_mib: u64, reserve_mib: u64 },
-    /// A limit of the node.
+    /// A limit that no waiting lifts. The sandbox runs on.
     #[error("{0}")]
     Limit(String),
     /// The sandbox runs on.

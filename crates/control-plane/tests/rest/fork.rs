@@ -90,6 +90,10 @@ async fn what_cannot_be_copied_is_refused_before_anything_is_started() {
         service.node.fail_next_pause(error);
         service.client.post(&path(&id), &json!({})).await.error(status);
     }
+    // What to do about it is in what the node says.
+    service.node.fail_next_pause(PauseError::Limit("too deep; begin anew".into()));
+    let refused = service.client.post(&path(&id), &json!({})).await.error(400);
+    assert!(refused.ends_with("too deep; begin anew"), "{refused}");
     service.pause(&id, json!({})).await;
     assert!(service.client.post(&path(&id), &json!({})).await.error(409).contains("resume it"));
     assert_eq!((service.node.count(), service.node.snapshots()), (1, 0));

@@ -145,7 +145,7 @@ async fn a_pause_that_fails_leaves_it_running_and_reachable_or_says_that_it_is_g
     let rows = [
         (PauseError::Failed("/secret/path".into()), 500),
         (PauseError::DiskFull { free_mib: 1, reserve_mib: 2 }, 503),
-        (PauseError::Limit("the node keeps at most 2 paused sandboxes".into()), 503),
+        (PauseError::Limit("too deep".into()), 400),
         (PauseError::Busy("i".into()), 503),
         (PauseError::AgentSilent("i".into()), 503),
     ];

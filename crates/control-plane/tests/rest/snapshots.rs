@@ -246,7 +246,7 @@ async fn a_snapshot_that_fails_leaves_nothing_and_one_whose_answer_is_lost_is_fo
     for (error, status) in [
         (PauseError::Busy("i".into()), 503),
         (PauseError::DiskFull { free_mib: 1, reserve_mib: 2 }, 503),
-        (PauseError::Limit("full".into()), 503),
+        (PauseError::Limit("too deep".into()), 400),
         (PauseError::Failed("/secret".into()), 500),
     ] {
         service.node.fail_next_pause(error);

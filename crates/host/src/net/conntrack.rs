@@ -6,18 +6,15 @@
 
 use std::io;
 use std::net::Ipv4Addr;
-use std::os::fd::OwnedFd;
 
 use netlink_packet_core::{
-    DecodeError, DefaultNla, Emitable, NLA_TYPE_MASK, NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST,
-    NetlinkBuffer, NetlinkDeserializable, NetlinkHeader, NetlinkMessage, NetlinkPayload,
-    NetlinkSerializable, Nla, NlasIterator, Parseable,
+    DecodeError, DefaultNla, Emitable, NLA_TYPE_MASK, NLM_F_ACK, NLM_F_DUMP, NetlinkDeserializable,
+    NetlinkHeader, NetlinkPayload, NetlinkSerializable, Nla, NlasIterator, Parseable,
 };
 use rustix::io::Errno;
-use rustix::net::netlink::{self, SocketAddrNetlink};
-use rustix::net::{
-    AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, bind, recv, sendto, socket_with,
-};
+use rustix::net::netlink;
+
+use super::channel::Channel;
 
 // linux/netfilter/nfnetlink.h and nfnetlink_conntrack.h; the numbers are the kernel's interface.
 const CTNETLINK: u16 = 1 << 8;
@@ -32,9 +29,6 @@ const FAMILY_IPV4: u8 = 2;
 const NAME: [u16; 3] = [CTA_TUPLE_ORIG, CTA_ID, CTA_ZONE];
 /// Family, version, resource id: what every message of netfilter begins with.
 const NFGENMSG: usize = 4;
-
-/// The largest piece of a listing that the kernel sends at once.
-const MAX_ANSWER: usize = 32 * 1024;
 
 /// The ends of a connection, seen from whoever opened it: `CTA_IP_V4_SRC`, `CTA_IP_V4_DST`.
 const ENDS: [u16; 2] = [1, 2];
@@ -69,24 +63,19 @@ fn is_absent(error: &io::Error) -> bool {
 
 #[derive(Debug)]
 struct Conntrack {
-    socket: OwnedFd,
-    sequence: u32,
+    channel: Channel,
 }
 
 impl Conntrack {
     fn open() -> io::Result<Self> {
-        let protocol = Some(netlink::NETFILTER);
-        let flags = SocketFlags::CLOEXEC;
-        let socket = socket_with(AddressFamily::NETLINK, SocketType::RAW, flags, protocol)?;
-        bind(&socket, &SocketAddrNetlink::new(0, 0))?;
-        Ok(Self { socket, sequence: 0 })
+        Ok(Self { channel: Channel::open(Some(netlink::NETFILTER))? })
     }
 
     /// Lists those that are `wanted`.
     fn list(&mut self, wanted: impl Fn(&Message) -> bool) -> io::Result<Vec<Message>> {
         let request = Message { kind: LIST, attributes: Vec::new() };
         let mut found = Vec::new();
-        self.request(request, NLM_F_DUMP, |message| {
+        self.channel.request(request, NLM_F_DUMP, |message| {
             if wanted(&message) {
                 found.push(message);
             }
@@ -100,62 +89,11 @@ impl Conntrack {
         // address: to the kernel, removing it would be removing all there is.
         attributes.retain(|nla| NAME.contains(&(nla.kind() & NLA_TYPE_MASK)));
         let request = Message { kind: DELETE, attributes };
-        match self.request(request, NLM_F_ACK, |_none| {}) {
+        match self.channel.request(request, NLM_F_ACK, |_none| {}) {
             Err(error) if Errno::from_io_error(&error) == Some(Errno::NOENT) => Ok(()),
             removed => removed,
         }
     }
-
-    fn request(
-        &mut self,
-        message: Message,
-        flags: u16,
-        mut take: impl FnMut(Message),
-    ) -> io::Result<()> {
-        self.sequence = self.sequence.wrapping_add(1);
-        let mut header = NetlinkHeader::default();
-        header.flags = NLM_F_REQUEST | flags;
-        header.sequence_number = self.sequence;
-        let mut packet = NetlinkMessage::new(header, NetlinkPayload::InnerMessage(message));
-        packet.finalize();
-        let mut bytes = vec![0; packet.buffer_len()];
-        packet.serialize(&mut bytes);
-        sendto(&self.socket, &bytes, SendFlags::empty(), &SocketAddrNetlink::new(0, 0))?;
-        while !self.receive(&mut take)? {}
-        Ok(())
-    }
-
-    /// One datagram of answers. Whether it has the last one.
-    fn receive(&self, take: &mut impl FnMut(Message)) -> io::Result<bool> {
-        let mut buffer = vec![0; MAX_ANSWER];
-        let (len, _) = recv(&self.socket, buffer.as_mut_slice(), RecvFlags::empty())?;
-        let mut rest = buffer.get(..len).unwrap_or_default();
-        while !rest.is_empty() {
-            let length = NetlinkBuffer::new_checked(rest).map_err(nonsense)?.length();
-            let packet = NetlinkMessage::<Message>::deserialize(rest).map_err(nonsense)?;
-            // Lengths are told without what fills up to four bytes.
-            let next = usize::try_from(length.next_multiple_of(4)).unwrap_or(usize::MAX);
-            rest = rest.get(next..).unwrap_or_default();
-            if packet.header.sequence_number != self.sequence {
-                continue;
-            }
-            match packet.payload {
-                NetlinkPayload::InnerMessage(message) => take(message),
-                NetlinkPayload::Done(_) => return Ok(true),
-                NetlinkPayload::Error(error) => {
-                    return error.code.map_or(Ok(true), |code| {
-                        Err(io::Error::from_raw_os_error(code.get().saturating_abs()))
-                    });
-                }
-                _other => {}
-            }
-        }
-        Ok(false)
-    }
-}
-
-fn nonsense(error: DecodeError) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, error.to_string())
 }
 
 /// A message of ctnetlink about IPv4.

@@ -1,16 +1,10 @@
-//! rtnetlink requests, answered one at a time on a blocking socket.
-//!
-//! The socket belongs to the network namespace of the thread that opened it, for good.
+//! rtnetlink: links, addresses and routes of the network namespace in which it was opened.
 
 use std::io;
 use std::net::Ipv4Addr;
-use std::ops::ControlFlow;
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd};
 
-use netlink_packet_core::{
-    ErrorMessage, NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REPLACE, NLM_F_REQUEST,
-    NetlinkHeader, NetlinkMessage, NetlinkPayload,
-};
+use netlink_packet_core::{NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REPLACE};
 use netlink_packet_route::address::{AddressAttribute, AddressMessage};
 use netlink_packet_route::link::{
     InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
@@ -18,38 +12,19 @@ use netlink_packet_route::link::{
 use netlink_packet_route::route::RouteMessage;
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use rustix::net::netdevice::name_to_index;
-use rustix::net::netlink::SocketAddrNetlink;
-use rustix::net::{
-    AddressFamily as SocketFamily, RecvFlags, SendFlags, SocketFlags, SocketType, bind, recv,
-    sendto, socket_with,
-};
 
-/// The most that is read at a time: the kernel makes no larger parts of a list, and an
-/// acknowledgement has a copy of the request.
-const MAX_ANSWER: usize = 32 * 1024;
-/// Where a message begins behind another one.
-const ALIGNMENT: usize = 4;
-
+use super::channel::Channel;
 use super::way::Way;
 
 #[derive(Debug)]
 pub(super) struct Netlink {
-    socket: OwnedFd,
-    sequence: u32,
+    channel: Channel,
 }
 
 impl Netlink {
     /// Opens a socket in the calling thread's network namespace.
     pub(super) fn open() -> io::Result<Self> {
-        let socket = socket_with(
-            SocketFamily::NETLINK,
-            SocketType::RAW,
-            SocketFlags::CLOEXEC,
-            // NETLINK_ROUTE is protocol 0, the default of the family.
-            None,
-        )?;
-        bind(&socket, &SocketAddrNetlink::new(0, 0))?;
-        Ok(Self { socket, sequence: 0 })
+        Ok(Self { channel: Channel::open(None)? })
     }
 
     /// Makes a veth pair, `name` here and `peer` straight in the namespace `netns`: moving an end
@@ -123,76 +98,21 @@ impl Netlink {
     pub(super) fn ways(&mut self) -> io::Result<Vec<Way>> {
         let mut request = RouteMessage::default();
         request.header.address_family = AddressFamily::Inet;
-        self.send(RouteNetlinkMessage::GetRoute(request), NLM_F_DUMP)?;
         let mut ways = Vec::new();
-        self.answers(|payload| match payload {
-            NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewRoute(route)) => {
+        self.channel.request(RouteNetlinkMessage::GetRoute(request), NLM_F_DUMP, |message| {
+            if let RouteNetlinkMessage::NewRoute(route) = message {
                 ways.extend(Way::of(&route));
-                ControlFlow::Continue(())
             }
-            NetlinkPayload::Done(_) => ControlFlow::Break(Ok(())),
-            NetlinkPayload::Error(error) => ControlFlow::Break(Err(failure(&error))),
-            _ => ControlFlow::Continue(()),
         })?;
         Ok(ways)
     }
 
     /// The index of a link in this socket's namespace.
     pub(super) fn index_of(&self, name: &str) -> io::Result<u32> {
-        Ok(name_to_index(&self.socket, name)?)
+        Ok(name_to_index(&self.channel, name)?)
     }
 
     fn request(&mut self, message: RouteNetlinkMessage, flags: u16) -> io::Result<()> {
-        self.send(message, NLM_F_ACK | flags)?;
-        self.answers(|payload| match payload {
-            NetlinkPayload::Error(error) if error.code.is_some() => {
-                ControlFlow::Break(Err(failure(&error)))
-            }
-            NetlinkPayload::Error(_acknowledgement) => ControlFlow::Break(Ok(())),
-            _ => ControlFlow::Continue(()),
-        })
+        self.channel.request(message, NLM_F_ACK | flags, |_none| {})
     }
-
-    fn send(&mut self, message: RouteNetlinkMessage, flags: u16) -> io::Result<()> {
-        self.sequence = self.sequence.wrapping_add(1);
-        let mut header = NetlinkHeader::default();
-        header.flags = NLM_F_REQUEST | flags;
-        header.sequence_number = self.sequence;
-        let mut packet = NetlinkMessage::new(header, NetlinkPayload::InnerMessage(message));
-        packet.finalize();
-        let mut bytes = vec![0; packet.buffer_len()];
-        packet.serialize(&mut bytes);
-        sendto(&self.socket, &bytes, SendFlags::empty(), &SocketAddrNetlink::new(0, 0))?;
-        Ok(())
-    }
-
-    /// Gives every answer to the last request to `take`, until that breaks.
-    fn answers(
-        &self,
-        mut take: impl FnMut(NetlinkPayload<RouteNetlinkMessage>) -> ControlFlow<io::Result<()>>,
-    ) -> io::Result<()> {
-        let mut buffer = vec![0; MAX_ANSWER];
-        loop {
-            let (len, _) = recv(&self.socket, buffer.as_mut_slice(), RecvFlags::empty())?;
-            let mut rest = buffer.get(..len).unwrap_or_default();
-            // The answers of a list come several at a time.
-            while !rest.is_empty() {
-                let packet = NetlinkMessage::<RouteNetlinkMessage>::deserialize(rest)
-                    .map_err(|error| io::Error::other(error.to_string()))?;
-                let len = usize::try_from(packet.header.length).unwrap_or(usize::MAX);
-                rest = rest.get(len.next_multiple_of(ALIGNMENT).max(1)..).unwrap_or_default();
-                if packet.header.sequence_number != self.sequence {
-                    continue;
-                }
-                if let ControlFlow::Break(done) = take(packet.payload) {
-                    return done;
-                }
-            }
-        }
-    }
-}
-
-fn failure(error: &ErrorMessage) -> io::Error {
-    let code = error.code.map_or(0, |code| code.get().saturating_abs());
-    io::Error::from_raw_os_error(code)
 }

@@ -1,9 +1,10 @@
 //! A slot: a user namespace, a network namespace of its, and the pair of links that joins it to the
 //! host.
 //!
-//! Both namespaces are held by descriptor only. When the last descriptor and the last process in
-//! them are gone, the kernel takes links, addresses and routes away by itself: closing is the whole
-//! release, and a crash of the daemon releases what it alone held.
+//! Both namespaces are held by descriptor only. When the last descriptor, the last process in them and
+//! the last connection that has something to send are gone, the kernel takes links, addresses and
+//! routes away by itself: ending the connections and closing is the whole release, and a crash of the
+//! daemon releases what it alone held.
 
 use std::fs;
 use std::io;
@@ -14,13 +15,13 @@ use lifecycle::{Budget, Release};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, listen, socket_with, sockopt};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
-use super::is_linked;
 use super::netlink::Netlink;
 use super::way::{Subnet, Way};
+use super::{connections, is_linked};
 use crate::error::Tried;
 use crate::identity::UIDS_PER_SLOT;
 use crate::process::{Namespaces, Process, make_namespaces};
-use crate::thread::in_own_thread;
+use crate::thread::{blocking, in_own_thread};
 use crate::{Faults, HostError, Mark};
 
 /// The sandbox's end of its link.
@@ -176,8 +177,15 @@ impl Release for Slot {
         &self.name
     }
 
-    /// The descriptors close when the owner is consumed.
+    /// Ends the connections inside, which would keep the namespace without any program. The
+    /// descriptors close when the owner is consumed.
     async fn release(&self, _budget: Budget) -> Result<(), HostError> {
+        match blocking(|| inside(self.netns.as_fd(), connections::end_all)) {
+            Ok(0) => {}
+            Ok(count) => tracing::debug!(slot = self.name, count, "connections ended"),
+            // The slot can be let go all the same: its index waits for the link.
+            Err(error) => tracing::warn!(slot = self.name, %error, "connections are left to end"),
+        }
         Ok(())
     }
 }

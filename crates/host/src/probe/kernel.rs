@@ -5,6 +5,7 @@ use std::io;
 
 use super::{ALL, CONTAINER, FIRECRACKER, Finding, Level};
 use crate::cgroup::{Kind, Layout};
+use crate::proc::parse_version;
 
 /// Idmapped layers below an overlay came with 5.19, the youngest thing containers need.
 const OLDEST: (u32, u32) = (5, 19);
@@ -55,11 +56,6 @@ fn version() -> Finding {
     let (major, minor) = OLDEST;
     let fix = format!("boot a kernel of version {major}.{minor} or later");
     Finding::lack("kernel", CONTAINER, Level::Missing, release, fix)
-}
-
-fn parse_version(release: &str) -> Option<(u32, u32)> {
-    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(str::parse);
-    Some((numbers.next()?.ok()?, numbers.next()?.ok()?))
 }
 
 fn user_namespaces() -> Finding {
@@ -149,7 +145,8 @@ pub(super) fn number(path: &str) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
-    use super::{OLDEST, parse_version};
+    use super::OLDEST;
+    use crate::proc::parse_version;
 
     #[test]
     fn kernel_versions_are_compared_as_numbers() {

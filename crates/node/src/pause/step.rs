@@ -25,7 +25,10 @@ pub(crate) enum HaltError {
     Publish(#[source] images::PublishError),
     #[error("it was made by an earlier release, whose sandboxes cannot be paused")]
     NotPortable,
-    #[error("it is a snapshot of a snapshot {0} times over, and cannot be one once more")]
+    #[error(
+        "it was made by {0} snapshots or forks of each other, as many as there may be; take its files \
+         to a new sandbox of a template that is none, and go on from there"
+    )]
     TooDeep(usize),
     #[error("the machine has ended")]
     Gone,

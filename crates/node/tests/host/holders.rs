@@ -15,6 +15,7 @@ use rustix::process::Signal;
 use testkit::{TestNode, in_view, wait_for};
 
 use crate::guest::run;
+use crate::network::{INTERNET, Internet};
 use crate::requirements::{LIMIT, census, id, lifecycles, mark};
 
 /// The directory of the one lifecycle there is.
@@ -114,6 +115,32 @@ fn a_program_of_the_host_in_a_sandboxs_network_keeps_its_address_from_the_next()
         wait_for("the link to go", LIMIT, async || !is_linked(mark(&test), slot)).await;
         test.wait_no_sandbox_objects().await;
         test.stop().await;
+    });
+}
+
+#[test]
+fn what_was_sent_to_a_peer_that_does_not_read_keeps_nothing_of_a_sandbox_that_is_killed() {
+    let internet = Internet::new();
+    let (ready, is_ready) = std::sync::mpsc::channel();
+    internet.within(move || {
+        let server = std::net::TcpListener::bind((INTERNET, 81)).unwrap();
+        ready.send(()).unwrap();
+        let _held: Vec<_> = server.incoming().collect();
+    });
+    is_ready.recv().unwrap();
+    in_view(async move |view| {
+        let test = TestNode::start(view, |_| {}).await;
+        let addr = test.node.create(test.spec("i1"), LIMIT).await.unwrap().route.addr;
+        let send = format!("nc {INTERNET} 81 < /dev/zero > /dev/null 2>&1 &");
+        assert_eq!(run(addr, "user", &send).await.code, 0);
+        // The kernel asks the peer now and then whether it has room (proc_pid_net(5), timer 4).
+        let is_full = "grep -q ' 04:[0-9A-F]\\{8\\} ' /proc/net/tcp";
+        wait_for("the peer to be full", LIMIT, async || run(addr, "user", is_full).await.code == 0)
+            .await;
+        kill_nothing_left(&test).await;
+        test.wait_no_sandbox_objects().await;
+        test.stop().await;
+        drop(internet);
     });
 }
 

@@ -1,5 +1,7 @@
 //! Pausing, resuming and copying real sandboxes.
 
+mod layers;
+
 use std::time::{Duration, SystemTime};
 
 use host::{Fault, Faults};

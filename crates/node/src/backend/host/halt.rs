@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use host::mount::UPPER;
+use host::mount::{MAX_LAYERS, UPPER};
 use images::{Draft, Lease, Origin, copy_layer};
 use lifecycle::Budget;
 use node_wire::NewSnapshot;
@@ -14,10 +14,6 @@ use tokio_util::sync::CancellationToken;
 use crate::backend::host::holdings::HostHoldings;
 use crate::pause::{Halt, HaltError};
 use crate::teardown::StepError;
-
-/// Snapshots of snapshots. The kernel lays some hundred layers over each other; every one makes
-/// looking for a file slower.
-const MAX_LAYERS: usize = 32;
 
 impl HostHoldings {
     pub(super) async fn freeze_machine(&self, budget: Budget) -> Result<(), HaltError> {
