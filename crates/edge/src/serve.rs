@@ -19,6 +19,7 @@ use hyper::body::Incoming;
 use lifecycle::{Budget, Expired, Gate};
 use rustix::net::sockopt;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, debug_span, info, warn};
 
@@ -151,13 +152,14 @@ fn refuse(socket: TcpStream, refusals: &Arc<Seats>, edge: &Edge, span: tracing::
 /// Closes unused connections to sandboxes from time to time, and at once when their other end leaves.
 async fn sweep(edge: Arc<Edge>, stop: CancellationToken) {
     let max_age = edge.config().upstream_idle;
-    let pause = (max_age / SWEEPS).max(Duration::from_millis(1));
+    let mut looks = tokio::time::interval((max_age / SWEEPS).max(Duration::from_millis(1)));
+    looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
             biased;
             () = stop.cancelled() => return,
+            _at = looks.tick() => edge.close_idle(max_age),
             () = edge.left.notified() => edge.close_left(),
-            () = tokio::time::sleep(pause) => edge.close_idle(max_age),
         }
     }
 }

@@ -1,15 +1,17 @@
 use std::io;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
 use edge::Config;
+use futures::poll;
 use http::Response;
 use parking_lot::Mutex;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 
 use crate::kit::{
     LIFECYCLE, SANDBOX, Server, World, full, in_world, one_lane, read_head, text, try_read_head,
@@ -109,6 +111,33 @@ async fn an_unused_connection_is_closed_when_its_server_leaves_it() {
         world.text(server.get("/")).await;
         leave.send(()).unwrap();
         closed.await.unwrap();
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn connections_that_are_left_all_the_time_do_not_keep_the_others() {
+    let config = Config { upstream_idle: Duration::from_millis(400), ..one_lane() };
+    in_world(config, async |world| {
+        let (kept, closed) = answers_then_waits_for_the_end(world).await;
+        let leave = Arc::new(Notify::new());
+        let leaves = Arc::clone(&leave);
+        let leaver = world
+            .sandbox_raw(move |mut socket| {
+                let leaves = Arc::clone(&leaves);
+                async move {
+                    read_head(&mut socket).await;
+                    socket.write_all(OK).await.unwrap();
+                    leaves.notified().await;
+                }
+            })
+            .await;
+        world.text(kept.get("/")).await;
+        let mut closed = pin!(closed);
+        while poll!(closed.as_mut()).is_pending() {
+            world.text(leaver.get("/")).await;
+            leave.notify_one();
+        }
     })
     .await;
 }
