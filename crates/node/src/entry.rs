@@ -301,10 +301,13 @@ impl Entry {
         }
     }
 
-    /// Ends a live sandbox whose time is over. `false` when it is not, or not live.
+    /// Ends a live sandbox whose time is over. `false` when it is not, or not live, or to be paused
+    /// then: a clock that has moved on since [`Entry::pauses_now`] must not make an end of a pause.
     pub(crate) fn expire(&self) -> bool {
         let expired = self.state.send_if_modified(|state| {
-            let over = state.phase == SandboxPhase::Live && state.deadline <= Instant::now();
+            let over = state.phase == SandboxPhase::Live
+                && state.on_timeout == OnTimeout::Kill
+                && state.deadline <= Instant::now();
             if over {
                 // From here on its end cannot be moved.
                 state.phase = SandboxPhase::Stopping;

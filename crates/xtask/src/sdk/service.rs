@@ -27,6 +27,9 @@ const READY: &str = "cofferdam: ready on http://";
 /// half a minute and is not what these tests are about.
 const KEPT: &str = "images";
 
+/// Logs of earlier services that are kept: a test that fails is explained by the one it ran against.
+const LOGS_KEPT: usize = 16;
+
 /// A running service.
 pub(crate) struct Service {
     child: Child,
@@ -51,6 +54,7 @@ impl Service {
     pub(crate) fn start_with(data: &Path, args: &[&str]) -> Result<Self> {
         clear(data)?;
         let log = paths::sdk().join("service.log");
+        keep_earlier(&log)?;
         let log_file =
             File::create(&log).map_err(Failure::because(format!("make {}", log.display())))?;
         let mut child = cofferdam()
@@ -221,6 +225,24 @@ fn assignments(text: &str) -> Vec<(String, String)> {
         .filter_map(|line| line.split_once('='))
         .map(|(name, value)| (name.to_owned(), value.trim_matches(['"', '\'']).to_owned()))
         .collect()
+}
+
+/// Gives the log of the service before this one a name of its own, in the place of the oldest.
+fn keep_earlier(log: &Path) -> Result<()> {
+    let name = |age: usize| log.with_extension(format!("{age}.log"));
+    for age in (1..LOGS_KEPT).rev() {
+        rename(&name(age), &name(age + 1))?;
+    }
+    rename(log, &name(1))
+}
+
+fn rename(from: &Path, to: &Path) -> Result<()> {
+    match fs::rename(from, to) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(Failure::because(format!("rename {}", from.display()))(error))
+        }
+        _done => Ok(()),
+    }
 }
 
 #[cfg(test)]
