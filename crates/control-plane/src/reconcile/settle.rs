@@ -62,16 +62,20 @@ impl App {
             return self.settle_live(row, status).await;
         }
         match (row.state, status.phase) {
-            // Its time was over, and its node has begun to pause it.
-            (RowState::Running, SandboxPhase::Pausing) => {
+            // Its time was over, and its node has begun to pause it, or has done so since it said what
+            // is paused.
+            (RowState::Running, SandboxPhase::Pausing | SandboxPhase::Paused) => {
                 self.withdraw(row);
                 self.store.begin_pause(row).await?;
             }
             // On its way; the next round, or an event, finds where it arrived.
-            (RowState::Pausing, SandboxPhase::Pausing)
+            (RowState::Pausing, SandboxPhase::Pausing | SandboxPhase::Paused)
             | (
                 RowState::Starting | RowState::Resuming | RowState::Paused,
-                SandboxPhase::Reserved | SandboxPhase::Booting | SandboxPhase::Pausing,
+                SandboxPhase::Reserved
+                | SandboxPhase::Booting
+                | SandboxPhase::Pausing
+                | SandboxPhase::Paused,
             ) => {}
             // Asked to end, and the node does not know, or does not do it.
             (

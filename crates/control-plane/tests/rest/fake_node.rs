@@ -39,12 +39,18 @@ pub(crate) struct FakeNode {
     hold: watch::Sender<bool>,
     /// While true, it does not say how it is.
     hold_info: watch::Sender<bool>,
-    /// While true, creates wait after they did their work.
+    /// While true, creates, and starts from pauses, wait after they did their work.
     hold_answers: watch::Sender<bool>,
     /// While true, what it has is known and not told yet.
     hold_lists: watch::Sender<bool>,
     /// How often what it has was looked up.
     pub(crate) listed: watch::Sender<u32>,
+    /// While true, who moves an end waits for the answer.
+    hold_ends: watch::Sender<bool>,
+    /// How many such answers there were.
+    pub(crate) held_ends: watch::Sender<u32>,
+    /// How many starts from pauses did their work.
+    pub(crate) resumed: watch::Sender<u32>,
     /// While true, kills wait before they do anything.
     hold_kills: watch::Sender<bool>,
     /// While true, pauses wait when they have begun, and starts from pauses, too.
@@ -68,6 +74,8 @@ pub(crate) struct FakeNode {
 struct State {
     sandboxes: BTreeMap<SandboxId, SandboxStatus>,
     paused: BTreeMap<SandboxId, PausedStatus>,
+    /// Is paused as soon as what is paused has been told.
+    paused_behind: Option<SandboxId>,
     /// Whether guest agents give no sign of life.
     silent: bool,
     /// What the next pause or snapshot, and the next start from a pause, answer instead.
@@ -133,6 +141,7 @@ impl FakeNode {
         let state = State {
             sandboxes: BTreeMap::new(),
             paused: BTreeMap::new(),
+            paused_behind: None,
             silent: false,
             fail_pause: None,
             fail_resume: None,
@@ -169,6 +178,9 @@ impl FakeNode {
             hold_answers: watch::channel(false).0,
             hold_lists: watch::channel(false).0,
             listed: watch::channel(0).0,
+            hold_ends: watch::channel(false).0,
+            held_ends: watch::channel(0).0,
+            resumed: watch::channel(0).0,
             hold_kills: watch::channel(false).0,
             hold_pauses: watch::channel(false).0,
             hold_resumes: watch::channel(false).0,
@@ -414,6 +426,10 @@ impl FakeNode {
 
     pub(crate) fn lists_are_held(&self) -> bool {
         *self.hold_lists.borrow()
+    }
+
+    pub(crate) fn hold_ends(&self, hold: bool) {
+        self.hold_ends.send_replace(hold);
     }
 
     pub(crate) fn hold_kills(&self, hold: bool) {

@@ -236,6 +236,23 @@ async fn a_sandbox_that_its_node_pauses_by_itself_is_paused() {
 }
 
 #[tokio::test]
+async fn one_that_its_node_pauses_while_it_tells_what_it_has_is_not_lost() {
+    let service = Service::start().await;
+    let id = service.create(json!({"autoPause": true})).await;
+    // Of the second pause the events say nothing for sure.
+    for _ in 0..2 {
+        service.node.pause_behind_the_list(&id);
+        service.compare();
+        service.is(&id, "pausing").await;
+        assert_eq!(service.routes.addr(&id), None);
+        service.compare();
+        service.is(&id, "paused").await;
+        assert_eq!(service.connect(&id).await, 201);
+    }
+    service.stop().await;
+}
+
+#[tokio::test]
 async fn a_connect_finds_what_its_node_paused_a_moment_ago() {
     let service = Service::start().await;
     let id = service.create(json!({"timeout": 10})).await;

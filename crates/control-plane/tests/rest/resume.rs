@@ -149,3 +149,38 @@ async fn a_sandbox_that_dies_while_it_is_paused_is_gone() {
     assert_eq!(service.explain(&id).await["ended"]["reason"], "lost");
     service.stop().await;
 }
+
+#[tokio::test]
+async fn one_that_goes_on_is_not_ended_because_somebody_else_has_seen_it_first() {
+    let service = Service::start().await;
+    let id = service.create(json!({"timeout": 100})).await;
+    let node = service.node.clone();
+    // Who moves its end hears that it does not run, and is slow to look why.
+    node.pause_unheard(&id, true);
+    node.hold_ends(true);
+    let before = *node.held_ends.borrow();
+    let post = async |what: &str, timeout: u32| {
+        let path = format!("/sandboxes/{id}/{what}");
+        service.client.post(&path, &json!({"timeout": timeout})).await.status
+    };
+    let meanwhile = async {
+        wait_for(async || *node.held_ends.borrow() > before).await;
+        service.compare();
+        service.is(&id, "paused").await;
+        // Another lets it go on, and its node is slow to say that it does.
+        node.hold_answers(true);
+        let looked_at = async {
+            wait_for(async || *node.resumed.borrow() == 1).await;
+            node.hold_ends(false);
+            service.is(&id, "running").await;
+            node.hold_answers(false);
+        };
+        tokio::join!(post("connect", 300), looked_at).0
+    };
+    let (_moved, connected) = tokio::join!(post("timeout", 50), meanwhile);
+    assert_eq!(connected, 201);
+    assert_eq!(service.detail(&id).await["state"], "running");
+    assert_eq!(service.routes.addr(&id), Some(ADDR));
+    assert!(node.has(&id));
+    service.stop().await;
+}

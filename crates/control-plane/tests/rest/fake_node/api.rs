@@ -114,7 +114,14 @@ impl NodeApi for FakeNode {
 
     async fn paused(&self) -> Result<Vec<PausedStatus>, NodeError> {
         self.check()?;
-        Ok(self.state.lock().paused.values().cloned().collect())
+        let mut state = self.state.lock();
+        let paused = state.paused.values().cloned().collect();
+        let behind = state.paused_behind.take();
+        drop(state);
+        if let Some(id) = behind {
+            self.pause_unheard(&id, true);
+        }
+        Ok(paused)
     }
 
     async fn snapshot(
@@ -141,19 +148,18 @@ impl NodeApi for FakeNode {
 
     async fn set_end(&self, id: &SandboxId, ends_at: SystemTime) -> Result<(), NodeError> {
         self.check()?;
-        let over = {
+        let is_live = {
             let mut state = self.state.lock();
             let status = state.sandboxes.get_mut(id);
-            let Some(status) = status.filter(|status| status.phase == SandboxPhase::Live) else {
-                return Err(NodeError::NotFound(id.to_string()));
-            };
-            status.ends_at = ends_at;
-            ends_at <= SystemTime::now()
+            let live = status.filter(|status| status.phase == SandboxPhase::Live);
+            live.map(|status| status.ends_at = ends_at).is_some()
         };
-        if over {
+        if is_live && ends_at <= SystemTime::now() {
             self.end(id, EndReason::Timeout);
         }
-        Ok(())
+        self.held_ends.send_modify(|held| *held += 1);
+        self.hold_ends.subscribe().wait_for(|hold| !hold).await.unwrap();
+        is_live.then_some(()).ok_or_else(|| NodeError::NotFound(id.to_string()))
     }
 
     async fn list(&self) -> Result<Vec<SandboxStatus>, NodeError> {

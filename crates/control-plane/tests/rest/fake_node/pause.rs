@@ -139,6 +139,11 @@ impl FakeNode {
         paused
     }
 
+    /// The same in the midst of the next question after what it has.
+    pub(crate) fn pause_behind_the_list(&self, id: &SandboxId) {
+        self.state.lock().paused_behind = Some(id.clone());
+    }
+
     /// What ran of a paused one is lost, as with a restart of its host.
     pub(crate) fn lose_memory(&self, id: &SandboxId, tell: bool) {
         let (lifecycle, at) = {
@@ -279,6 +284,8 @@ impl FakeNode {
             Resumed { started: Started { status, route }, memory }
         };
         self.changed();
+        self.resumed.send_modify(|resumed| *resumed += 1);
+        self.hold_answers.subscribe().wait_for(|hold| !hold).await.unwrap();
         self.answered().map_err(CreateError::Unreachable)?;
         Ok(resumed)
     }
