@@ -155,7 +155,7 @@ impl App {
             return ApiError::no_sandbox(&row.id);
         }
         tracing::warn!(error = %observe::chain(&error), "a sandbox was not paused");
-        self.look_at(session, &row).await;
+        self.look_at_mine(session, &row).await;
         node_answers::pause_failed(&error, &row.id)
     }
 }

@@ -92,9 +92,24 @@ impl App {
     }
 
     /// The same for one sandbox, of which somebody has just heard something else than its record
-    /// says. Whatever fails, the next comparison is soon.
+    /// says. One that somebody else is working on is left to them. Whatever fails, the next comparison
+    /// is soon.
     pub(crate) async fn look_at(self: &Arc<Self>, session: &Arc<Session>, row: &SandboxRow) {
-        if let Err(error) = self.compare_one(session, row).await {
+        self.look_unless(session, row, true).await;
+    }
+
+    /// The same by who is working on it.
+    pub(crate) async fn look_at_mine(self: &Arc<Self>, session: &Arc<Session>, row: &SandboxRow) {
+        self.look_unless(session, row, false).await;
+    }
+
+    async fn look_unless(
+        self: &Arc<Self>,
+        session: &Arc<Session>,
+        row: &SandboxRow,
+        unless_in_hand: bool,
+    ) {
+        if let Err(error) = self.compare_one(session, row, unless_in_hand).await {
             let error = observe::chain(&error).to_string();
             tracing::warn!(error, "a sandbox was not compared with its node; will try again");
             session.compare_soon();
@@ -105,10 +120,15 @@ impl App {
         self: &Arc<Self>,
         session: &Arc<Session>,
         row: &SandboxRow,
+        unless_in_hand: bool,
     ) -> Result<(), ReconcileError> {
         let Some(node) = session.id() else { return Ok(()) };
         let row = self.store.live_sandbox(&row.id).await.map_err(ReconcileError::Store)?;
         let Some(row) = row else { return Ok(()) };
+        // After the row was read: who begins to work on it from here on changes its revision.
+        if unless_in_hand && self.starting.has(&row.id) {
+            return Ok(());
+        }
         let mut has =
             session.within(LIST_LIMIT, ask(session)).await.map_err(ReconcileError::Node)?;
         let endings = self.endings_of(session, std::slice::from_ref(&row), &has).await?;

@@ -8,7 +8,7 @@ use e2b_wire::{Sandbox, Timestamp, error_code};
 use http::StatusCode;
 use lifecycle::Budget;
 use model::{EndReason, Ipv4Range, Keep, OnTimeout, SandboxId, SandboxSpec, Secret};
-use node_wire::{CreateError, Resumed, SandboxStatus, Started};
+use node_wire::{CreateError, Resumed, Started};
 
 use crate::Team;
 use crate::app::{App, now};
@@ -198,9 +198,6 @@ impl App {
                 })
             }
             Ok(false) => {
-                if let Some(now) = self.recorded_by_another(&row, &status).await? {
-                    return Ok(now);
-                }
                 self.routes.withdraw(&row.id, &status.lifecycle);
                 // Whoever wanted it gone may have asked before there was anything to end.
                 let ended = self.join_kill(session, &row.id, EndReason::Request).await;
@@ -217,23 +214,6 @@ impl App {
         }
     }
 
-    /// The row of a sandbox that goes on and that somebody else has recorded: who compared it with
-    /// its node because of an earlier pause. `None` when its end was asked for, or came.
-    async fn recorded_by_another(
-        &self,
-        row: &SandboxRow,
-        status: &SandboxStatus,
-    ) -> Result<Option<SandboxRow>, ApiError> {
-        let now = self.store.live_sandbox(&row.id).await?;
-        let is_same = |now: &SandboxRow| now.lifecycle.as_ref() == Some(&status.lifecycle);
-        let now = now.filter(|now| now.state != RowState::Killing && is_same(now));
-        // It may have been paused again, too.
-        if now.as_ref().is_some_and(|now| now.state != RowState::Running) {
-            self.routes.withdraw(&row.id, &status.lifecycle);
-        }
-        Ok(now)
-    }
-
     /// Makes the record of a sandbox that did not go on say what it is now.
     async fn not_resumed(
         self: &Arc<Self>,
@@ -247,11 +227,11 @@ impl App {
             CreateError::Unreachable(_) => session.compare_soon(),
             // It runs, or is on its way to or from it: as when its memory is being given up.
             CreateError::AlreadyExists(_) => {
-                self.look_at(session, &row).await;
+                self.look_at_mine(session, &row).await;
                 return Ok(Turn::Changed);
             }
             CreateError::NotPaused(_) if !is_starting(session).await => {
-                self.look_at(session, &row).await;
+                self.look_at_mine(session, &row).await;
                 self.store.paused_again(&row).await?;
                 return Ok(Turn::Changed);
             }

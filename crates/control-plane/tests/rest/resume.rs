@@ -2,6 +2,7 @@
 
 use model::{EndReason, Keep, OnTimeout, SandboxId};
 use serde_json::json;
+use tokio::sync::oneshot;
 
 use crate::fake_node::ADDR;
 use crate::service::{Service, wait_for};
@@ -163,6 +164,12 @@ async fn one_that_goes_on_is_not_ended_because_somebody_else_has_seen_it_first()
         let path = format!("/sandboxes/{id}/{what}");
         service.client.post(&path, &json!({"timeout": timeout})).await.status
     };
+    let (tell, moved) = oneshot::channel();
+    let moving = async {
+        let status = post("timeout", 50).await;
+        tell.send(()).unwrap();
+        status
+    };
     let meanwhile = async {
         wait_for(async || *node.held_ends.borrow() > before).await;
         service.compare();
@@ -172,13 +179,13 @@ async fn one_that_goes_on_is_not_ended_because_somebody_else_has_seen_it_first()
         let looked_at = async {
             wait_for(async || *node.resumed.borrow() == 1).await;
             node.hold_ends(false);
-            service.is(&id, "running").await;
+            moved.await.unwrap();
             node.hold_answers(false);
         };
         tokio::join!(post("connect", 300), looked_at).0
     };
-    let (_moved, connected) = tokio::join!(post("timeout", 50), meanwhile);
-    assert_eq!(connected, 201);
+    let (moved, connected) = tokio::join!(moving, meanwhile);
+    assert_eq!((moved.as_u16(), connected.as_u16()), (404, 201));
     assert_eq!(service.detail(&id).await["state"], "running");
     assert_eq!(service.routes.addr(&id), Some(ADDR));
     assert!(node.has(&id));
