@@ -114,7 +114,7 @@ impl Floor {
             .args(args);
         match &bare.cgroup {
             Some(cgroup) => {
-                let spawn = spawn.join(cgroup.procs());
+                let spawn = spawn.join(cgroup.tasks());
                 match cgroup.dir() {
                     Some(dir) => spawn.in_cgroup(dir),
                     None => spawn,

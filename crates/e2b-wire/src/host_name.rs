@@ -53,7 +53,18 @@ impl Target {
             let first = values.next().unwrap_or_default();
             values.next().map_or(Ok(first), |_second| Err(BadTarget::RepeatedHeader { header }))
         };
-        match (value(SANDBOX_ID_HEADER, ID_TEXT)?, value(SANDBOX_PORT_HEADER, PORT_TEXT)?) {
+        Self::from_values(
+            value(SANDBOX_ID_HEADER, ID_TEXT)?,
+            value(SANDBOX_PORT_HEADER, PORT_TEXT)?,
+        )
+    }
+
+    /// The same of the values of the two headers, empty where there is none.
+    ///
+    /// # Errors
+    /// [`BadTarget`] when one of the two is missing, or not legal.
+    pub fn from_values(id: &[u8], port: &[u8]) -> Result<Option<Self>, BadTarget> {
+        match (id, port) {
             (b"", b"") => Ok(None),
             (b"", _) => Err(BadTarget::MissingHeader { missing: ID_TEXT, present: PORT_TEXT }),
             (_, b"") => Err(BadTarget::MissingHeader { missing: PORT_TEXT, present: ID_TEXT }),

@@ -23,7 +23,7 @@ use crate::seats::Seats;
 use crate::serve::{AtHome, ClientPass};
 use crate::signed::SignedRequest;
 use crate::tunnel::Tunnel;
-use crate::upstream::{DialError, Full, Lease, Protocol, Upstream};
+use crate::upstream::{DialError, Full, Lease, Passes, Port, Protocol, Upstream};
 use crate::{Body, Config, answer, grpc, headers, private, wake};
 
 /// The proxy: a table of running sandboxes and what is under way to them.
@@ -183,6 +183,20 @@ impl Edge {
         Ok(Response::from_parts(head, Body::sandbox(body, lease, is_grpc)))
     }
 
+    /// The way of a request that only has to be passed on; `None` when there is none, or something
+    /// is to be asked or changed first.
+    pub(crate) fn way(&self, target: &Target) -> Option<Way> {
+        let upstream = self.upstream(&target.sandbox)?;
+        let Ingress { traffic_token, mask_host, .. } = upstream.ingress();
+        let has_terms = traffic_token.is_some() || mask_host.is_some();
+        let port = upstream.port(target.port, Protocol::Http1);
+        if port.tls || (has_terms && target.port != ENVD_PORT) {
+            return None;
+        }
+        let passes = upstream.enter(&self.exchanges).ok()?;
+        Some(Way { upstream, port, passes })
+    }
+
     pub(crate) fn upstream(&self, sandbox: &SandboxId) -> Option<Arc<Upstream>> {
         self.table.read().get(sandbox).map(Arc::clone)
     }
@@ -239,6 +253,14 @@ impl Edge {
         let all: Vec<_> = self.table.read().values().map(Arc::clone).collect();
         all.iter().for_each(|upstream| act(upstream));
     }
+}
+
+/// Where a request goes, and the right to go there.
+#[derive(Debug)]
+pub(crate) struct Way {
+    pub(crate) upstream: Arc<Upstream>,
+    pub(crate) port: Port,
+    pub(crate) passes: Passes,
 }
 
 /// A request to leave HTTP.

@@ -37,7 +37,7 @@ async fn send(
     mut request: Request<RequestBody>,
 ) -> Result<(Response<Incoming>, Sender), Failure> {
     let repeatable = is_repeatable(&request);
-    while let Some(mut sender) = upstream.kept(port, repeatable) {
+    while let Some(mut sender) = upstream.kept(port, repeatable).await {
         let spare = Spare::of(&request);
         let mut failed = match sender.try_send_request(request).await {
             Ok(response) => return Ok((response, rest(upstream, sender, &spare.body))),

@@ -7,6 +7,7 @@ use http::{HeaderName, HeaderValue, Request};
 
 use crate::control_path::is_control_path;
 use crate::headers::{for_sandbox, wanted_upgrade};
+use crate::serve::plain_check;
 use crate::signed::SignedRequest;
 
 const LINES_MAX: usize = 64;
@@ -37,6 +38,19 @@ pub fn head(text: &str) {
 /// What a WebSocket passes to a client.
 pub fn frames(bytes: &[u8]) {
     crate::tunnel::pass_in_pieces(bytes);
+}
+
+/// What a client sends on a connection: what a sandbox gets of it without the library is what it would
+/// get by way of it.
+pub fn plain_request(bytes: &[u8]) {
+    plain_check::request(bytes);
+}
+
+/// What a sandbox answers, in two pieces that are cut at `cut`: whatever it is, its client sees one
+/// answer and knows where that ends. `to_head`: the request was one of `HEAD`; `is_last`: no other
+/// request follows.
+pub fn plain_answer(bytes: &[u8], cut: usize, to_head: bool, is_last: bool) {
+    plain_check::answer_in_pieces(bytes, cut, to_head, is_last);
 }
 
 /// A path is the same with segments that lead nowhere.

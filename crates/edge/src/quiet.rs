@@ -1,5 +1,6 @@
 //! Waiting for a signal that nearly never comes, beside work that is woken all the time.
 
+use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,7 +12,6 @@ use futures::task::AtomicWaker;
 ///
 /// Every look at a cancellation token takes locks that all connections share. With this a
 /// connection looks once, and again when the token has called it.
-#[derive(Debug)]
 pub(crate) struct Quiet<F> {
     future: Pin<Box<F>>,
     bell: Arc<Bell>,
@@ -30,6 +30,12 @@ impl<F: Future> Quiet<F> {
         let bell = Arc::new(Bell { rung: AtomicBool::new(true), task: AtomicWaker::new() });
         let waker = Waker::from(Arc::clone(&bell));
         Self { future: Box::pin(future), bell, waker }
+    }
+}
+
+impl<F> fmt::Debug for Quiet<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Quiet").field("bell", &self.bell).finish_non_exhaustive()
     }
 }
 

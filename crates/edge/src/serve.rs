@@ -5,7 +5,9 @@ mod accept;
 mod clock;
 mod connection;
 mod lanes;
+mod plain;
 mod refuse;
+mod watch;
 
 use std::convert::Infallible;
 use std::io;
@@ -29,6 +31,8 @@ pub(crate) use self::connection::ClientPass;
 use self::connection::Connection;
 pub(crate) use self::lanes::AtHome;
 use self::lanes::Lanes;
+#[cfg(feature = "fuzz")]
+pub(crate) use self::plain::check as plain_check;
 use crate::seats::Seats;
 use crate::{BoxError, Edge};
 

@@ -14,6 +14,7 @@ use tracing::debug;
 pub(crate) use self::frames::pass_in_pieces;
 use self::frames::{Client, Frames};
 use self::sandbox::Sandbox;
+use crate::quiet::Quiet;
 use crate::serve::ClientPass;
 use crate::upstream::{Passes, Transport};
 
@@ -42,9 +43,10 @@ impl Tunnel {
     /// connections work.
     pub(crate) async fn run(self) {
         let _held = self.passes;
+        let mut stop = Quiet::new(self.stop.cancelled_owned());
         let both = tokio::select! {
             biased;
-            () = self.stop.cancelled() => return,
+            () = &mut stop => return,
             both = async {
                 let sandbox = self.sandbox.run().await?;
                 Some(self.client.await.map(|client| (client, sandbox)))
@@ -64,7 +66,7 @@ impl Tunnel {
         };
         let carried = tokio::select! {
             biased;
-            () = self.stop.cancelled() => None,
+            () = &mut stop => None,
             carried = tokio::io::copy_bidirectional_with_sizes(
                 &mut client, &mut sandbox, BUFFER_BYTES, BUFFER_BYTES,
             ) => Some(carried),

@@ -1,5 +1,6 @@
 //! One run of a sandbox as the edge sees it: its address, its connections, its end.
 
+mod bare;
 mod bell;
 mod dial;
 mod pool;
@@ -16,13 +17,15 @@ use std::time::Duration;
 use e2b_wire::host_name::ENVD_PORT;
 use lifecycle::{Budget, TaskGroup};
 use node_wire::{Ingress, Route};
+use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, debug_span};
 
+pub(crate) use self::bare::Bare;
 use self::bell::Bell;
 pub(crate) use self::dial::DialError;
-use self::pool::Pool;
+use self::pool::{Left, Pool};
 use self::sender::Multiplexer;
 pub(crate) use self::sender::{Port, Protocol, Sender};
 pub(crate) use self::socket::Socket;
@@ -37,6 +40,9 @@ pub(crate) const BUFFER_BYTES: usize = 64 * 1024;
 /// All headers of one message of HTTP/2; HTTP/1 has the connection's buffer for them.
 pub(crate) const H2_HEADER_BYTES: u32 = 64 * 1024;
 
+/// A port that is open takes a connection long before this.
+const AT_ONCE: Duration = Duration::from_secs(1);
+
 /// Everything the edge has of one lifecycle. Ended with it: no connection of it is ever used for
 /// another, although the address may be.
 #[derive(Debug)]
@@ -44,7 +50,11 @@ pub(crate) struct Upstream {
     route: Route,
     ingress: Ingress,
     exchanges: Arc<Seats>,
-    pool: Pool,
+    /// Those that take more than a socket.
+    pool: Pool<Sender>,
+    /// HTTP/1 without TLS, whoever speaks it next: a server may serve one connection at a time.
+    bare: Pool<Bare>,
+    left: Arc<Left>,
     fresh: Duration,
     dial_limit: Duration,
     tasks: TaskGroup,
@@ -86,11 +96,15 @@ impl Upstream {
         sweep: Arc<Notify>,
         tasks: TaskGroup,
     ) -> Self {
+        let left = Arc::new(Left::new(sweep));
+        let per_port = config.max_idle_per_port;
         Self {
             route,
             ingress,
             exchanges: Seats::new(config.max_exchanges_per_sandbox),
-            pool: Pool::new(config.max_idle_per_port, idle, sweep),
+            pool: Pool::new(per_port, Arc::clone(&idle)),
+            bare: Pool::new(per_port, idle),
+            left,
             fresh: config.fresh,
             dial_limit: config.dial_limit,
             stop: tasks.stop_token().child_token(),
@@ -117,6 +131,7 @@ impl Upstream {
     pub(crate) fn end(&self) {
         self.stop.cancel();
         self.pool.close();
+        self.bare.close();
     }
 
     /// Cancelled by [`Upstream::end`], and when the edge ends.
@@ -136,18 +151,67 @@ impl Upstream {
 
     /// A connection kept from an earlier exchange; only a fresh one, unless what it is for can be
     /// sent again.
-    pub(crate) fn kept(&self, port: Port, repeatable: bool) -> Option<Sender> {
-        self.pool.take(port, if repeatable { Duration::MAX } else { self.fresh })
+    ///
+    /// Cancel safety: the connection is closed by a dropped call.
+    pub(crate) async fn kept(&self, port: Port, repeatable: bool) -> Option<Sender> {
+        if !port.is_bare() {
+            return self.pool.take(port, if repeatable { Duration::MAX } else { self.fresh });
+        }
+        let socket = Socket::Plain(self.kept_bare(port, repeatable)?.into_socket());
+        self.speak(socket).await.ok()
+    }
+
+    /// The same as a socket, of a port that has no more than that.
+    pub(crate) fn kept_bare(&self, port: Port, repeatable: bool) -> Option<Bare> {
+        self.bare.take(port, if repeatable { Duration::MAX } else { self.fresh })
+    }
+
+    /// Keeps a connection for the next exchange; to be called when this one is complete.
+    pub(crate) fn keep_bare(&self, port: Port, bare: Bare) {
+        self.bare.put(port, bare);
+    }
+
+    /// The same, of whatever has the socket.
+    fn keep(&self, port: Port, sender: Sender) {
+        if !port.is_bare() {
+            self.pool.put(port, sender);
+        } else if let Some(socket) = sender.into_socket() {
+            self.keep_bare(port, self.bare(socket));
+        }
+    }
+
+    fn bare(&self, socket: TcpStream) -> Bare {
+        Bare::new(socket, self.stop.clone(), Arc::clone(&self.left))
+    }
+
+    /// Speaks HTTP/1 on `socket`.
+    async fn speak(&self, socket: Socket) -> hyper::Result<Sender> {
+        Sender::http1(socket, Bell::new(Arc::clone(&self.left)), self.stop.clone()).await
+    }
+
+    /// A new connection for plain requests, if that is to be had at once.
+    ///
+    /// Cancel safety: yes.
+    pub(crate) async fn connect_bare(&self, port: Port) -> Option<Bare> {
+        let addr = SocketAddr::new(self.route.addr, port.number.get());
+        let socket = dial::dial_once(addr, Budget::within(AT_ONCE)).await?;
+        Some(self.bare(socket))
     }
 
     /// Closes connections not used for `max_age`.
     pub(crate) fn close_idle(&self, max_age: Duration) {
+        // First: what happens from here on is seen next time.
+        self.left.take();
         self.pool.close_idle(max_age);
+        self.bare.close_idle(max_age);
     }
 
     /// Closes unused connections whose other end has left.
     pub(crate) fn close_left(&self) {
-        self.pool.close_left();
+        if self.left.take() {
+            self.pool.close_idle(Duration::MAX);
+            self.bare.close_idle(Duration::MAX);
+        }
     }
 
     /// Starts a task that must end when [`Upstream::stop_token`] is cancelled.
@@ -169,11 +233,7 @@ impl Upstream {
             true => Socket::Tls(Box::new(dial::shake_hands(socket, port.protocol, budget).await?)),
         };
         match port.protocol {
-            Protocol::Http1 => {
-                let bell = Bell::new(self.pool.left());
-                let opened = Sender::http1(socket, bell, self.stop.clone()).await;
-                opened.map_err(DialError::Handshake)
-            }
+            Protocol::Http1 => self.speak(socket).await.map_err(DialError::Handshake),
             Protocol::Http2 => {
                 let streams = Streams::new(self.tasks.clone(), self.stop.clone());
                 let opened = Sender::http2(socket, streams).await;
@@ -203,6 +263,6 @@ impl Upstream {
 impl Lease {
     /// Keeps the connection for the next exchange; to be called when this one is complete.
     pub(crate) fn give_back(self) {
-        self.upstream.pool.put(self.port, self.sender);
+        self.upstream.keep(self.port, self.sender);
     }
 }

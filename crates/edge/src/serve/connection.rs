@@ -1,13 +1,12 @@
 use std::convert::Infallible;
+use std::future::poll_fn;
 use std::io::{self, IoSlice};
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures::FutureExt as _;
-use futures::future::BoxFuture;
 use http::header::UPGRADE;
 use http::{Request, Response};
 use hyper::body::Incoming;
@@ -21,9 +20,10 @@ use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 use tracing::debug;
 
-use super::clock::{Alarm, Clock};
+use super::clock::Clock;
+use super::plain::{self, Handover};
+use super::watch::Watch;
 use crate::answer::Form;
-use crate::quiet::Quiet;
 use crate::seats::{Seat, Seats};
 use crate::streams::Streams;
 use crate::upstream::{BUFFER_BYTES, H2_HEADER_BYTES};
@@ -36,8 +36,6 @@ const H2_WINDOW_BYTES: u32 = 1024 * 1024;
 /// More than one stream can fill: an upload that its sandbox does not take must not hold up the
 /// others. What all of them can fill is limited by the number of exchanges.
 const H2_CONNECTION_WINDOW_BYTES: u32 = 4 * H2_WINDOW_BYTES;
-/// How long the first request of a connection is waited for when the listener stops.
-const FIRST_LIMIT: Duration = Duration::from_millis(500);
 const H2_PING_AFTER: Duration = Duration::from_secs(30);
 const H2_PING_LIMIT: Duration = Duration::from_secs(15);
 
@@ -79,14 +77,20 @@ where
     pub(super) async fn drive(self, socket: TcpStream) {
         let config = self.edge.config();
         let clock = Arc::new(Clock::new(config.head_limit, config.client_idle));
-        let alarm = Alarm::new(Arc::clone(&clock));
-        let (cut, stop) = (self.edge.clients().stop_token().clone(), self.stop.clone());
-        let stopped = async move { stop.cancelled().await };
-        let mut told = Quiet::new(told(cut.clone(), Some(stopped.boxed())));
-        let (known, mut waited) = (Arc::clone(&clock), false);
-        let builder = builder(self.edge.clients());
+        let cut = self.edge.clients().stop_token().clone();
+        let mut watch = Watch::new(Arc::clone(&clock), cut, self.stop.clone());
+        let plain = plain::serve(socket, &self.edge, &clock, &mut watch).await;
+        if let Some(handover) = plain {
+            // In a room of its own: that of plain requests is small.
+            Box::pin(self.drive_rest(handover, clock, watch)).await;
+        }
+    }
 
-        let socket = TokioIo::new(Timed { socket, clock: Arc::clone(&clock) });
+    /// The same with the library for HTTP, which has all of it.
+    async fn drive_rest(self, handover: Handover, clock: Arc<Clock>, mut watch: Watch) {
+        let Handover { socket, read } = handover;
+        let builder = builder(self.edge.clients());
+        let socket = TokioIo::new(Timed { socket, read, clock: Arc::clone(&clock) });
         let this = Arc::new(self);
         let service = service_fn(move |request| {
             let serving = clock.serve();
@@ -96,36 +100,27 @@ where
                 Ok::<_, Infallible>(response.map(|body| body.while_serving(serving)))
             }
         });
-        let connection = builder.serve_connection_with_upgrades(socket, service);
-        tokio::pin!(connection, alarm);
-        loop {
-            tokio::select! {
-                biased;
-                ended = connection.as_mut() => {
+        let mut connection = pin!(builder.serve_connection_with_upgrades(socket, service));
+        let mut is_told = false;
+        poll_fn(|cx| {
+            loop {
+                if let Poll::Ready(ended) = connection.as_mut().poll(cx) {
                     if let Err(error) = ended {
                         debug!(error = %observe::chain(error.as_ref()), "client connection ended");
                     }
-                    return;
+                    return Poll::Ready(());
                 }
-                told_so = &mut told => match told_so {
-                    Told::Cut => return,
-                    // Its first request is on its way, most likely: a client that was let in and sees
-                    // its connection closed cannot know that nothing was done.
-                    Told::Stop if known.is_fresh() && !waited => {
-                        waited = true;
-                        told = Quiet::new(self::told(cut.clone(), Some(soon())));
-                    }
-                    Told::Stop => {
-                        connection.as_mut().graceful_shutdown();
-                        told = Quiet::new(self::told(cut.clone(), None));
-                    }
-                },
-                () = alarm.as_mut() => {
-                    debug!("client took longer than it may");
-                    return;
+                if watch.poll(cx).is_ready() {
+                    return Poll::Ready(());
                 }
+                if is_told || !watch.is_stopping() {
+                    return Poll::Pending;
+                }
+                is_told = true;
+                connection.as_mut().graceful_shutdown();
             }
-        }
+        })
+        .await;
     }
 
     async fn answer(&self, mut request: Request<Incoming>) -> Response<Body> {
@@ -146,32 +141,6 @@ where
             },
             Err(why) => answer::bad_target(why),
         }
-    }
-}
-
-/// What the listener has to say to a connection.
-enum Told {
-    Cut,
-    /// End when nothing is under way.
-    Stop,
-}
-
-/// When a connection that nothing has come on is closed after all.
-fn soon() -> BoxFuture<'static, ()> {
-    tokio::time::sleep(FIRST_LIMIT).boxed()
-}
-
-async fn told(cut: CancellationToken, stop: Option<BoxFuture<'static, ()>>) -> Told {
-    let stopped = async {
-        match stop {
-            Some(stop) => stop.await,
-            None => std::future::pending().await,
-        }
-    };
-    tokio::select! {
-        biased;
-        () = cut.cancelled() => Told::Cut,
-        () = stopped => Told::Stop,
     }
 }
 
@@ -199,6 +168,8 @@ fn builder(tasks: &TaskGroup) -> auto::Builder<Streams> {
 #[derive(Debug)]
 struct Timed {
     socket: TcpStream,
+    /// Was read from it before, and the clock knows.
+    read: Bytes,
     clock: Arc<Clock>,
 }
 
@@ -208,6 +179,11 @@ impl AsyncRead for Timed {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        if !self.read.is_empty() {
+            let here = self.read.len().min(buffer.remaining());
+            buffer.put_slice(&self.read.split_to(here));
+            return Poll::Ready(Ok(()));
+        }
         let before = buffer.filled().len();
         ready!(Pin::new(&mut self.socket).poll_read(cx, buffer))?;
         self.clock.read(buffer.filled().get(before..).unwrap_or_default());

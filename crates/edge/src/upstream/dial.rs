@@ -53,6 +53,15 @@ pub(super) async fn dial(addr: SocketAddr, budget: Budget) -> Result<TcpStream, 
     Ok(socket)
 }
 
+/// Connects to `addr` if somebody listens there now.
+///
+/// Cancel safety: yes.
+pub(super) async fn dial_once(addr: SocketAddr, budget: Budget) -> Option<TcpStream> {
+    let socket = budget.run("dial once", TcpStream::connect(addr)).await.ok()?.ok()?;
+    socket.set_nodelay(true).ok()?;
+    Some(socket)
+}
+
 /// Sets up TLS on a new connection.
 ///
 /// Cancel safety: yes.

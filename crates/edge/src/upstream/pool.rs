@@ -1,6 +1,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::Wake;
 use std::thread::{self, ThreadId};
 use std::time::Duration;
 
@@ -8,8 +9,7 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::sender::Health;
-use super::{Port, Sender};
+use super::Port;
 use crate::seats::{Seat, Seats};
 
 thread_local! {
@@ -17,17 +17,36 @@ thread_local! {
     static HERE: ThreadId = thread::current().id();
 }
 
+/// A connection that can be used again.
+pub(super) trait Kept {
+    /// What has become of a connection that is not used, and is not now either. When something
+    /// becomes of it later, [`Left`] is called.
+    fn leave(&mut self) -> Health;
+
+    /// The same of a connection that is about to be used.
+    fn take(&mut self) -> Health;
+}
+
+/// Of a connection between two exchanges.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Health {
+    Closed,
+    /// Still waits for the end of a request whose answer came early.
+    Busy,
+    Ready,
+}
+
 /// Connections to one sandbox that nobody uses, by port, the one used last at the end.
 #[derive(Debug)]
-pub(super) struct Pool {
+pub(super) struct Pool<C> {
     max_per_port: usize,
     /// Shared by all pools.
     room: Arc<Seats>,
-    left: Arc<Left>,
-    kept: Mutex<Kept>,
+    kept: Mutex<State<C>>,
 }
 
-/// Whether the other end of a kept connection has left, or has said something nobody asked for.
+/// Whether the other end of a kept connection has left, or has said something nobody asked for. A
+/// connection that is not used has it woken.
 #[derive(Debug)]
 pub(super) struct Left {
     seen: AtomicBool,
@@ -35,37 +54,31 @@ pub(super) struct Left {
     sweep: Arc<Notify>,
 }
 
-#[derive(Debug, Default)]
-struct Kept {
+#[derive(Debug)]
+struct State<C> {
     closed: bool,
     /// Few: a hash would take longer than the search.
-    by_port: BTreeMap<Port, Vec<Idle>>,
+    by_port: BTreeMap<Port, Vec<Idle<C>>>,
 }
 
 #[derive(Debug)]
-struct Idle {
-    sender: Sender,
+struct Idle<C> {
+    connection: C,
     /// Whose reactor sees it: it is used without waking another thread there.
     thread: ThreadId,
     since: Instant,
     _room: Seat,
 }
 
-impl Pool {
-    /// `sweep` is called when [`Pool::close_left`] has something to do.
-    pub(super) fn new(max_per_port: usize, room: Arc<Seats>, sweep: Arc<Notify>) -> Self {
-        let left = Arc::new(Left::new(sweep));
-        Self { max_per_port, room, left, kept: Mutex::default() }
-    }
-
-    /// What the connections are to call that will be kept here.
-    pub(super) fn left(&self) -> Arc<Left> {
-        Arc::clone(&self.left)
+impl<C: Kept> Pool<C> {
+    pub(super) fn new(max_per_port: usize, room: Arc<Seats>) -> Self {
+        let kept = Mutex::new(State { closed: false, by_port: BTreeMap::new() });
+        Self { max_per_port, room, kept }
     }
 
     /// The connection of this thread used last, if that was at most `max_age` ago and its other end
     /// is there.
-    pub(super) fn take(&self, port: Port, max_age: Duration) -> Option<Sender> {
+    pub(super) fn take(&self, port: Port, max_age: Duration) -> Option<C> {
         let thread = HERE.with(|id| *id);
         let mut kept = self.kept.lock();
         let idle = kept.by_port.get_mut(&port)?;
@@ -76,23 +89,25 @@ impl Pool {
             if one.thread != thread {
                 continue;
             }
-            match one.sender.take() {
+            match one.connection.take() {
                 Health::Closed => drop(idle.remove(at)),
                 Health::Ready if one.since.elapsed() <= max_age => {
-                    return Some(idle.remove(at).sender);
+                    return Some(idle.remove(at).connection);
                 }
+                // A server of one connection at a time would not look at the one that is made instead.
+                Health::Ready => drop(idle.remove(at)),
                 // The next to ask looks whether it has ended.
-                Health::Ready | Health::Busy => drop(one.sender.leave()),
+                Health::Busy => drop(one.connection.leave()),
             }
         }
         None
     }
 
-    /// Keeps `sender`, in place of the oldest one if there are enough.
-    pub(super) fn put(&self, port: Port, mut sender: Sender) {
+    /// Keeps `connection`, in place of the oldest one if there are enough.
+    pub(super) fn put(&self, port: Port, mut connection: C) {
         let mut kept = self.kept.lock();
         // Under the lock: a sweep that is called now finds it.
-        if kept.closed || sender.leave() == Health::Closed {
+        if kept.closed || connection.leave() == Health::Closed {
             return;
         }
         let idle = kept.by_port.entry(port).or_default();
@@ -103,27 +118,18 @@ impl Pool {
             && let Some(room) = self.room.take()
         {
             let thread = HERE.with(|id| *id);
-            idle.push(Idle { sender, thread, since: Instant::now(), _room: room });
+            idle.push(Idle { connection, thread, since: Instant::now(), _room: room });
         }
     }
 
     /// Closes those not used for `max_age`, and those whose other end has left.
     pub(super) fn close_idle(&self, max_age: Duration) {
-        // First: what happens from here on is seen next time.
-        self.left.take();
         self.kept.lock().by_port.retain(|_port, idle| {
             idle.retain_mut(|idle| {
-                idle.since.elapsed() < max_age && idle.sender.leave() != Health::Closed
+                idle.since.elapsed() < max_age && idle.connection.leave() != Health::Closed
             });
             !idle.is_empty()
         });
-    }
-
-    /// Closes those whose other end has left, if there are any.
-    pub(super) fn close_left(&self) {
-        if self.left.take() {
-            self.close_idle(Duration::MAX);
-        }
     }
 
     /// Closes all, and keeps none from now on.
@@ -131,6 +137,16 @@ impl Pool {
         let mut kept = self.kept.lock();
         kept.closed = true;
         kept.by_port.clear();
+    }
+}
+
+impl Wake for Left {
+    fn wake(self: Arc<Self>) {
+        self.call();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.call();
     }
 }
 

@@ -9,9 +9,11 @@ use http_body::{Body as _, Frame};
 use hyper::body::Incoming;
 use hyper::client::conn::{TrySendError, http1, http2};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 
 use super::bell::Bell;
+use super::pool::{Health, Kept};
 use super::socket::Socket;
 use super::transport::Transport;
 use super::{BUFFER_BYTES, H2_HEADER_BYTES};
@@ -33,6 +35,13 @@ pub(crate) struct Port {
     pub(crate) protocol: Protocol,
     /// Whether it is spoken inside of TLS.
     pub(crate) tls: bool,
+}
+
+impl Port {
+    /// Whether a connection between two exchanges is a socket and nothing else.
+    pub(super) fn is_bare(self) -> bool {
+        self.protocol == Protocol::Http1 && !self.tls
+    }
 }
 
 /// The sending end of a connection to a sandbox, and what moves its bytes unless a task does.
@@ -144,21 +153,16 @@ impl Sender {
         }
     }
 
-    /// What has become of a connection that is not used, and is not now either. When something
-    /// becomes of it later, the sweep is called.
-    pub(super) fn leave(&mut self) -> Health {
-        if let Self::Http1(Http1 { transport, bell, .. }) = self {
-            bell.leave(|cx| transport.drive(cx));
+    /// The socket of a connection between two exchanges, if it has no TLS and all of it is here.
+    pub(super) fn into_socket(mut self) -> Option<TcpStream> {
+        if self.leave() != Health::Ready {
+            return None;
         }
-        self.health()
-    }
-
-    /// The same of a connection that is about to be used.
-    pub(super) fn take(&mut self) -> Health {
-        if let Self::Http1(Http1 { transport, bell, .. }) = self {
-            bell.take(|cx| transport.drive(cx));
+        let Self::Http1(Http1 { transport, .. }) = self else { return None };
+        match transport.into_idle()? {
+            Socket::Plain(socket) => Some(socket),
+            Socket::Tls(_) => None,
         }
-        self.health()
     }
 
     fn health(&self) -> Health {
@@ -169,13 +173,20 @@ impl Sender {
     }
 }
 
-/// Of a connection between two exchanges.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Health {
-    Closed,
-    /// Still waits for the end of a request whose answer came early.
-    Busy,
-    Ready,
+impl Kept for Sender {
+    fn leave(&mut self) -> Health {
+        if let Self::Http1(Http1 { transport, bell, .. }) = self {
+            bell.leave(|cx| transport.drive(cx));
+        }
+        self.health()
+    }
+
+    fn take(&mut self) -> Health {
+        if let Self::Http1(Http1 { transport, bell, .. }) = self {
+            bell.take(|cx| transport.drive(cx));
+        }
+        self.health()
+    }
 }
 
 impl Health {

@@ -80,6 +80,13 @@ impl Transport {
         }
     }
 
+    /// The socket of a connection on which nothing is under way, and nothing was read too much.
+    pub(super) fn into_idle(self) -> Option<Socket> {
+        let State::Open(open) = self.0 else { return None };
+        let parts = open.connection.into_parts();
+        parts.read_buf.is_empty().then(|| parts.io.into_inner())
+    }
+
     /// Moves everything until the end; `None` when that was not in order.
     ///
     /// Cancel safety: the connection is closed by a dropped call.

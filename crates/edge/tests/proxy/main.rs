@@ -13,6 +13,8 @@ mod limits;
 #[cfg(test)]
 mod listener;
 #[cfg(test)]
+mod plain;
+#[cfg(test)]
 mod refusals;
 #[cfg(test)]
 mod reuse;

@@ -159,7 +159,7 @@ impl Cgroups {
             inner: Arc::clone(&self.inner),
             name: name.to_owned(),
             dir: None,
-            procs: Vec::new(),
+            tasks: Vec::new(),
         }
     }
 
@@ -202,8 +202,8 @@ pub struct Cgroup {
     name: String,
     /// The v2 directory; a child can be born in it.
     dir: Option<OwnedFd>,
-    /// `cgroup.procs` of every v1 hierarchy, open for writing.
-    procs: Vec<OwnedFd>,
+    /// `tasks` of every v1 hierarchy, open for writing.
+    tasks: Vec<OwnedFd>,
 }
 
 impl Cgroup {
@@ -222,11 +222,7 @@ impl Cgroup {
         let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC;
         self.dir = Some(openat(&v2.dir, &path, flags, Mode::empty()).tried("open cgroup", &path)?);
         for hierarchy in inner.v1() {
-            self.procs.push(open_file(
-                &hierarchy.dir,
-                &self.below("cgroup.procs"),
-                OFlags::WRONLY,
-            )?);
+            self.tasks.push(open_file(&hierarchy.dir, &self.below("tasks"), OFlags::WRONLY)?);
         }
         Ok(())
     }
@@ -278,9 +274,13 @@ impl Cgroup {
         self.dir.as_ref().map(AsFd::as_fd)
     }
 
-    /// The v1 `cgroup.procs` files a child puts itself into.
-    pub fn procs(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
-        self.procs.iter().map(AsFd::as_fd)
+    /// The v1 `tasks` files a child puts itself into.
+    ///
+    /// A thread that moves itself needs no lock on all thread groups, which whoever writes to
+    /// `cgroup.procs` takes, and waits an RCU grace period for after a rest: 5 to 20 ms
+    /// (`cgroup_procs_write_start` in kernel/cgroup/cgroup.c since Linux 5.5, kernel/rcu/sync.c).
+    pub fn tasks(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        self.tasks.iter().map(AsFd::as_fd)
     }
 
     /// The name below the node's directory.

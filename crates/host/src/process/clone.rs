@@ -96,7 +96,7 @@ pub(super) struct ExecPlan<'a> {
     pub program: CString,
     pub argv: Vec<CString>,
     pub envp: Vec<CString>,
-    /// Every cgroup v1 `cgroup.procs` the child puts itself into.
+    /// Every cgroup v1 `tasks` the child, which is one thread, puts itself into.
     pub join: Vec<RawFd>,
     /// `(source, target)`; sources are above every target.
     pub fds: Vec<(RawFd, RawFd)>,
@@ -206,8 +206,8 @@ unsafe fn prepare(child: &Child) -> Result<(), c_int> {
     // SAFETY: see the caller.
     unsafe {
         let check = |ret: isize| if ret < 0 { Err(*libc::__errno_location()) } else { Ok(()) };
-        for &procs in &child.join {
-            check(libc::write(procs, c"0".as_ptr().cast(), 1))?;
+        for &tasks in &child.join {
+            check(libc::write(tasks, c"0".as_ptr().cast(), 1))?;
         }
         for &(source, target) in &child.fds {
             check(libc::dup2(source, target) as isize)?;

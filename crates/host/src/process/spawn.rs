@@ -87,10 +87,10 @@ impl<'a> Spawn<'a> {
         self
     }
 
-    /// A cgroup v1 `cgroup.procs` file, open for writing, that it puts itself into before it execs.
+    /// Cgroup v1 `tasks` files, open for writing, that it puts itself into before it execs.
     #[must_use]
-    pub fn join(mut self, procs: impl IntoIterator<Item = BorrowedFd<'a>>) -> Self {
-        self.join.extend(procs);
+    pub fn join(mut self, tasks: impl IntoIterator<Item = BorrowedFd<'a>>) -> Self {
+        self.join.extend(tasks);
         self
     }
 

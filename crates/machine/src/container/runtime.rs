@@ -170,7 +170,7 @@ impl Call<'_> {
 
     /// Puts the runtime itself under the sandbox's limits and into its kill.
     fn confined<'a>(&self, spawn: Spawn<'a>, cgroup: &'a Cgroup) -> Spawn<'a> {
-        let spawn = spawn.join(cgroup.procs());
+        let spawn = spawn.join(cgroup.tasks());
         match (self.runtime.kind, cgroup.dir()) {
             // runc joins by path, and refuses a v2 group that it already is in.
             (Kind::Crun, Some(dir)) => spawn.in_cgroup(dir),

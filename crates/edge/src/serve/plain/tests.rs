@@ -1,0 +1,5 @@
+mod answer;
+mod chunks;
+mod relay;
+mod request;
+mod same;
