@@ -108,10 +108,8 @@ where
         };
         let tasks = clients.clone();
         let drive = move |socket, place| {
-            tasks.spawn(span, async move {
-                let _place = place;
-                connection.drive(socket).await;
-            });
+            connection.pass.settle(place);
+            tasks.spawn(span, connection.drive(socket));
         };
         if let Err(error) = lanes.run(socket, drive).await {
             warn!(%peer, error = %observe::chain(&error), "client connection not served");

@@ -2,7 +2,7 @@ use std::convert::Infallible;
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
 use std::pin::{Pin, pin};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -21,6 +21,7 @@ use tower::ServiceExt as _;
 use tracing::debug;
 
 use super::clock::Clock;
+use super::lanes::Place;
 use super::plain::{self, Handover};
 use super::watch::Watch;
 use crate::answer::Form;
@@ -45,13 +46,21 @@ const H2_PING_LIMIT: Duration = Duration::from_secs(15);
 pub(crate) struct ClientPass {
     _room: Seat,
     _open: Pass,
+    /// Where it is served: a tunnel takes as much of a lane as HTTP does.
+    place: OnceLock<Place>,
 }
 
 impl ClientPass {
     /// `None` when there is no room for one more.
     pub(super) fn new(room: &Arc<Seats>, open: &Gate) -> Option<Self> {
         let room = room.take()?;
-        Some(Self { _room: room, _open: open.enter().ok()? })
+        Some(Self { _room: room, _open: open.enter().ok()?, place: OnceLock::new() })
+    }
+
+    /// It is served at `place` from now on.
+    pub(super) fn settle(&self, place: Place) {
+        // It is settled once.
+        drop(self.place.set(place));
     }
 }
 

@@ -186,15 +186,16 @@ impl Connection<'_> {
         };
         let Some(mut bare) = bare else { return Some(Next::Library) };
         let Self { socket, watch, request, answer, .. } = self;
-        let mut relay = Relay::new((socket, &mut bare), request, answer, plain.is_head);
+        let mut relay =
+            Relay::new((socket, &mut bare, Some(passes)), request, answer, plain.is_head);
         let end = poll_fn(|cx| match relay.poll(cx, watch.is_stopping()) {
             Poll::Ready(end) => Poll::Ready(Some(end)),
             Poll::Pending => watch.poll(cx).map(|()| None),
         })
         .await?;
         let (stays, begun) = (relay.stays(), relay.has_begun());
-        // Whoever has the answer may ask again: there is room for it by then.
-        drop(passes);
+        // With its passes: whoever is refused may ask again.
+        drop(relay);
         let sandbox = &plain.target.sandbox;
         let refusal = match end {
             End::Done => {

@@ -1,3 +1,4 @@
+use std::num::NonZero;
 use std::time::Duration;
 
 use edge::Config;
@@ -10,7 +11,7 @@ use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 
-use crate::kit::{LIFECYCLE, SANDBOX, Server, World, config, full, in_world, read_head};
+use crate::kit::{LIFECYCLE, SANDBOX, Server, World, config, full, in_world, read_head, text};
 
 /// A server that changes to a protocol in which every byte is sent back, then says bye.
 async fn echo(world: &World) -> Server {
@@ -64,6 +65,30 @@ async fn any_protocol_passes_both_ways_and_each_way_ends_by_itself() {
         let mut rest = Vec::new();
         client.read_to_end(&mut rest).await.unwrap();
         assert_eq!(rest, b"bye");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_tunnel_has_its_place_on_a_thread_until_it_ends() {
+    let config = Config { lanes: NonZero::new(2).unwrap(), ..config() };
+    in_world(config, async |world| {
+        let tunnels = echo(world).await;
+        let server = world.sandbox_http(|_request| async { Response::new(full("x")) }).await;
+        let get = async || {
+            let mut client = world.client().await;
+            assert_eq!(text(client.send_request(server.get("/")).await.unwrap()).await.2, "x");
+            client
+        };
+        let one = get().await;
+        // On the other thread, as the first has one.
+        let mut tunnel = upgraded(world, &tunnels).await;
+        tunnel.write_all(b"ping").await.unwrap();
+        assert_eq!(read(&mut tunnel, 4).await, b"ping");
+        // Each has one, so the next is on the first, and finds what was left there.
+        let next = get().await;
+        assert_eq!(server.connections(), 1);
+        drop((one, next));
     })
     .await;
 }

@@ -10,7 +10,7 @@ use tokio::net::TcpStream;
 
 use super::answer::{self, Body, Look};
 use super::chunks::write_chunk;
-use crate::upstream::{BUFFER_BYTES, Bare};
+use crate::upstream::{BUFFER_BYTES, Bare, Passes};
 
 thread_local! {
     /// What is read now. A connection has memory of its own only for what its other end does not
@@ -62,6 +62,8 @@ pub(super) struct Relay<'a> {
     taken: usize,
     at: At,
     stays: bool,
+    /// Given up when all of the answer is here: who has it may ask again, and there is room by then.
+    passes: Option<Passes>,
     /// Whether the client is looked after: not any more when it has sent its next request.
     watched: bool,
 }
@@ -77,8 +79,8 @@ enum At {
 impl<'a> Relay<'a> {
     /// `request` for the sandbox; `out` is empty memory for what goes to the client; `to_head`: the
     /// answer has no body.
-    pub(super) const fn new(
-        (client, bare): (&'a mut TcpStream, &'a mut Bare),
+    pub(super) fn new(
+        (client, bare, passes): (&'a mut TcpStream, &'a mut Bare, Option<Passes>),
         request: &'a [u8],
         out: &'a mut Vec<u8>,
         to_head: bool,
@@ -94,6 +96,7 @@ impl<'a> Relay<'a> {
             taken: 0,
             at: At::Head,
             stays: false,
+            passes,
             watched: true,
         }
     }
@@ -233,6 +236,9 @@ impl<'a> Relay<'a> {
                 let here = usize::try_from(*left).unwrap_or(usize::MAX).min(bytes.len());
                 *left -= here as u64;
                 let over = (*left == 0).then_some(End::Done);
+                if over.is_some() {
+                    self.passes = None;
+                }
                 self.write_through(cx, bytes.get(..here).unwrap_or_default());
                 (here, over)
             }
@@ -248,6 +254,7 @@ impl<'a> Relay<'a> {
         // Something that nobody has asked for.
         self.stays &= ours == bytes.len();
         if let Some(end) = over {
+            self.passes = None;
             self.at = At::Over(end);
         }
     }
@@ -280,6 +287,7 @@ impl<'a> Relay<'a> {
             At::Body(_) => End::Cut,
             At::Over(end) => *end,
         };
+        self.passes = None;
         self.at = At::Over(end);
     }
 }

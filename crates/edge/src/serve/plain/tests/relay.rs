@@ -77,7 +77,7 @@ async fn an_answer_that_is_all_there_reaches_its_client_whatever_becomes_of_the_
     both.answers(&answer).await;
     let Both { mut client, mut to_client, mut bare, upstream, .. } = both;
     let mut out = Vec::new();
-    let mut relay = Relay::new((&mut to_client, &mut bare), b"GET", &mut out, false);
+    let mut relay = Relay::new((&mut to_client, &mut bare, None), b"GET", &mut out, false);
     assert_eq!(poll!(poll_fn(|cx| relay.poll(cx, false))), Poll::Pending);
     upstream.end();
     assert_eq!(poll!(poll_fn(|cx| relay.poll(cx, false))), Poll::Pending);
@@ -102,7 +102,7 @@ async fn the_end_of_a_sandbox_ends_what_it_has_not_answered() {
         }
         let mut out = Vec::new();
         let Both { to_client, bare, upstream, .. } = &mut both;
-        let mut relay = Relay::new((to_client, bare), b"GET", &mut out, false);
+        let mut relay = Relay::new((to_client, bare, None), b"GET", &mut out, false);
         assert_eq!(poll!(poll_fn(|cx| relay.poll(cx, false))), Poll::Pending, "{answer}");
         upstream.end();
         assert_eq!(poll!(poll_fn(|cx| relay.poll(cx, false))), Poll::Ready(end), "{answer}");
