@@ -9,7 +9,7 @@ use httparse::{Header, ParserConfig, Status};
 
 use super::MAX_HEADERS;
 use super::chunks::Chunks;
-use super::head::{is, tokens, write_header};
+use super::head::{is, length, tokens, write_header};
 
 /// What is at the start of what a sandbox has sent.
 #[derive(Debug)]
@@ -129,8 +129,7 @@ impl<'a> Noted<'a> {
         for Header { name, value } in headers {
             match name.as_bytes().first()?.to_ascii_lowercase() {
                 b'c' if is(name, "content-length") => {
-                    let legal = !value.is_empty() && value.iter().all(u8::is_ascii_digit);
-                    let length = std::str::from_utf8(value).ok().filter(|_| legal)?.parse().ok()?;
+                    let length = length(value)?;
                     if noted.length.replace(length).is_some_and(|other| other != length) {
                         return None;
                     }

@@ -1,5 +1,7 @@
 //! Headers as they are written.
 
+use std::str::FromStr;
+
 use httparse::Header;
 
 /// `word` is in small letters.
@@ -19,6 +21,12 @@ pub(super) fn write_header(header: &Header<'_>, out: &mut Vec<u8>) {
     out.extend_from_slice(b": ");
     out.extend_from_slice(header.value);
     out.extend_from_slice(b"\r\n");
+}
+
+/// The value of `Content-Length`: digits and nothing else, which every reader takes for the same.
+pub(super) fn length<T: FromStr>(value: &[u8]) -> Option<T> {
+    let legal = !value.is_empty() && value.iter().all(u8::is_ascii_digit);
+    std::str::from_utf8(value).ok().filter(|_| legal)?.parse().ok()
 }
 
 /// The items of a header that is a list.

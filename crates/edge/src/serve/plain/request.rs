@@ -6,7 +6,7 @@ use e2b_wire::host_name::{ENVD_PORT, Target};
 use httparse::{Header, ParserConfig, Status};
 
 use super::MAX_HEADERS;
-use super::head::{is, write_header};
+use super::head::{is, length, write_header};
 use crate::control_path::is_control_path;
 use crate::upstream::BUFFER_BYTES;
 
@@ -112,9 +112,7 @@ impl<'a> Noted<'a> {
                 return value.eq_ignore_ascii_case(b"keep-alive").then_some(false);
             }
             b'c' if is(name, "content-length") => {
-                let legal = !value.is_empty() && value.iter().all(u8::is_ascii_digit);
-                let length = std::str::from_utf8(value).ok().filter(|_| legal)?.parse().ok()?;
-                return self.length.replace(length).is_none().then_some(true);
+                return self.length.replace(length(value)?).is_none().then_some(true);
             }
             b'e' if is(name, "e2b-sandbox-id") => {
                 return self.sandbox.replace(value).is_none().then_some(true);
