@@ -20,6 +20,7 @@ mod headers;
 mod private;
 mod quiet;
 mod request_body;
+mod scratch;
 mod seats;
 mod serve;
 mod signed;

@@ -27,8 +27,8 @@ use tracing::{debug, debug_span, info, warn};
 
 use self::accept::Acceptor;
 pub(crate) use self::clock::Serving;
-pub(crate) use self::connection::ClientPass;
 use self::connection::Connection;
+pub(crate) use self::connection::{ClientPass, left_http};
 pub(crate) use self::lanes::AtHome;
 use self::lanes::Lanes;
 #[cfg(feature = "fuzz")]

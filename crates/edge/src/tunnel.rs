@@ -1,25 +1,27 @@
+mod carry;
+mod end;
 mod frames;
-mod sandbox;
 
+use std::future::poll_fn;
+use std::io;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use hyper::upgrade::OnUpgrade;
-use hyper_util::rt::TokioIo;
 use lifecycle::Budget;
 use tokio_util::sync::CancellationToken;
-use tracing::debug;
+use tracing::{debug, error};
 
+use self::carry::Way;
+use self::end::End;
+use self::frames::Frames;
 #[cfg(feature = "fuzz")]
 pub(crate) use self::frames::pass_in_pieces;
-use self::frames::{Client, Frames};
-use self::sandbox::Sandbox;
 use crate::quiet::Quiet;
-use crate::serve::ClientPass;
+use crate::serve::{self, ClientPass};
 use crate::upstream::{Passes, Transport};
-
-/// Bytes on their way in one direction.
-const BUFFER_BYTES: usize = 16 * 1024;
 
 /// How long a client may take to hear that its tunnel ends.
 const LAST_WORD: Duration = Duration::from_secs(1);
@@ -35,6 +37,14 @@ pub(crate) struct Tunnel {
     pub(crate) stop: CancellationToken,
     /// Held until the tunnel ends.
     pub(crate) passes: (Passes, Option<Arc<ClientPass>>),
+}
+
+/// Why no more is carried.
+enum Over {
+    /// Both ends have nothing more to say, and were told.
+    Done,
+    /// The sandbox ends, or the edge does.
+    Stopped,
 }
 
 impl Tunnel {
@@ -55,7 +65,11 @@ impl Tunnel {
         let (mut client, mut sandbox) = match both {
             Some(Ok((client, sandbox))) => {
                 let frames = self.is_websocket.then(Frames::default);
-                (Client { io: TokioIo::new(client), frames }, Sandbox::from(sandbox))
+                let Some(client) = serve::left_http(client) else {
+                    error!("tunnel not opened: the client is no connection of HTTP/1");
+                    return;
+                };
+                (End::new(client, frames), End::new(sandbox, None))
             }
             Some(Err(error)) => {
                 debug!(error = %observe::chain(&error), "tunnel not opened");
@@ -64,17 +78,24 @@ impl Tunnel {
             // Told already.
             None => return,
         };
-        let carried = tokio::select! {
-            biased;
-            () = &mut stop => None,
-            carried = tokio::io::copy_bidirectional_with_sizes(
-                &mut client, &mut sandbox, BUFFER_BYTES, BUFFER_BYTES,
-            ) => Some(carried),
-        };
+        let (mut up, mut down) = (Way::default(), Way::default());
+        let carried = poll_fn(|cx| -> Poll<io::Result<Over>> {
+            if Pin::new(&mut stop).poll(cx).is_ready() {
+                return Poll::Ready(Ok(Over::Stopped));
+            }
+            let up = up.poll(cx, &mut client, &mut sandbox)?;
+            let down = down.poll(cx, &mut sandbox, &mut client)?;
+            if up.is_ready() && down.is_ready() {
+                Poll::Ready(Ok(Over::Done))
+            } else {
+                Poll::Pending
+            }
+        })
+        .await;
         match carried {
-            Some(Ok(_bytes)) => {}
-            Some(Err(error)) => debug!(error = %observe::chain(&error), "tunnel ended"),
-            None => {
+            Ok(Over::Done) => {}
+            Err(error) => debug!(error = %observe::chain(&error), "tunnel ended"),
+            Ok(Over::Stopped) => {
                 // An end that comes before the reset which unread bytes would cause.
                 match Budget::within(LAST_WORD).run("end a tunnel", client.end()).await {
                     Ok(Ok(())) => {}

@@ -11,8 +11,10 @@ use http::header::UPGRADE;
 use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
+use hyper::upgrade::Upgraded;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
+use hyper_util::server::conn::auto::upgrade::{Parts, downcast};
 use lifecycle::{Gate, Pass, TaskGroup};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
@@ -27,7 +29,7 @@ use super::watch::Watch;
 use crate::answer::Form;
 use crate::seats::{Seat, Seats};
 use crate::streams::Streams;
-use crate::upstream::{BUFFER_BYTES, H2_HEADER_BYTES};
+use crate::upstream::{BUFFER_BYTES, H2_HEADER_BYTES, Leftover, Socket};
 use crate::{Body, BoxError, Edge, answer};
 
 /// HTTP/2 as E2B's proxy sets it up. One stream too many is refused before it is looked at, which
@@ -180,6 +182,14 @@ struct Timed {
     /// Was read from it before, and the clock knows.
     read: Bytes,
     clock: Arc<Clock>,
+}
+
+/// The socket of a client that has left HTTP; `None` when it did not speak HTTP/1.
+pub(crate) fn left_http(upgraded: Upgraded) -> Option<Leftover> {
+    let Parts { io, read_buf, .. } = downcast::<TokioIo<Timed>>(upgraded).ok()?;
+    let Timed { socket, read, .. } = io.into_inner();
+    let read = if read.is_empty() { read_buf } else { [read_buf, read].concat().into() };
+    Some(Leftover { socket: Socket::Plain(socket), read })
 }
 
 impl AsyncRead for Timed {

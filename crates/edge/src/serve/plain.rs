@@ -23,15 +23,16 @@ mod request;
 mod tests;
 
 use std::future::poll_fn;
+use std::pin::Pin;
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
 use e2b_wire::proxy_error::{ErrorForm, ProxyError};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use lifecycle::Budget;
-use tokio::io::AsyncWriteExt as _;
+use tokio::io::{AsyncRead as _, AsyncWriteExt as _, ReadBuf};
 use tokio::net::TcpStream;
 use tracing::debug;
 
@@ -39,8 +40,8 @@ use self::relay::{End, Relay};
 use self::request::{Look, Plain};
 use super::clock::{Clock, Serving};
 use super::watch::Watch;
-use crate::Edge;
 use crate::edge::Way;
+use crate::{Edge, scratch};
 
 /// Headers of one message; the library has the same limit.
 const MAX_HEADERS: usize = 100;
@@ -158,13 +159,17 @@ impl Connection<'_> {
     async fn read(&mut self) -> Read {
         let Self { socket, clock, watch, inbox, .. } = self;
         poll_fn(|cx| {
-            let read = relay::poll_read(socket, cx, |read| match read {
-                Ok(bytes) if !bytes.is_empty() => {
-                    clock.read(bytes);
-                    inbox.extend_from_slice(bytes);
-                    Read::Some
-                }
-                Ok(_) | Err(_) => Read::Left,
+            let read = scratch::with(|scratch| {
+                let mut buffer = ReadBuf::new(scratch);
+                let read = ready!(Pin::new(&mut *socket).poll_read(cx, &mut buffer));
+                Poll::Ready(match buffer.filled() {
+                    bytes if read.is_ok() && !bytes.is_empty() => {
+                        clock.read(bytes);
+                        inbox.extend_from_slice(bytes);
+                        Read::Some
+                    }
+                    _ => Read::Left,
+                })
             });
             if read.is_ready() {
                 return read;

@@ -1,11 +1,5 @@
 //! Where the frames of a WebSocket end (RFC 6455, 5.2), as they pass to a client.
 
-use std::io;
-use std::pin::Pin;
-use std::task::{Context, Poll, ready};
-
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf};
-
 /// Of a frame's first byte.
 const OPCODE: u8 = 0x0f;
 const CLOSE: u8 = 0x8;
@@ -16,7 +10,7 @@ const LENGTH: u8 = 0x7f;
 const MASK_BYTES: u64 = 4;
 
 /// A whole frame: close, 1001, which is "going away".
-const GOING_AWAY: [u8; 4] = [0x88, 2, 0x03, 0xe9];
+pub(super) const GOING_AWAY: [u8; 4] = [0x88, 2, 0x03, 0xe9];
 
 /// Follows the frames of one direction, and keeps none of them.
 #[derive(Debug, Clone, Copy, Default)]
@@ -50,7 +44,7 @@ impl Place {
 
 impl Frames {
     /// These bytes have passed.
-    fn pass(&mut self, mut bytes: &[u8]) {
+    pub(super) fn pass(&mut self, mut bytes: &[u8]) {
         while let Some((&byte, rest)) = bytes.split_first() {
             bytes = rest;
             self.at = match self.at {
@@ -82,7 +76,7 @@ impl Frames {
         }
     }
 
-    fn may_close(self) -> bool {
+    pub(super) fn may_close(self) -> bool {
         self.at == Place::Boundary && !self.closed
     }
 }
@@ -95,56 +89,6 @@ pub(crate) fn pass_in_pieces(bytes: &[u8]) {
     let mut single = Frames::default();
     bytes.iter().for_each(|byte| single.pass(std::slice::from_ref(byte)));
     assert_eq!((whole.at, whole.closed), (single.at, single.closed));
-}
-
-/// A client in a tunnel, and how far the frames are that it was sent, if it speaks WebSocket.
-#[derive(Debug)]
-pub(super) struct Client<T> {
-    pub(super) io: T,
-    pub(super) frames: Option<Frames>,
-}
-
-impl<T: AsyncWrite + Unpin> Client<T> {
-    /// Says goodbye, where the protocol has a word for it and none is half said, and ends what the
-    /// client is sent.
-    pub(super) async fn end(&mut self) -> io::Result<()> {
-        if self.frames.is_some_and(Frames::may_close) {
-            self.io.write_all(&GOING_AWAY).await?;
-        }
-        self.io.shutdown().await
-    }
-}
-
-impl<T: AsyncRead + Unpin> AsyncRead for Client<T> {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_read(cx, buffer)
-    }
-}
-
-impl<T: AsyncWrite + Unpin> AsyncWrite for Client<T> {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        let written = ready!(Pin::new(&mut self.io).poll_write(cx, bytes))?;
-        if let Some(frames) = &mut self.frames {
-            frames.pass(bytes.get(..written).unwrap_or_default());
-        }
-        Poll::Ready(Ok(written))
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_shutdown(cx)
-    }
 }
 
 #[cfg(test)]

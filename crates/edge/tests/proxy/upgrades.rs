@@ -1,8 +1,9 @@
 use std::num::NonZero;
+use std::pin::pin;
 use std::time::Duration;
 
 use edge::Config;
-use futures::{SinkExt as _, StreamExt as _};
+use futures::{SinkExt as _, StreamExt as _, poll};
 use http::Response;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -70,6 +71,27 @@ async fn any_protocol_passes_both_ways_and_each_way_ends_by_itself() {
 }
 
 #[tokio::test]
+async fn what_is_not_taken_yet_waits_in_order_in_both_directions() {
+    /// More than all that lies between can hold.
+    const BYTES: usize = 48 << 20;
+    in_world(config(), async |world| {
+        let server = echo(world).await;
+        let mut client = upgraded(world, &server).await;
+        let sent: Vec<u8> = (0_usize..BYTES).map(|n| (n * n / 7).to_le_bytes()[0]).collect();
+        let mut got = vec![0; BYTES];
+        let (mut from, mut to) = client.split();
+        let mut write = pin!(to.write_all(&sent));
+        // Nobody reads before nothing more fits.
+        assert!(poll!(write.as_mut()).is_pending());
+        let (written, read) = tokio::join!(write, from.read_exact(&mut got));
+        written.unwrap();
+        read.unwrap();
+        assert!(got == sent, "something was lost or changed its place");
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_tunnel_has_its_place_on_a_thread_until_it_ends() {
     let config = Config { lanes: NonZero::new(2).unwrap(), ..config() };
     in_world(config, async |world| {
@@ -89,6 +111,22 @@ async fn a_tunnel_has_its_place_on_a_thread_until_it_ends() {
         let next = get().await;
         assert_eq!(server.connections(), 1);
         drop((one, next));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_a_client_says_too_early_is_not_lost() {
+    in_world(config(), async |world| {
+        let server = echo(world).await;
+        let mut client = world.socket().await;
+        let request = format!(
+            "GET / HTTP/1.1\r\nHost: {}-{SANDBOX}.x\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\nearly",
+            server.port
+        );
+        client.write_all(request.as_bytes()).await.unwrap();
+        assert!(read_head(&mut client).await.starts_with("HTTP/1.1 101"));
+        assert_eq!(read(&mut client, 7).await, b"hiearly");
     })
     .await;
 }

@@ -1,6 +1,5 @@
 //! One plain request and its answer, between two sockets.
 
-use std::cell::RefCell;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -10,13 +9,8 @@ use tokio::net::TcpStream;
 
 use super::answer::{self, Body, Look};
 use super::chunks::write_chunk;
+use crate::scratch;
 use crate::upstream::{BUFFER_BYTES, Bare, Passes};
-
-thread_local! {
-    /// What is read now. A connection has memory of its own only for what its other end does not
-    /// take at once.
-    static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; BUFFER_BYTES].into());
-}
 
 /// How an exchange ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,19 +25,6 @@ pub(super) enum End {
     Ended,
     /// In the midst of an answer, or the client has left: its connection is not to be used again.
     Cut,
-}
-
-/// Reads what is there into memory that all connections of the thread share, and gives it to `take`.
-pub(super) fn poll_read<T>(
-    socket: &mut TcpStream,
-    cx: &mut Context<'_>,
-    take: impl FnOnce(io::Result<&[u8]>) -> T,
-) -> Poll<T> {
-    SCRATCH.with_borrow_mut(|scratch| {
-        let mut buffer = ReadBuf::new(scratch);
-        let read = ready!(Pin::new(socket).poll_read(cx, &mut buffer));
-        Poll::Ready(take(read.map(|()| buffer.filled())))
-    })
 }
 
 #[derive(Debug)]
@@ -124,7 +105,7 @@ impl<'a> Relay<'a> {
                 return Poll::Ready(end);
             }
             self.send(cx);
-            let read = SCRATCH.with_borrow_mut(|scratch| {
+            let read = scratch::with(|scratch| {
                 let mut buffer = ReadBuf::new(scratch);
                 let read = ready!(Pin::new(self.bare.socket()).poll_read(cx, &mut buffer));
                 let is_open = read.is_ok();
