@@ -13,7 +13,7 @@ use self::crowd::Crowd;
 use crate::client::Client;
 use crate::floor::Floor;
 use crate::numbers::{Series, line};
-use crate::service::{Service, data_dir};
+use crate::service::{Service, data_dir, target};
 use crate::soak::Host;
 
 #[derive(Debug, Args)]
@@ -83,7 +83,7 @@ fn measure(service: &Service, options: &Options) -> anyhow::Result<(Floors, Meas
     let view = host::view::enter()?;
     let runtime = tokio::runtime::Runtime::new()?;
     let images = Store::open(&data_dir().join("images"))?;
-    let floor = Floor::new(view, &images)?;
+    let floor = Floor::new(view, &images, &target("release/envd"))?;
     let measured = runtime.block_on(series(service, &floor, options));
     runtime.block_on(floor.close())?;
     measured

@@ -12,7 +12,7 @@ use crate::client::{Client, leave_running};
 use crate::create::burst;
 use crate::floor::Floor;
 use crate::numbers::{Series, line};
-use crate::service::{Service, data_dir};
+use crate::service::{Service, data_dir, target};
 
 #[derive(Debug, Args)]
 pub(crate) struct Options {
@@ -54,7 +54,7 @@ fn floor(options: &Options, command: Option<&'static str>) -> anyhow::Result<Dur
         let view = host::view::enter()?;
         let runtime = tokio::runtime::Runtime::new()?;
         let images = Store::open(&data_dir().join("images"))?;
-        let floor = Floor::new(view, &images)?;
+        let floor = Floor::new(view, &images, &target("release/envd"))?;
         let took = runtime.block_on(bare_kills(&floor, many, command));
         runtime.block_on(floor.close())?;
         took

@@ -54,17 +54,21 @@ impl Bare {
 }
 
 impl Floor {
-    pub(crate) fn new(view: host::view::View, images: &Store) -> anyhow::Result<Arc<Self>> {
+    /// `agent` is what runs in the containers.
+    pub(crate) fn new(
+        view: host::view::View,
+        images: &Store,
+        agent: &Path,
+    ) -> anyhow::Result<Arc<Self>> {
         let dir = tempfile::tempdir()?;
         let claim = Claim::take(dir.path(), Ipv4Addr::new(10, 213, 0, 0))?;
         let cgroups = Cgroups::open(view.into_layout(), claim.mark().cgroup_root())?;
         let helpers = cgroups.helpers()?;
         let runtime = Runtime::find("crun")?;
         let crun = runtime.program().to_owned();
-        let agent = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/release/envd");
         let driver = Container::new(ContainerConfig {
             runtime,
-            agent: host::view::show_file(&agent, "envd")?,
+            agent: host::view::show_file(agent, "envd")?,
             view: host::view::DIR.into(),
             cgroup_root: claim.mark().cgroup_root(),
             support: Vec::new(),

@@ -43,6 +43,9 @@ enum What {
     Inside(traffic::Program),
     /// Random work against a daemon that is killed again and again; `cargo xtask soak`.
     Soak(soak::Options),
+    /// The containers without a service that `soak` compares with.
+    #[command(hide = true)]
+    Bare(soak::Program),
 }
 
 fn main() -> anyhow::Result<ExitCode> {
@@ -55,6 +58,7 @@ fn main() -> anyhow::Result<ExitCode> {
         What::Traffic(options) => traffic::run(&options)?,
         What::Inside(program) => traffic::run_inside(&program)?,
         What::Soak(options) => return soak::run(&options),
+        What::Bare(program) => soak::run_bare(&program)?,
     }
     Ok(ExitCode::SUCCESS)
 }

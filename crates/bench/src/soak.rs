@@ -1,6 +1,7 @@
 //! `soak`: random work against a real service that is killed again and again, and a model that
 //! knows what must still be there.
 
+mod bare;
 mod caller;
 mod course;
 mod daemon;
@@ -21,6 +22,7 @@ use std::process::ExitCode;
 
 use clap::{Args, ValueEnum};
 
+pub(crate) use self::bare::{Program, run as run_bare};
 pub(crate) use self::footprint::Host;
 use self::schedule::Ends;
 use crate::service::target;

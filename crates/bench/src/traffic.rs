@@ -25,11 +25,14 @@ pub(crate) struct Options {
     /// Connections that are busy at a time; every number is a series of its own.
     #[arg(long, value_delimiter = ',', default_values_t = [1, 16, 128])]
     connections: Vec<usize>,
-    /// Times everything is measured, by turns with what it is compared to.
+    /// Times files are measured, by turns with what they are compared to.
     #[arg(long, default_value_t = 5)]
     rounds: u32,
+    /// Turns of requests that every road has.
+    #[arg(long, default_value_t = 16)]
+    turns: u32,
     /// How long one turn of requests takes, in milliseconds.
-    #[arg(long, default_value_t = 1000)]
+    #[arg(long, default_value_t = 300)]
     turn_ms: u64,
     /// Size of the file that is sent up and down, in MiB; 0 leaves the files out.
     #[arg(long, default_value_t = 1024)]
@@ -101,10 +104,14 @@ async fn roads(
     for kind in [Kind::Http, Kind::WebSocket] {
         for &connections in &options.connections {
             let mut loads = [Load::default(), Load::default(), Load::default()];
-            // By turns, so that whatever else the machine does falls on all; the first is a
-            // rehearsal.
-            for round in 0..=options.rounds {
-                for (way, load) in ways.iter().zip(&mut loads) {
+            // By turns, so that whatever else the machine does falls on all, and there and back, so
+            // that none is always first; the first round is a rehearsal.
+            for round in 0..=options.turns {
+                let mut order: Vec<_> = ways.iter().zip(&mut loads).collect();
+                if round % 2 == 0 {
+                    order.reverse();
+                }
+                for (way, load) in order {
                     let one = load::during(turn, way, kind, connections).await?;
                     if round > 0 {
                         load.push(one);

@@ -8,8 +8,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 use lifecycle::Budget;
+use tokio::sync::Mutex;
 use tokio::task::JoinSet;
 
+use super::bare::Bare;
 use super::caller::Caller;
 use super::course::{Course, leaks, settled};
 use super::daemon::Daemon;
@@ -61,21 +63,26 @@ async fn soak(options: &Options) -> anyhow::Result<Report> {
     journal.note("breaks", &format!("{breaks:?}"));
     let mut report = Report::new(options.seed, journal.path().to_owned(), log, Host::take());
     let faults = options.faults.iter().map(|word| bounded(word)).collect();
+    let agent = options.envd.clone().unwrap_or_else(|| options.program.with_file_name("envd"));
+    let bare = Bare::start(&options.data_dir.join("images"), &agent).await?;
+    let bare = Arc::new(Mutex::new(bare));
     let daemon = Daemon::start(launch, options.seed, faults).await?;
     let course = Arc::new(Course::new(options.seed, Arc::new(daemon), journal));
     let began = Instant::now();
     let mut keeping = pin!(course.daemon.keep());
     let ran = tokio::select! {
         kept = &mut keeping => kept,
-        ran = Box::pin(through(options, &course, breaks, &mut report)) => {
+        ran = Box::pin(through(options, &course, &bare, breaks, &mut report)) => {
             course.daemon.let_go();
             // Not dropped: it may be starting a daemon.
             ran.and(keeping.await)
         }
     };
+    let closed = bare.lock().await.close().await;
     let stopped = stop(&course).await;
     report.took = began.elapsed();
-    report.violation = ran.and(stopped).err();
+    let closed = closed.map_err(|error| broken("remove what bare containers had", &error));
+    report.violation = ran.and(stopped).and(closed).err();
     report.fill(&course);
     Ok(report)
 }
@@ -110,13 +117,14 @@ fn broken(what: &str, error: &anyhow::Error) -> Violation {
 async fn through(
     options: &Options,
     course: &Arc<Course>,
+    bare: &Arc<Mutex<Bare>>,
     breaks: Vec<Break>,
     report: &mut Report,
 ) -> Result<(), Violation> {
     let mut caller = Caller::new(Arc::clone(&course.daemon));
     clear(&mut caller).await?;
     // Also warms up what is made once.
-    report.before = probe::alone(course, &mut caller, options, "before").await?;
+    report.before = probe::alone(course, &mut caller, bare, options, "before").await?;
     let baseline = calm(course, &mut caller, None).await?;
     report.baseline = Some(baseline.clone());
     let mut workers = JoinSet::new();
@@ -127,7 +135,7 @@ async fn through(
         workers.spawn(work(worker, options.load, options.pauses));
     }
     if options.load == Load::Light {
-        workers.spawn(probe::beside(Arc::clone(course)));
+        workers.spawn(probe::beside(Arc::clone(course), Arc::clone(bare)));
     }
     let rest = Rest::begin();
     let mut conducting = Box::pin(conduct(options, course, breaks));
@@ -162,7 +170,7 @@ async fn through(
         }
     }
     course.check().await?;
-    report.after = probe::alone(course, &mut caller, options, "after").await?;
+    report.after = probe::alone(course, &mut caller, bare, options, "after").await?;
     report.end = Some(calm(course, &mut caller, Some(&baseline)).await?);
     Ok(())
 }

@@ -1,11 +1,11 @@
 //! How long a create and a kill take: before the work, beside it, and after it.
 
-use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::ensure;
+use tokio::sync::Mutex;
 
+use super::bare::{Bare, Taken};
 use super::caller::{Ask, Caller, refused};
 use super::course::Course;
 use super::daemon::Standing;
@@ -22,8 +22,9 @@ const LIGHT_EVERY: Duration = Duration::from_millis(300);
 pub(crate) struct Times {
     pub create: Series,
     pub kill: Series,
-    /// A program started and ended, by turns with both.
-    pub machine: Series,
+    /// The same of a container without a service, by turns with both: what the machine gives.
+    pub bare_create: Series,
+    pub bare_kill: Series,
     /// A create and its kill that waited for the next daemon; in none of the others.
     pub held_up: Series,
 }
@@ -35,6 +36,7 @@ pub(crate) struct Times {
 pub(super) async fn alone(
     course: &Course,
     caller: &mut Caller,
+    bare: &Mutex<Bare>,
     options: &Options,
     when: &str,
 ) -> Result<Times, Violation> {
@@ -42,7 +44,7 @@ pub(super) async fn alone(
     for number in 0..options.measured {
         let began = Instant::now();
         let key = format!("soak-{}-{when}-{number}", course.seed);
-        one(course, caller, &key).await?.put(&mut times);
+        one(course, caller, bare, &key).await?.put(&mut times);
         if options.load == Load::Light {
             rest_of(began).await;
         }
@@ -54,7 +56,7 @@ pub(super) async fn alone(
 ///
 /// # Errors
 /// As those of [`alone`].
-pub(super) async fn beside(course: Arc<Course>) -> Result<(), Violation> {
+pub(super) async fn beside(course: Arc<Course>, bare: Arc<Mutex<Bare>>) -> Result<(), Violation> {
     let mut caller = Caller::new(Arc::clone(&course.daemon));
     let mut number = 0_u64;
     while !course.is_over() {
@@ -63,7 +65,7 @@ pub(super) async fn beside(course: Arc<Course>) -> Result<(), Violation> {
             // What it makes is gone again before anybody compares.
             let _in_the_world = course.world.read().await;
             let key = format!("soak-{}-during-{number}", course.seed);
-            let took = one(&course, &mut caller, &key).await?;
+            let took = one(&course, &mut caller, &bare, &key).await?;
             course.created();
             took.put(&mut course.during.lock());
         }
@@ -80,7 +82,7 @@ async fn rest_of(began: Instant) {
 /// How long one of each took.
 #[derive(Debug)]
 struct Took {
-    machine: Duration,
+    bare: Taken,
     create: Duration,
     kill: Duration,
     /// Whether one daemon answered both.
@@ -89,7 +91,8 @@ struct Took {
 
 impl Took {
     fn put(self, times: &mut Times) {
-        times.machine.push(self.machine);
+        times.bare_create.push(self.bare.create);
+        times.bare_kill.push(self.bare.kill);
         if self.by_one {
             times.create.push(self.create);
             times.kill.push(self.kill);
@@ -99,10 +102,18 @@ impl Took {
     }
 }
 
-async fn one(course: &Course, caller: &mut Caller, key: &str) -> Result<Took, Violation> {
-    let machine = bare_process()
+async fn one(
+    course: &Course,
+    caller: &mut Caller,
+    bare: &Mutex<Bare>,
+    key: &str,
+) -> Result<Took, Violation> {
+    let bare = bare
+        .lock()
         .await
-        .map_err(|error| Violation::unexpected(format!("/bin/true: {error:#}")))?;
+        .take()
+        .await
+        .map_err(|error| Violation::unexpected(format!("a container without us: {error:#}")))?;
     let before: Standing = course.daemon.up().await?;
     let began = Instant::now();
     let sandbox = create(caller, key).await?;
@@ -117,15 +128,5 @@ async fn one(course: &Course, caller: &mut Caller, key: &str) -> Result<Took, Vi
     if answer.status() != 204 && !(excused && answer.status() == 404) {
         return Err(refused("kill", &answer));
     }
-    Ok(Took { machine, create: made, kill, by_one })
-}
-
-/// How long the machine takes to start and end a program, by turns with what is measured: others
-/// may use it more at the end of a long run than at its beginning.
-async fn bare_process() -> anyhow::Result<Duration> {
-    let began = Instant::now();
-    #[expect(clippy::disallowed_methods, reason = "a program of its own, waited for here")]
-    let status = tokio::task::spawn_blocking(|| Command::new("/bin/true").status()).await??;
-    ensure!(status.success(), "it failed: {status}");
-    Ok(began.elapsed())
+    Ok(Took { bare, create: made, kill, by_one })
 }

@@ -35,8 +35,8 @@ pub(crate) enum Kind {
     WebSocket,
 }
 
-/// What turns on one road gave. Of several turns the one in the middle counts: somebody else may
-/// have needed the machine during some.
+/// What turns on one road gave, in their order. The middle counts: somebody else may have needed
+/// the machine during some.
 #[derive(Debug, Default)]
 pub(crate) struct Load {
     turns: Vec<Turn>,
@@ -59,9 +59,30 @@ impl Load {
 
     /// The middle of what `field` is in all turns.
     pub(crate) fn middle(&self, field: impl Fn(&Turn) -> f64) -> f64 {
-        let mut all: Vec<f64> = self.turns.iter().map(field).collect();
+        Spread::of(self.turns.iter().map(field)).middle
+    }
+
+    /// What `compare` says of this turn and that of `other` beside it. A machine may be twice as
+    /// fast a minute later; of neighbours that is mostly not so.
+    pub(crate) fn beside(&self, other: &Self, compare: impl Fn(&Turn, &Turn) -> f64) -> Spread {
+        Spread::of(self.turns.iter().zip(&other.turns).map(|(own, other)| compare(own, other)))
+    }
+}
+
+/// The middle of some numbers, and where the middle half of them lies.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Spread {
+    pub low: f64,
+    pub middle: f64,
+    pub high: f64,
+}
+
+impl Spread {
+    fn of(all: impl Iterator<Item = f64>) -> Self {
+        let mut all: Vec<f64> = all.collect();
         all.sort_by(f64::total_cmp);
-        all.get(all.len() / 2).copied().unwrap_or(f64::NAN)
+        let quarter = |n| all.get(all.len() * n / 4).copied().unwrap_or(f64::NAN);
+        Self { low: quarter(1), middle: quarter(2), high: quarter(3) }
     }
 }
 
