@@ -302,7 +302,11 @@ fn remove_point(point: &Path) -> Result<(), HostError> {
     }
 }
 
-fn detach(path: &Path) -> Result<(), HostError> {
+/// Unmounts everything that is mounted on `path` here. No mount point, or nothing at all, is fine.
+///
+/// # Errors
+/// When the kernel refuses.
+pub fn detach(path: &Path) -> Result<(), HostError> {
     loop {
         match unmount(path, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW) {
             Ok(()) => {}

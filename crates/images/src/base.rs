@@ -178,6 +178,7 @@ impl Maker {
             keeper: &self.tools.keeper,
             program: &self.tools.mmdebstrap,
             args: install_arguments(&self.host, &draft.rootfs(), &mirrors),
+            scratch: draft.path(),
         };
         let on_line = |line: &str| {
             tracing::debug!(line, "mmdebstrap");

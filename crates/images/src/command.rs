@@ -55,6 +55,8 @@ pub(crate) struct Command<'a> {
     pub(crate) keeper: &'a Keeper,
     pub(crate) program: &'a Path,
     pub(crate) args: Vec<OsString>,
+    /// Where it puts what it forgets when it is killed; of an absolute path.
+    pub(crate) scratch: &'a Path,
 }
 
 impl Command<'_> {
@@ -105,6 +107,7 @@ impl Command<'_> {
             .args(&self.args)
             .env("LC_ALL", "C")
             .env("DEBIAN_FRONTEND", "noninteractive")
+            .env("TMPDIR", self.scratch)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())

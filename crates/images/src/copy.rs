@@ -48,6 +48,7 @@ pub async fn copy_layer(
         .map(std::ffi::OsString::from)
         .to_vec();
     args.extend([upper.into(), draft.rootfs().into_os_string()]);
-    let command = Command { name: "cp", keeper: &keeper, program: &program, args };
+    let command =
+        Command { name: "cp", keeper: &keeper, program: &program, args, scratch: draft.path() };
     Ok(command.run(|line| tracing::debug!(line, "cp"), cancel, budget).await?)
 }

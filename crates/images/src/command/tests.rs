@@ -32,7 +32,7 @@ pub(crate) fn processes_in(dir: &Path) -> Vec<String> {
 
 fn shell<'a>(keeper: &'a Keeper, script: &str) -> Command<'a> {
     let args = vec!["-c".into(), script.into()];
-    Command { name: "sh", keeper, program: Path::new("/bin/sh"), args }
+    Command { name: "sh", keeper, program: Path::new("/bin/sh"), args, scratch: Path::new("/tmp") }
 }
 
 async fn run(command: Command<'_>, line: impl FnMut(&str)) -> Result<(), CommandError> {
@@ -56,6 +56,17 @@ async fn a_line_without_end_does_not_grow() {
     let endless = shell(&keeper, "head -c 10000000 /dev/zero | tr '\\0' x >&2; exit 1");
     let error = run(endless, |_| ()).await.unwrap_err();
     assert!(error.tail().len() <= super::LINE_BYTES);
+}
+
+#[tokio::test]
+async fn what_it_forgets_when_it_is_killed_is_where_it_was_told_to_put_it() {
+    let Some(keeper) = keeper() else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let mut forgets = shell(&keeper, "mktemp >&2; exit 3");
+    forgets.scratch = dir.path();
+    let mut made = String::new();
+    run(forgets, |line| line.clone_into(&mut made)).await.unwrap_err();
+    assert_eq!(Path::new(&made).parent(), Some(dir.path()), "{made}");
 }
 
 /// Two sessions that have left the program's process group, and one that ignores what it can.

@@ -3,11 +3,13 @@
 use std::fs;
 use std::io::{Read, Seek, SeekFrom};
 use std::os::fd::BorrowedFd;
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
 use host::HostError;
 use host::cgroup::Cgroup;
 use host::files::remove_tree;
+use host::mount::detach;
 use host::process::{Process, Spawn};
 use lifecycle::Budget;
 
@@ -49,6 +51,12 @@ const OPEN_FILES_SOFT: u64 = 1024;
 /// does not stop it. A limit of one byte does: the kernel takes it for a dump of the dumping program
 /// itself (`coredump.c`: "RLIMIT_CORE == 1"). As a limit for files it is less than any dump needs.
 const CORE_BYTES: u64 = 1;
+
+/// Where crun puts the file over which it mounts itself, read-only, to run as that (CVE-2019-5736):
+/// `libcrun/cloned_binary.c`, version 1.8; else it is `/tmp`. Both are gone before it does anything
+/// else, unless it is killed before.
+const OWN_COPY_DIR: &str = "_LIBCONTAINER_STATEDIR";
+const OWN_COPY: &str = "crun.";
 
 /// The longest line of a runtime's log that is told on, in bytes.
 const MAX_MESSAGE: u64 = 4096;
@@ -163,7 +171,7 @@ impl Call<'_> {
             .args(["--log-format", "json"]);
         match self.runtime.kind {
             // Limits are written by us, before anything runs under them.
-            Kind::Crun => spawn.args(["--cgroup-manager=disabled"]),
+            Kind::Crun => spawn.args(["--cgroup-manager=disabled"]).env(OWN_COPY_DIR, self.dir),
             Kind::Runc => spawn,
         }
     }
@@ -255,13 +263,20 @@ impl Call<'_> {
     }
 }
 
-/// Removes what the runtime has noted of the machine in `dir`, which must be dead. Gone is fine.
+/// Removes what the runtime has noted of the machine in `dir`, which must be dead, and what it has
+/// mounted there. Gone is fine.
 ///
-/// It is not asked to: all that is left to it then is to remove this directory, which is its own by
+/// It is not asked to: all that is left to it then is to remove its directory, which is its own by
 /// `--root`. So a runtime that hangs, fails or is not there any more keeps no sandbox from going.
 ///
 /// # Errors
-/// As [`remove_tree`].
+/// As [`remove_tree`]; the kernel refuses to unmount.
 pub(super) fn forget(dir: &Path, budget: Budget) -> Result<(), HostError> {
-    remove_tree(&dir.join(STATE), budget)
+    let copies = fs::read_dir(dir).into_iter().flatten().flatten().filter(is_own_copy);
+    let detached = copies.map(|copy| detach(&copy.path())).fold(Ok(()), Result::and);
+    remove_tree(&dir.join(STATE), budget).and(detached)
+}
+
+fn is_own_copy(entry: &fs::DirEntry) -> bool {
+    entry.file_name().as_bytes().starts_with(OWN_COPY.as_bytes())
 }

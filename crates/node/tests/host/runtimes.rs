@@ -2,6 +2,7 @@
 //! does what a test says before it, or instead.
 
 use std::fs;
+use std::mem::MaybeUninit;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -10,6 +11,8 @@ use host::process::{Process, Spawn};
 use model::EndReason;
 use node::Config;
 use node_wire::{CreateError, NodeApi};
+use rustix::fs::inotify;
+use rustix::io::Errno;
 use testkit::{TestNode, in_view};
 
 use crate::guest::run;
@@ -135,6 +138,49 @@ fn a_start_whose_runtime_hangs_ends_at_its_limit_and_leaves_nothing() {
                 CreateError::Expired { step: "machine", limit_ms: SHORT_MS },
                 "{call}"
             );
+        }
+        test.stop().await;
+    });
+}
+
+/// crun runs as a copy of itself that it has mounted, and is killed before it has let go of that.
+const DIES_AS_A_COPY: &str = "copy=$(mktemp \"$_LIBCONTAINER_STATEDIR/crun.XXXXXX\") && \
+                              mount --bind \"$real\" \"$copy\" && kill -9 $$";
+
+#[test]
+fn a_copy_that_a_runtime_has_mounted_of_itself_goes_with_its_sandbox() {
+    in_view(async |view| {
+        let script = Script::new();
+        let test = TestNode::start(view, |config| script.used_by(config)).await;
+        for call in ["create", "start"] {
+            let error = failure(&test, &script, call, DIES_AS_A_COPY).await;
+            assert!(refused(&error).contains("signal 9"), "{call}: {error}");
+            let mounts = fs::read_to_string("/proc/thread-self/mountinfo").unwrap();
+            assert!(!mounts.contains("/crun."), "{call}: {mounts}");
+        }
+        test.stop().await;
+    });
+}
+
+/// What the real one does with that, and that it is asked for in its own words.
+#[test]
+fn no_runtime_makes_a_file_outside_of_its_sandbox() {
+    in_view(async |view| {
+        let test = TestNode::start(view, |_config| ()).await;
+        let watch = inotify::init(inotify::CreateFlags::NONBLOCK).unwrap();
+        inotify::add_watch(&watch, "/tmp", inotify::WatchFlags::CREATE).unwrap();
+        works(&test).await;
+        let mut room = [MaybeUninit::uninit(); 4096];
+        let mut made = inotify::Reader::new(watch, &mut room);
+        loop {
+            match made.next() {
+                Ok(event) => {
+                    let name = event.file_name().unwrap().to_string_lossy().into_owned();
+                    assert!(!name.starts_with("crun."), "{name}");
+                }
+                Err(Errno::WOULDBLOCK) => break,
+                Err(error) => panic!("{error}"),
+            }
         }
         test.stop().await;
     });
