@@ -73,6 +73,7 @@ impl CreateRequest {
             ApiVersion::V2 => true,
         };
         if let Some(network) = &body.network {
+            network::check_egress(network)?;
             network::check_ingress(network, secure)?;
         }
         let mcp: Vec<String> = body.mcp.unwrap_or_default().into_keys().collect();

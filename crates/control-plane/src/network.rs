@@ -14,7 +14,7 @@ use crate::store::SandboxRow;
 
 mod egress;
 
-pub(crate) use egress::egress;
+pub(crate) use egress::{check_egress, egress};
 
 /// Bytes of a host name with a port, `${PORT}` counted as it stands.
 const MASK_MAX: usize = 255;

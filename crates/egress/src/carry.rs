@@ -9,13 +9,13 @@ use bytes::{Bytes, BytesMut};
 use lifecycle::Budget;
 use model::{Egress, HostName, Scheme};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 
 use crate::decision::{Look, Rules, Target};
 use crate::intercept::Offer;
 use crate::line::{Cut, Line};
 use crate::opening::{OPENING_MAX, Opening};
+use crate::outside::Outside;
 use crate::proxy::Shared;
 use crate::{Refusal, http, https};
 
@@ -130,11 +130,11 @@ impl Shared {
         line: &Line,
         origin: SocketAddrV4,
         egress: &Arc<Egress>,
-    ) -> Result<Option<(Target, TcpStream)>, Refusal> {
+    ) -> Result<Option<(Target, Outside)>, Refusal> {
         let rules = self.rules(egress);
         let scheme = Scheme::Http;
         let target = rules.decide(origin, scheme, None)?;
-        let server = self.dialer.dial(rules, &target).await?;
+        let mut server = self.dialer.dial(rules, &target).await?;
         let egress = Arc::clone(egress);
         let allowed = Allowed { origin, scheme, name: None, target: target.clone(), egress };
         tokio::select! {
@@ -152,12 +152,14 @@ impl Shared {
         &self,
         mut line: Line,
         cut: Cut,
-        mut server: TcpStream,
+        mut server: Outside,
         begun: Bytes,
         allowed: Allowed,
     ) {
         let both = async {
             server.write_all(&begun).await?;
+            // In TLS what is written waits to be sent.
+            server.flush().await?;
             tokio::io::copy_bidirectional(&mut line, &mut server).await
         };
         tokio::select! {

@@ -4,14 +4,18 @@ use std::fmt;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpStream as StdStream};
 use std::os::fd::{BorrowedFd, OwnedFd};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use lifecycle::{Budget, Expired};
-use model::{HostName, SocksProxy};
+use model::{HostName, ProxyTls, SocksProxy};
+use rustls::pki_types::ServerName;
 use tokio::net::{TcpSocket, TcpStream};
+use tokio_rustls::TlsConnector;
 
 use crate::decision::{OnlyPermitted, Rules, Target};
+use crate::intercept::Roots;
+use crate::outside::Outside;
 use crate::resolve::{LookupError, Resolver};
 use crate::socks::{self, Destination, SocksError};
 
@@ -51,6 +55,10 @@ pub enum DialError {
     Socket(#[source] io::Error),
     #[error(transparent)]
     Socks(#[from] SocksError),
+    #[error("no TLS with the egress proxy as {name}")]
+    Tls { name: String, source: io::Error },
+    #[error("the node has not read yet which certificates it believes")]
+    NoRoots,
     #[error("the connection takes too long")]
     Expired(#[from] Expired),
 }
@@ -60,6 +68,8 @@ pub enum DialError {
 pub(crate) struct Dialer {
     pub(crate) sockets: Arc<dyn Sockets>,
     pub(crate) resolver: Arc<Resolver>,
+    /// By which a proxy is believed that comes with no certificates.
+    pub(crate) roots: Arc<OnceLock<Roots>>,
 }
 
 impl Dialer {
@@ -68,11 +78,14 @@ impl Dialer {
         &self,
         rules: Rules<'_>,
         target: &Target,
-    ) -> Result<TcpStream, DialError> {
+    ) -> Result<Outside, DialError> {
         let connected = async {
             match &rules.egress.proxy {
-                Some(proxy) => self.through(proxy, rules, target).await,
-                None => self.connect(&self.addresses(rules, target).await?).await,
+                Some(proxy) => Box::pin(self.through(proxy, rules, target)).await,
+                None => {
+                    let addresses = self.addresses(rules, target).await?;
+                    self.connect(&addresses).await.map(Outside::from)
+                }
             }
         };
         Budget::within(DIAL_LIMIT).run("connection to the outside", connected).await?
@@ -83,7 +96,7 @@ impl Dialer {
         proxy: &SocksProxy,
         rules: Rules<'_>,
         target: &Target,
-    ) -> Result<TcpStream, DialError> {
+    ) -> Result<Outside, DialError> {
         let destination = match target {
             Target::Name { name, port, only_permitted: OnlyPermitted(false) } => {
                 Destination::Name(name.clone(), *port)
@@ -100,9 +113,33 @@ impl Dialer {
         };
         let at = open_ones(rules, &found)?;
         let at: Vec<_> = at.map(|ip| SocketAddrV4::new(ip, proxy.port())).collect();
-        let mut stream = self.connect(&at).await?;
+        let stream = self.connect(&at).await?;
+        let mut stream = match proxy.tls() {
+            None => Outside::from(stream),
+            Some(tls) => self.in_tls(proxy, tls, stream).await?,
+        };
         socks::connect(&mut stream, proxy.credentials(), &destination).await?;
         Ok(stream)
+    }
+
+    /// Nothing is said on `stream` before `proxy` has shown who it is.
+    async fn in_tls(
+        &self,
+        proxy: &SocksProxy,
+        tls: &ProxyTls,
+        stream: TcpStream,
+    ) -> Result<Outside, DialError> {
+        let failed = |source| DialError::Tls { name: proxy.server_name(), source };
+        let roots = match tls.authorities() {
+            // Read for each connection: next to the handshake that is nothing.
+            Some(text) => Roots::of_pem(text.as_bytes()).map_err(failed)?,
+            None => self.roots.get().cloned().ok_or(DialError::NoRoots)?,
+        };
+        let config = roots.client().map_err(|error| failed(io::Error::other(error)))?;
+        let name = ServerName::try_from(proxy.server_name());
+        let name = name.map_err(|odd| failed(io::Error::other(odd)))?;
+        let handshake = TlsConnector::from(Arc::new(config)).connect(name, stream).await;
+        Ok(Outside::from(handshake.map_err(failed)?))
     }
 
     /// The addresses behind `target` to which a connection may go.

@@ -16,7 +16,6 @@ use lifecycle::Budget;
 use model::{HostName, Scheme};
 use rustls::CertificateError;
 use rustls::pki_types::ServerName;
-use tokio::net::TcpStream;
 use tokio_rustls::{TlsAcceptor, TlsConnector, client, server};
 
 use crate::beside::{Beside, Runner};
@@ -24,6 +23,7 @@ use crate::carry::Allowed;
 use crate::http::{self as http1_requests, HEAD_MAX, REQUEST_LIMIT};
 use crate::intercept::{Offer, Protocol};
 use crate::line::{Cut, Line};
+use crate::outside::Outside;
 use crate::proxy::Shared;
 use crate::requests::refused;
 use crate::{Interceptor, Refusal};
@@ -78,7 +78,7 @@ pub(crate) struct Upstream {
 /// A connection with a server that is who it says.
 #[derive(Debug)]
 pub(crate) struct Connected {
-    pub(crate) stream: client::TlsStream<TcpStream>,
+    pub(crate) stream: client::TlsStream<Outside>,
     pub(crate) protocol: Protocol,
 }
 

@@ -42,7 +42,8 @@ impl Roots {
         if added == 0 {
             tracing::warn!(
                 "this host believes no certificate authority, so no HTTPS request can be given a \
-                 header; install its ca-certificates"
+                 header and no proxy is believed that speaks TLS; install its ca-certificates and \
+                 restart the service"
             );
         }
         Self(Arc::new(roots))
@@ -63,6 +64,17 @@ impl Roots {
         }
         Ok(Self(Arc::new(roots)))
     }
+
+    /// How to speak to a server that is believed by them. No session is resumed.
+    pub(crate) fn client(&self) -> Result<ClientConfig, rustls::Error> {
+        let crypto = Arc::new(ring::default_provider());
+        let mut config = ClientConfig::builder_with_provider(crypto)
+            .with_safe_default_protocol_versions()?
+            .with_root_certificates(Arc::clone(&self.0))
+            .with_no_client_auth();
+        config.resumption = Resumption::disabled();
+        Ok(config)
+    }
 }
 
 /// Stands in for servers, in the name of an authority that the program believes.
@@ -80,13 +92,9 @@ pub struct Interceptor {
 impl Interceptor {
     /// # Errors
     /// When the library that makes keys cannot.
-    pub fn new(authority: Authority, roots: Roots) -> Result<Self, AuthorityError> {
+    pub fn new(authority: Authority, roots: &Roots) -> Result<Self, AuthorityError> {
         let crypto = Arc::new(ring::default_provider());
-        let mut towards_servers = ClientConfig::builder_with_provider(Arc::clone(&crypto))
-            .with_safe_default_protocol_versions()?
-            .with_root_certificates(roots.0)
-            .with_no_client_auth();
-        towards_servers.resumption = Resumption::disabled();
+        let towards_servers = roots.client()?;
         let leaves = Leaves::new(&crypto)?;
         Ok(Self { authority, leaves, crypto, towards_servers })
     }

@@ -20,6 +20,7 @@ mod https;
 mod intercept;
 mod line;
 mod opening;
+mod outside;
 mod proxy;
 mod refusal;
 mod requests;

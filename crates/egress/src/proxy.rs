@@ -17,7 +17,7 @@ use crate::decision::Rules;
 use crate::dial::{Dialer, Sockets};
 use crate::line::Line;
 use crate::resolve::Resolver;
-use crate::{Interceptor, Refusal};
+use crate::{Interceptor, Refusal, Roots};
 
 /// Connections of one sandbox that are held at a time.
 pub const CONNECTIONS_MAX: usize = 512;
@@ -37,6 +37,7 @@ pub struct Node {
     room: Room,
     closed: Vec<Ipv4Range>,
     interceptor: OnceLock<Arc<Interceptor>>,
+    roots: Arc<OnceLock<Roots>>,
 }
 
 impl Node {
@@ -47,7 +48,14 @@ impl Node {
 
     pub(crate) fn closed_to(resolver: Resolver, closed: Vec<Ipv4Range>) -> Self {
         let room = Room::new(NODE_CONNECTIONS_MAX, NODE_H2_MAX);
-        Self { resolver: Arc::new(resolver), room, closed, interceptor: OnceLock::new() }
+        let (resolver, interceptor) = (Arc::new(resolver), OnceLock::new());
+        Self { resolver, room, closed, interceptor, roots: Arc::default() }
+    }
+
+    /// Has proxies that speak TLS be believed by `roots`, if they come with no certificates. Before
+    /// that nothing goes through such a proxy. Only the first call counts.
+    pub fn believe(&self, roots: Roots) {
+        drop(self.roots.set(roots));
     }
 
     /// Has requests of HTTPS be given headers. Before that there must be no rules which ask for it:
@@ -116,7 +124,8 @@ impl Proxy {
         let listener = StdListener::from(listener);
         listener.set_nonblocking(true)?;
         let listener = TcpListener::from_std(listener)?;
-        let dialer = Dialer { sockets, resolver: Arc::clone(&node.resolver) };
+        let (resolver, roots) = (Arc::clone(&node.resolver), Arc::clone(&node.roots));
+        let dialer = Dialer { sockets, resolver, roots };
         let tasks = TaskGroup::default();
         let shared = Arc::new(Shared {
             node,

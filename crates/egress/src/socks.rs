@@ -52,7 +52,7 @@ pub(crate) async fn connect<S: AsyncRead + AsyncWrite + Unpin>(
         Some(_) => &[VERSION, 2, NO_AUTHENTICATION, PASSWORD],
         None => &[VERSION, 1, NO_AUTHENTICATION],
     };
-    stream.write_all(greeting).await?;
+    say(stream, greeting).await?;
     let [version, method] = read(stream).await?;
     match (version, method, credentials) {
         (VERSION, NO_AUTHENTICATION, _) => {}
@@ -60,7 +60,7 @@ pub(crate) async fn connect<S: AsyncRead + AsyncWrite + Unpin>(
         (VERSION, _, _) => return Err(SocksError::NoMethod),
         _ => return Err(SocksError::NotSocks),
     }
-    stream.write_all(&request(destination)?).await?;
+    say(stream, &request(destination)?).await?;
     let [version, reply, _reserved, kind] = read(stream).await?;
     if version != VERSION {
         return Err(SocksError::NotSocks);
@@ -87,7 +87,7 @@ async fn authenticate<S: AsyncRead + AsyncWrite + Unpin>(
     let mut message = vec![PASSWORD_VERSION];
     put(&mut message, credentials.username.as_bytes())?;
     put(&mut message, credentials.password.expose().as_bytes())?;
-    stream.write_all(&message).await?;
+    say(stream, &message).await?;
     let [_version, status] = read(stream).await?;
     if status == 0 { Ok(()) } else { Err(SocksError::Denied) }
 }
@@ -114,6 +114,12 @@ fn put(message: &mut Vec<u8>, text: &[u8]) -> Result<(), SocksError> {
     message.push(u8::try_from(text.len()).map_err(|_big| SocksError::TooLong)?);
     message.extend(text);
     Ok(())
+}
+
+async fn say(stream: &mut (impl AsyncWrite + Unpin), message: &[u8]) -> io::Result<()> {
+    stream.write_all(message).await?;
+    // In TLS what is written may wait.
+    stream.flush().await
 }
 
 async fn read<const N: usize>(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<[u8; N]> {

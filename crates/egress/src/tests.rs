@@ -2,6 +2,7 @@
 
 mod https;
 mod kit;
+mod proxies;
 mod silent;
 mod streams;
 mod tls_kit;

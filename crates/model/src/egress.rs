@@ -6,7 +6,7 @@ use std::str::FromStr;
 
 pub use domain::{DomainError, DomainPattern, HostName};
 pub use headers::{HeaderRule, RequestPattern, Scheme};
-pub use proxy::{Credentials, ProxyError, SocksProxy};
+pub use proxy::{AUTHORITIES_MAX, Credentials, ProxyError, ProxyTls, SocksProxy};
 
 mod domain;
 mod headers;
@@ -108,6 +108,8 @@ pub struct Egress {
     pub deny: Vec<Ipv4Range>,
     /// Names that are allowed, whatever their addresses are.
     pub domains: Vec<DomainPattern>,
+    /// Those that can be asked where names are allowed, all of their ports; `None` are the node's.
+    pub name_servers: Option<Vec<Ipv4Addr>>,
     /// Through which every connection goes.
     pub proxy: Option<SocksProxy>,
     /// They allow nothing by themselves.

@@ -11,8 +11,8 @@ mod secret;
 mod spec;
 
 pub use egress::{
-    ALWAYS_DENIED, Credentials, DomainError, DomainPattern, Egress, HeaderRule, HostName,
-    Ipv4Range, ProxyError, RangeError, RequestPattern, Scheme, SocksProxy,
+    ALWAYS_DENIED, AUTHORITIES_MAX, Credentials, DomainError, DomainPattern, Egress, HeaderRule,
+    HostName, Ipv4Range, ProxyError, ProxyTls, RangeError, RequestPattern, Scheme, SocksProxy,
 };
 pub use id::{BuildId, IdError, LifecycleId, NodeId, SandboxId, TeamId, TemplateId};
 pub use node_phase::{Change, DrainIsFinal, NodePhase, NodeRequest};

@@ -121,12 +121,27 @@ def test_a_program_that_speaks_https_is_reached_on_the_ports_that_say_so(create,
 
 
 @NEWEST
-def test_name_servers_are_allowed_and_told(create):
-    rules = {"allow_out": ["a.com"], "deny_out": ["0.0.0.0/0"], "dns_servers": ["192.0.2.1"]}
+@pytest.mark.parametrize("servers", [["192.0.2.1"], []])
+def test_name_servers_are_allowed_and_told(create, servers):
+    rules = {"allow_out": ["a.com"], "deny_out": ["0.0.0.0/0"], "dns_servers": servers}
     sandbox = create(network=rules)
-    assert sandbox.get_info().network["dns_servers"] == ["192.0.2.1"]
-    route = sandbox.commands.run("ip route get 192.0.2.1 || true").stdout
-    assert route != "", "there is a way to it"
+    assert sandbox.get_info().network["dns_servers"] == servers
+    send = "bash -c 'echo x > /dev/udp/192.0.2.1/53' 2>/dev/null && echo sent || true"
+    assert sandbox.commands.run(send).stdout == ("sent\n" if servers else "")
+
+
+@NEWEST
+def test_a_proxy_can_be_spoken_to_in_tls_and_its_certificates_are_not_told(create):
+    begin = "-----BEGIN CERTIFICATE-----"
+    certificate = (GUEST / "https_server.py").read_text().split(begin)[1].split('"""')[0]
+    tls = {"server_name": "p.example", "ca_cert": begin + certificate}
+    sandbox = create(network={"egress_proxy": {"address": "192.0.2.1:1080", "tls": tls}})
+    told = sandbox.get_info().network["egress_proxy"]
+    assert told == {"address": "192.0.2.1:1080", "tls": {"server_name": "p.example"}}
+    sandbox.update_network({"egress_proxy": {"address": "192.0.2.1:1080", "tls": True}})
+    assert sandbox.get_info().network["egress_proxy"] == {"address": "192.0.2.1:1080", "tls": {}}
+    sandbox.update_network({"egress_proxy": {"address": "192.0.2.1:1080"}})
+    assert "tls" not in sandbox.get_info().network["egress_proxy"]
 
 
 @pytest.mark.parametrize(
@@ -143,8 +158,8 @@ def test_name_servers_are_allowed_and_told(create):
             marks=NEWEST,
         ),
         pytest.param(
-            {"egress_proxy": {"address": "proxy.example:1080", "tls": True}},
-            "501: network.egressProxy.tls",
+            {"egress_proxy": {"address": "proxy.example:1080", "tls": {"ca_cert": "/ca.pem"}}},
+            "400: network.egressProxy.tls: caCert",
             marks=NEWEST,
         ),
     ],

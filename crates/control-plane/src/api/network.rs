@@ -13,7 +13,7 @@ use crate::Team;
 use crate::app::App;
 use crate::auth::Caller;
 use crate::http::{ApiError, JsonBody, SandboxPath};
-use crate::network::{egress, updated};
+use crate::network::{check_egress, egress, updated};
 use crate::node_answers;
 
 /// How long a node may take to set rules.
@@ -44,6 +44,7 @@ impl App {
         let row = self.running(&team, &id).await?;
         let internet = update.allow_internet_access;
         let network = updated(row.network.clone(), update);
+        check_egress(&network)?;
         let mut rules: Egress = egress(&network)?;
         if internet == Some(false) {
             rules.deny.push(Ipv4Range::ALL);

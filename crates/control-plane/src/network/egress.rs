@@ -1,10 +1,16 @@
 //! The rules of a sandbox for connections to the outside.
 
-use e2b_wire::{EgressProxyConfig, NetworkConfig, NetworkRule, NetworkRules};
+use std::net::Ipv4Addr;
+
+use e2b_wire::{EgressProxyConfig, EgressProxyTls, NetworkConfig, NetworkRule, NetworkRules};
 use http::{HeaderName, HeaderValue};
 use model::{
-    ALWAYS_DENIED, DomainPattern, Egress, HeaderRule, Ipv4Range, RequestPattern, Secret, SocksProxy,
+    ALWAYS_DENIED, DomainPattern, Egress, HeaderRule, Ipv4Range, ProxyError, ProxyTls,
+    RequestPattern, Secret, SocksProxy,
 };
+use rustls::RootCertStore;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
 
 use crate::http::ApiError;
 
@@ -60,7 +66,9 @@ pub(crate) fn egress(network: &NetworkConfig) -> Result<Egress, ApiError> {
         return Err(ApiError::bad_request(message));
     }
     if !egress.domains.is_empty() {
-        egress.allow.extend(dns_servers(network)?);
+        egress.name_servers = dns_servers(network)?;
+        let servers = egress.name_servers.iter().flatten();
+        egress.allow.extend(servers.map(|server| Ipv4Range::new(*server, 32)));
     }
     egress.proxy = network.egress_proxy.as_ref().map(proxy).transpose()?.flatten();
     egress.headers = network.rules.as_ref().map(headers).transpose()?.unwrap_or_default();
@@ -91,25 +99,20 @@ fn denied(entry: &str) -> Result<Ipv4Range, ApiError> {
     entry.parse().map_err(problem)
 }
 
-/// The name servers that are asked for beside those of the node.
-fn dns_servers(network: &NetworkConfig) -> Result<Vec<Ipv4Range>, ApiError> {
-    let Some(servers) = &network.dns_servers else { return Ok(Vec::new()) };
-    if servers.is_empty() {
-        let instead = "a sandbox that may reach names may ask the name servers of its node";
-        return Err(ApiError::unsupported("network.dnsServers: []", instead));
-    }
+/// The name servers that can be asked instead of the node's.
+fn dns_servers(network: &NetworkConfig) -> Result<Option<Vec<Ipv4Addr>>, ApiError> {
+    let Some(servers) = &network.dns_servers else { return Ok(None) };
     if servers.len() > DNS_SERVERS_MAX {
         let message = format!("network.dnsServers has at most {DNS_SERVERS_MAX} entries");
         return Err(ApiError::bad_request(message));
     }
-    let read = |text: &String| match text.parse() {
-        Ok(address) => Ok(Ipv4Range::new(address, 32)),
-        Err(_no_address) => {
+    let read = |text: &String| {
+        text.parse().map_err(|_no_address| {
             let message = format!("network.dnsServers: {text:?} must be an IPv4 address");
-            Err(ApiError::bad_request(message))
-        }
+            ApiError::bad_request(message)
+        })
     };
-    servers.iter().map(read).collect()
+    servers.iter().map(read).collect::<Result<_, _>>().map(Some)
 }
 
 /// `None` of one that asks for nothing.
@@ -117,20 +120,55 @@ fn proxy(config: &EgressProxyConfig) -> Result<Option<SocksProxy>, ApiError> {
     if *config == EgressProxyConfig::default() {
         return Ok(None);
     }
-    // Not to be passed over: the password would go out in the clear.
-    if config.tls.as_ref().is_some_and(|tls| tls.enabled) {
-        let instead = "leave it out, or put a proxy without it in front";
-        return Err(ApiError::unsupported("network.egressProxy.tls", instead));
-    }
+    let wrong = |problem| ApiError::bad_request(format!("network.egressProxy: {problem}"));
     let password = config.password.clone().map(Secret::new);
-    let proxy = SocksProxy::new(&config.address, config.username.clone(), password)
-        .map_err(|problem| ApiError::bad_request(format!("network.egressProxy: {problem}")))?;
+    let proxy =
+        SocksProxy::new(&config.address, config.username.clone(), password).map_err(wrong)?;
+    let proxy = proxy.in_tls(config.tls.as_ref().map(proxy_tls).transpose()?.flatten());
     let address = proxy.address().map(|address| Ipv4Range::new(address, 32));
     if address.is_some_and(|address| ALWAYS_DENIED.iter().any(|range| range.contains(address))) {
         let message = format!("network.egressProxy: no sandbox reaches {proxy}");
         return Err(ApiError::bad_request(message));
     }
     Ok(Some(proxy))
+}
+
+/// Checks what a new request asks for. Of one that was taken before these were checks, a sandbox goes on
+/// as it was.
+///
+/// # Errors
+/// 400 when TLS with the proxy is described and not switched on: whoever names a certificate does not mean
+/// to send the password in the clear. 400 for name servers that are none, even where none are asked.
+pub(crate) fn check_egress(network: &NetworkConfig) -> Result<(), ApiError> {
+    let tls = network.egress_proxy.as_ref().and_then(|proxy| proxy.tls.as_ref());
+    let is_off = |tls: &EgressProxyTls| !tls.enabled && *tls != EgressProxyTls::default();
+    if tls.is_some_and(is_off) {
+        let message = "network.egressProxy.tls: serverName and caCert need enabled: true";
+        return Err(ApiError::bad_request(message));
+    }
+    dns_servers(network).map(drop)
+}
+
+/// `None` of what is switched off.
+fn proxy_tls(config: &EgressProxyTls) -> Result<Option<ProxyTls>, ApiError> {
+    let wrong = |what: String| ApiError::bad_request(format!("network.egressProxy.tls: {what}"));
+    if !config.enabled {
+        return Ok(None);
+    }
+    let checked = |problem: ProxyError| wrong(problem.to_string());
+    let tls = ProxyTls::new(config.server_name.as_deref(), config.ca_cert.clone());
+    let tls = tls.map_err(checked)?;
+    if let Some(text) = tls.authorities() {
+        let mut authorities = RootCertStore::empty();
+        for certificate in CertificateDer::pem_slice_iter(text.as_bytes()) {
+            let certificate = certificate.map_err(|odd| wrong(format!("caCert: {odd}")))?;
+            authorities.add(certificate).map_err(|odd| wrong(format!("caCert: {odd}")))?;
+        }
+        if authorities.is_empty() {
+            return Err(wrong("caCert: there is no certificate in it; it must be PEM".into()));
+        }
+    }
+    Ok(Some(tls))
 }
 
 fn headers(rules: &NetworkRules) -> Result<Vec<HeaderRule>, ApiError> {

@@ -1,7 +1,7 @@
 use e2b_wire::{NetworkConfig, NetworkUpdate};
 use serde_json::{Value, json};
 
-use super::{check_ingress, egress, told, updated};
+use super::{check_egress, check_ingress, egress, told, updated};
 
 fn network(body: Value) -> NetworkConfig {
     serde_json::from_value(body).unwrap()
@@ -58,29 +58,69 @@ fn name_servers_are_allowed_where_names_are_and_nowhere_else() {
     let asked = |allow: &str, servers: Value| json!({"allowOut": [allow], "denyOut": ["0.0.0.0/0"], "dnsServers": servers});
     let rules = egress(&network(asked("a.com", json!(["9.9.9.9"])))).unwrap();
     assert_eq!(rules.allow, ["9.9.9.9/32".parse().unwrap()]);
-    let rules = egress(&network(asked("1.1.1.1", json!(["9.9.9.9"])))).unwrap();
-    assert_eq!(rules.allow, ["1.1.1.1/32".parse().unwrap()]);
-    egress(&network(asked("1.1.1.1", json!([])))).unwrap();
+    assert_eq!(rules.name_servers, Some(vec![[9, 9, 9, 9].into()]));
+    let rules = egress(&network(asked("a.com", json!([])))).unwrap();
+    assert_eq!((rules.name_servers, rules.allow), (Some(Vec::new()), Vec::new()));
+    let rules = egress(&network(asked("a.com", json!(null)))).unwrap();
+    assert_eq!(rules.name_servers, None, "the node's");
+    for without_a_name in [json!(["9.9.9.9"]), json!([])] {
+        let rules = egress(&network(asked("1.1.1.1", without_a_name))).unwrap();
+        assert_eq!(rules.allow, ["1.1.1.1/32".parse().unwrap()]);
+        assert_eq!(rules.name_servers, None);
+    }
+    check_egress(&network(asked("1.1.1.1", json!(["9.9.9.9"])))).unwrap();
+    let odd = check_egress(&network(asked("1.1.1.1", json!(["dns.example"])))).unwrap_err();
+    assert_eq!(odd.parts().0, 400, "though nobody asks it");
     let many: Vec<String> = (1..=11).map(|n| format!("9.9.9.{n}")).collect();
-    for (servers, status, part) in [
-        (json!(["9.9.9.0/24"]), 400, "must be an IPv4 address"),
-        (json!(["dns.example"]), 400, "must be an IPv4 address"),
-        (json!(many), 400, "at most 10"),
-        (json!([]), 501, "dnsServers: []"),
+    for (servers, part) in [
+        (json!(["9.9.9.0/24"]), "must be an IPv4 address"),
+        (json!(["dns.example"]), "must be an IPv4 address"),
+        (json!(many), "at most 10"),
     ] {
-        let (got, message) = refused(asked("a.com", servers));
-        assert!(got == status && message.contains(part), "{got} {message}");
+        let (status, message) = refused(asked("a.com", servers));
+        assert!(status == 400 && message.contains(part), "{status} {message}");
     }
 }
 
 #[test]
 fn a_proxy_that_is_to_be_spoken_to_in_tls_is_not_spoken_to_without() {
     let proxy = |tls: Value| json!({"egressProxy": {"address": "p.example:1080", "tls": tls}});
-    let tls = json!({"enabled": true, "serverName": "p", "caCert": "-----BEGIN"});
-    let (status, message) = refused(proxy(tls.clone()));
-    assert!(status == 501 && message.contains("egressProxy.tls"), "{message}");
+    let certificate = rcgen::generate_simple_self_signed(["p".into()]).unwrap().cert.pem();
+    let tls = json!({"enabled": true, "serverName": "p", "caCert": certificate});
+    let taken = |tls: Value| egress(&network(proxy(tls))).unwrap().proxy.unwrap();
+    let known = taken(tls.clone());
+    assert_eq!(
+        (known.server_name().as_str(), known.tls().unwrap().authorities().unwrap()),
+        ("p", certificate.as_str())
+    );
+    let host = taken(json!({"enabled": true}));
+    assert_eq!(
+        (host.server_name().as_str(), host.tls().unwrap().authorities()),
+        ("p.example", None)
+    );
     for off in [json!(null), json!({"enabled": false})] {
-        assert!(egress(&network(proxy(off))).unwrap().proxy.is_some());
+        assert_eq!(taken(off).tls(), None);
+    }
+    for described in [json!({"enabled": false, "serverName": "p"}), json!({"caCert": certificate})]
+    {
+        let network = network(proxy(described));
+        let error = check_egress(&network).unwrap_err();
+        let (status, message, ..) = error.parts();
+        assert!(status == 400 && message.contains("need enabled: true"), "{message}");
+        assert_eq!(egress(&network).unwrap().proxy.unwrap().tls(), None, "of a row that is there");
+    }
+    check_egress(&network(proxy(json!({"enabled": false})))).unwrap();
+    let garbled = certificate.replace("MII", "AAA");
+    for (tls, part) in [
+        (json!({"enabled": true, "serverName": "a b"}), "\"a b\" is no name of a server"),
+        (json!({"enabled": true, "caCert": ""}), "1 to 8192 bytes"),
+        (json!({"enabled": true, "caCert": "x".repeat(8193)}), "1 to 8192 bytes"),
+        (json!({"enabled": true, "caCert": "p.pem"}), "there is no certificate in it"),
+        (json!({"enabled": true, "caCert": "-----BEGIN CERTIFICATE-----\nAA"}), "caCert"),
+        (json!({"enabled": true, "caCert": garbled}), "caCert"),
+    ] {
+        let (status, message) = refused(proxy(tls));
+        assert!(status == 400 && message.contains(part), "{status} {message}");
     }
     let told = serde_json::to_value(told(&network(proxy(tls)))).unwrap();
     assert_eq!(told["egressProxy"]["tls"], json!({"enabled": true, "serverName": "p"}));

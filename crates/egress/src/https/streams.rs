@@ -16,7 +16,6 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use lifecycle::Budget;
 use model::Scheme;
-use tokio::net::TcpStream;
 use tokio::sync::{Mutex, Notify};
 use tokio_rustls::{client as tls_client, server as tls_server};
 
@@ -26,6 +25,7 @@ use crate::beside::Runner;
 use crate::http::{HEAD_MAX, REQUEST_LIMIT};
 use crate::intercept::Protocol;
 use crate::line::Line;
+use crate::outside::Outside;
 use crate::requests::{Body, broken, check_is_for, refused, set_headers};
 
 /// Requests of one connection at a time.
@@ -43,7 +43,7 @@ type Program = tls_server::TlsStream<Line>;
 pub(super) async fn serve(
     upstream: Arc<Upstream>,
     program: Program,
-    stream: tls_client::TlsStream<TcpStream>,
+    stream: tls_client::TlsStream<Outside>,
 ) {
     let requests = match begin(&upstream.runner, stream).await {
         Ok(requests) => requests,
@@ -105,7 +105,7 @@ fn builder(runner: Runner) -> server::Builder<Runner> {
 /// Begins to speak HTTP/2 with the server on `stream`.
 async fn begin(
     runner: &Runner,
-    stream: tls_client::TlsStream<TcpStream>,
+    stream: tls_client::TlsStream<Outside>,
 ) -> Result<SendRequest<Incoming>, Refusal> {
     let (requests, connection) = client::Builder::new(runner.clone())
         .timer(TokioTimer::new())

@@ -34,6 +34,7 @@ impl Sockets for Here {
 
 pub(super) struct World {
     pub(super) proxy: Proxy,
+    pub(super) node: Arc<Node>,
     at: SocketAddr,
     server: TcpListener,
     pub(super) tasks: TaskGroup,
@@ -81,8 +82,8 @@ impl World {
         let at = listener.local_addr().unwrap();
         let node = Arc::new(Node::closed_to(resolver, closed));
         interceptor.into_iter().for_each(|interceptor| node.intercept(interceptor));
-        let proxy = Proxy::start("l1", listener.into(), here, node, egress).unwrap();
-        Self { proxy, at, server, tasks }
+        let proxy = Proxy::start("l1", listener.into(), here, Arc::clone(&node), egress).unwrap();
+        Self { proxy, node, at, server, tasks }
     }
 
     pub(super) async fn connect(&self) -> Program {

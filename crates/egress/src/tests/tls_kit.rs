@@ -81,7 +81,7 @@ impl Https {
         let authority = Authority::generate(SystemTime::now()).unwrap();
         let ours = authority.certificate().to_owned();
         let roots = Roots::of_pem(theirs.pem.as_bytes()).unwrap();
-        let interceptor = Arc::new(Interceptor::new(authority, roots).unwrap());
+        let interceptor = Arc::new(Interceptor::new(authority, &roots).unwrap());
         let world = World::with(egress, Vec::new(), Ipv4Addr::LOCALHOST, Some(interceptor)).await;
         Self { world, theirs, ours }
     }

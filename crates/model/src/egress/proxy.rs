@@ -19,7 +19,14 @@ pub enum ProxyError {
     Length(&'static str),
     #[error("a password needs a username")]
     NoUser,
+    #[error("{0:?} is no name of a server: it must be that of a host, or an IPv4 address")]
+    ServerName(String),
+    #[error("the certificates have to be 1 to {AUTHORITIES_MAX} bytes long")]
+    Authorities,
 }
+
+/// Bytes of the certificates by which a proxy is believed; E2B's limit.
+pub const AUTHORITIES_MAX: usize = 8192;
 
 /// Who is calling, as SOCKS5 asks it (RFC 1929).
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,12 +42,52 @@ enum At {
     Address(Ipv4Addr),
 }
 
+/// How a proxy is spoken to that speaks TLS: everything it is told, and all that it carries, is
+/// inside.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ProxyTls {
+    server_name: Option<At>,
+    authorities: Option<String>,
+}
+
+impl ProxyTls {
+    /// A proxy whose certificate is for `server_name`, without one for the host in its address, and
+    /// which is believed by `authorities`, certificates in PEM, without them by what the node
+    /// believes. Whether certificates are ones is for the reader to say.
+    ///
+    /// # Errors
+    /// What is wrong with which of the two.
+    pub fn new(server_name: Option<&str>, authorities: Option<String>) -> Result<Self, ProxyError> {
+        let wrong = |name: &str| ProxyError::ServerName(name.chars().take(255).collect());
+        let server_name =
+            server_name.map(|name| host(name).ok_or_else(|| wrong(name))).transpose()?;
+        let fits = |text: &String| (1..=AUTHORITIES_MAX).contains(&text.len());
+        if authorities.as_ref().is_some_and(|text| !fits(text)) {
+            return Err(ProxyError::Authorities);
+        }
+        Ok(Self { server_name, authorities })
+    }
+
+    /// The name that was given.
+    #[must_use]
+    pub fn server_name(&self) -> Option<String> {
+        self.server_name.as_ref().map(At::to_string)
+    }
+
+    /// In PEM.
+    #[must_use]
+    pub fn authorities(&self) -> Option<&str> {
+        self.authorities.as_deref()
+    }
+}
+
 /// A SOCKS5 proxy (RFC 1928).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SocksProxy {
     at: At,
     port: u16,
     credentials: Option<Credentials>,
+    tls: Option<ProxyTls>,
 }
 
 impl SocksProxy {
@@ -69,7 +116,25 @@ impl SocksProxy {
                 Some(Credentials { username, password })
             }
         };
-        Ok(Self { at, port, credentials })
+        Ok(Self { at, port, credentials, tls: None })
+    }
+
+    /// The same, spoken to so; without `tls` in the clear.
+    #[must_use]
+    pub fn in_tls(self, tls: Option<ProxyTls>) -> Self {
+        Self { tls, ..self }
+    }
+
+    #[must_use]
+    pub fn tls(&self) -> Option<&ProxyTls> {
+        self.tls.as_ref()
+    }
+
+    /// Whom its certificate must be for.
+    #[must_use]
+    pub fn server_name(&self) -> String {
+        let given = self.tls.as_ref().and_then(ProxyTls::server_name);
+        given.unwrap_or_else(|| self.at.to_string())
     }
 
     /// Its address, if it was named by that.
@@ -109,26 +174,32 @@ fn parse(address: &str) -> Result<(At, u16), ProxyError> {
     if let Ok(address) = host.trim_matches(['[', ']']).parse() {
         return Err(ProxyError::Version6(address));
     }
-    let at = match host.parse() {
-        Ok(address) => At::Address(address),
-        Err(_) => At::Name(host.parse().map_err(|_problem| wrong())?),
-    };
-    Ok((at, port))
+    Ok((self::host(host).ok_or_else(wrong)?, port))
+}
+
+fn host(text: &str) -> Option<At> {
+    text.parse().map(At::Address).or_else(|_no_address| text.parse().map(At::Name)).ok()
+}
+
+impl fmt::Display for At {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Name(name) => name.fmt(f),
+            Self::Address(address) => address.fmt(f),
+        }
+    }
 }
 
 /// `host:port`, as it was named.
 impl fmt::Display for SocksProxy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.at {
-            At::Name(name) => write!(f, "{name}:{}", self.port),
-            At::Address(address) => write!(f, "{address}:{}", self.port),
-        }
+        write!(f, "{}:{}", self.at, self.port)
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{ProxyError, SocksProxy};
+    use super::{AUTHORITIES_MAX, ProxyError, ProxyTls, SocksProxy};
     use crate::Secret;
 
     #[test]
@@ -164,5 +235,22 @@ mod tests {
         let proxy = new(Some("u"), Some("hunter2")).unwrap();
         assert_eq!(proxy.credentials().unwrap().password.expose(), "hunter2");
         assert!(!format!("{proxy:?}").contains("hunter"));
+    }
+    #[test]
+    fn a_certificate_is_for_the_host_in_the_address_unless_another_is_named() {
+        let proxy = |at: &str| SocksProxy::new(at, None, None).unwrap();
+        assert_eq!(proxy("p.example:1").server_name(), "p.example");
+        let tls = |name| ProxyTls::new(name, None).unwrap();
+        assert_eq!(proxy("1.2.3.4:1").in_tls(Some(tls(None))).server_name(), "1.2.3.4");
+        let named = proxy("1.2.3.4:1").in_tls(Some(tls(Some("P.example"))));
+        assert_eq!(named.server_name(), "p.example");
+        assert_eq!(named.in_tls(None).tls(), None);
+        for name in ["", "a b", "p.example:1", &"x".repeat(64)] {
+            let error = ProxyTls::new(Some(name), None).unwrap_err();
+            assert_eq!(error, ProxyError::ServerName(name.into()));
+        }
+        for text in [String::new(), "x".repeat(AUTHORITIES_MAX + 1)] {
+            assert_eq!(ProxyTls::new(None, Some(text)).unwrap_err(), ProxyError::Authorities);
+        }
     }
 }

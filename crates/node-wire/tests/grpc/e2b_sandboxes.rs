@@ -333,6 +333,7 @@ async fn update_moves_the_end_and_sets_rules_or_does_neither() {
         allow: range("10.1.0.0/16"),
         deny: range("10.0.0.0/8"),
         domains: vec!["*.example.org".parse().unwrap()],
+        name_servers: None,
         proxy: Some(SocksProxy::new("p:1", Some("u".into()), None).unwrap()),
         headers: vec![HeaderRule { requests: "a.org".parse().unwrap(), headers }],
     };

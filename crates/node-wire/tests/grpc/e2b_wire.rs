@@ -24,6 +24,7 @@ fn field(field: &FieldDescriptor) -> String {
     format!("{} {} {label}{kind}", field.number(), field.name())
 }
 
+/// Fields from 1001 on are ours, beside E2B's.
 #[test]
 fn e2bs_services_and_messages_have_the_names_numbers_and_types_they_had() {
     let pool = pool();

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use futures::StreamExt as _;
 use model::{
-    Egress, EndReason, HeaderRule, NodePhase, NodeRequest, OnTimeout, Resources, SandboxId,
-    SandboxSpec, Secret, SocksProxy,
+    Egress, EndReason, HeaderRule, NodePhase, NodeRequest, OnTimeout, ProxyTls, Resources,
+    SandboxId, SandboxSpec, Secret, SocksProxy,
 };
 use node_wire::grpc::{BadAddress, Client};
 use node_wire::{
@@ -22,6 +22,8 @@ fn secret(text: &str) -> Secret {
 }
 
 pub(crate) fn spec(id: &str) -> SandboxSpec {
+    let proxy = SocksProxy::new("p:1080", Some("u".into()), Some(secret("pw"))).unwrap();
+    let tls = ProxyTls::new(Some("p.example"), Some("-----BEGIN".into())).unwrap();
     let map = |name: &str| BTreeMap::from([(name.to_owned(), "value \u{e9}".to_owned())]);
     SandboxSpec {
         id: id.parse().unwrap(),
@@ -38,7 +40,8 @@ pub(crate) fn spec(id: &str) -> SandboxSpec {
             allow: vec!["1.1.1.1".parse().unwrap()],
             deny: vec!["1.1.1.0/24".parse().unwrap()],
             domains: vec!["example.com".parse().unwrap(), "*.example.com".parse().unwrap()],
-            proxy: Some(SocksProxy::new("p:1080", Some("u".into()), Some(secret("pw"))).unwrap()),
+            name_servers: Some(vec![[9, 9, 9, 9].into()]),
+            proxy: Some(proxy.in_tls(Some(tls))),
             headers: ["http://example.com", "*.example.com"]
                 .map(|requests| HeaderRule {
                     requests: requests.parse().unwrap(),

@@ -1,6 +1,7 @@
 //! Rules by name: what a sandbox asks for decides where its connections go.
 
 mod https;
+mod proxies;
 mod world;
 
 use std::net::{IpAddr, Ipv4Addr};
@@ -247,6 +248,33 @@ fn everything_goes_through_the_proxy_of_a_sandbox_that_has_one() {
         let denied = get(addr, &text(INTERNET), "allowed.example").await;
         assert!(!denied.stdout.contains("200 OK"), "fails closed: {denied:?}");
         assert_eq!(asked.lock().len(), expected.len());
+        test.stop().await;
+    });
+    drop(internet);
+}
+
+#[test]
+fn who_allows_names_says_which_name_servers_can_be_asked() {
+    let internet = Internet::new();
+    serve(&internet);
+    in_view(async move |view| {
+        let test = start(view).await;
+        let addr = sandbox(&test, "i1", names(&["allowed.example"])).await;
+        let asks = async |server: Ipv4Addr| {
+            let ask = format!("bash -c 'echo x > /dev/udp/{server}/53'");
+            run(addr, "user", &ask).await.code == 0
+        };
+        assert_eq!((asks(INTERNET).await, asks(ELSEWHERE).await), (true, false), "the node's");
+        for (servers, expected) in [(vec![ELSEWHERE], (false, true)), (vec![], (false, false))] {
+            // What is asked for is allowed altogether.
+            let allow = servers.iter().map(|server| Ipv4Range::new(*server, 32)).collect();
+            let name_servers = Some(servers);
+            let rules = Egress { allow, name_servers, ..names(&["allowed.example"]) };
+            test.node.set_egress(&id("i1"), rules).await.unwrap();
+            assert_eq!((asks(INTERNET).await, asks(ELSEWHERE).await), expected);
+            let got = get(addr, &text(INTERNET), "allowed.example").await;
+            assert!(got.stdout.contains("200 OK"), "names are looked up by the node: {got:?}");
+        }
         test.stop().await;
     });
     drop(internet);

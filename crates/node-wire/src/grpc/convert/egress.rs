@@ -1,14 +1,18 @@
 //! Rules for connections to the outside, in our own messages and in E2B's.
 
+use std::net::Ipv4Addr;
 use std::str::FromStr;
 
-use model::{DomainError, DomainPattern, Egress, HeaderRule, Ipv4Range, Secret, SocksProxy};
+use model::{
+    DomainError, DomainPattern, Egress, HeaderRule, Ipv4Range, ProxyError, ProxyTls, Secret,
+    SocksProxy,
+};
 
 use super::Malformed;
 use crate::grpc::proto::cofferdam::node::v1;
 use crate::grpc::proto::{
-    SandboxNetworkDomainRules, SandboxNetworkEgressConfig, SandboxNetworkRule,
-    SandboxNetworkTransform,
+    SandboxNetworkDomainRules, SandboxNetworkEgressConfig, SandboxNetworkNameServers,
+    SandboxNetworkRule, SandboxNetworkTransform,
 };
 
 /// Puts `egress` into the message of a spec.
@@ -16,10 +20,17 @@ pub(super) fn put(egress: &Egress, message: &mut v1::SandboxSpec) {
     message.allow_out = texts(&egress.allow);
     message.deny_out = texts(&egress.deny);
     message.allow_domains = egress.domains.iter().map(ToString::to_string).collect();
+    let name_servers = egress.name_servers.as_ref().map(|servers| v1::NameServers {
+        addresses: servers.iter().map(ToString::to_string).collect(),
+        ..v1::NameServers::default()
+    });
+    message.name_servers = name_servers.into();
     let proxy = egress.proxy.as_ref().map(|proxy| v1::EgressProxy {
-        address: proxy.to_string(),
+        address: address(proxy),
         username: proxy.credentials().map(|caller| caller.username.clone()),
         password: password(proxy).map(str::to_owned),
+        server_name: proxy.tls().and_then(ProxyTls::server_name),
+        authorities: authorities(proxy),
         ..v1::EgressProxy::default()
     });
     message.egress_proxy = proxy.into();
@@ -33,11 +44,14 @@ pub(super) fn put(egress: &Egress, message: &mut v1::SandboxSpec) {
 
 /// The rules in the message of a spec.
 pub(super) fn take(message: &v1::SandboxSpec) -> Result<Egress, Malformed> {
-    let proxy = message.egress_proxy.as_option().map(|proxy| {
-        let password = proxy.password.clone().map(Secret::new);
-        SocksProxy::new(&proxy.address, proxy.username.clone(), password)
-            .map_err(|error| Malformed::new("spec.egress_proxy", error.to_string()))
+    let proxy = message.egress_proxy.as_option().map(|told| {
+        let password = told.password.clone().map(Secret::new);
+        let known = SocksProxy::new(plain(&told.address), told.username.clone(), password)?;
+        in_tls(known, &told.address, told.server_name.as_deref(), told.authorities.clone())
     });
+    let proxy: Result<_, ProxyError> = proxy.transpose();
+    let servers = message.name_servers.as_option();
+    let servers = servers.map(|servers| name_servers("spec.name_servers", &servers.addresses));
     let rule = |rule: &v1::HeaderRule| {
         Ok(HeaderRule {
             requests: parsed("spec.header_rules", &rule.domain)?,
@@ -48,7 +62,8 @@ pub(super) fn take(message: &v1::SandboxSpec) -> Result<Egress, Malformed> {
         allow: ranges("spec.allow_out", &message.allow_out)?,
         deny: ranges("spec.deny_out", &message.deny_out)?,
         domains: domains("spec.allow_domains", &message.allow_domains)?,
-        proxy: proxy.transpose()?,
+        name_servers: servers.transpose()?,
+        proxy: proxy.map_err(|error| Malformed::new("spec.egress_proxy", error.to_string()))?,
         headers: message.header_rules.iter().map(rule).collect::<Result<_, _>>()?,
     })
 }
@@ -68,6 +83,10 @@ pub(in crate::grpc) fn to_e2b(egress: &Egress) -> SandboxNetworkEgressConfig {
         let rules = SandboxNetworkDomainRules { rules, ..SandboxNetworkDomainRules::default() };
         (rule.requests.to_string(), rules)
     };
+    let servers = |servers: &Vec<Ipv4Addr>| SandboxNetworkNameServers {
+        addresses: servers.iter().map(ToString::to_string).collect(),
+        ..SandboxNetworkNameServers::default()
+    };
     let proxy = egress.proxy.as_ref();
     let caller = proxy.and_then(SocksProxy::credentials);
     SandboxNetworkEgressConfig {
@@ -75,9 +94,12 @@ pub(in crate::grpc) fn to_e2b(egress: &Egress) -> SandboxNetworkEgressConfig {
         denied_cidrs: texts(&egress.deny),
         allowed_domains: egress.domains.iter().map(ToString::to_string).collect(),
         rules: egress.headers.iter().map(rules).collect(),
-        egress_proxy_address: proxy.map(ToString::to_string).unwrap_or_default(),
+        egress_proxy_address: proxy.map(address).unwrap_or_default(),
         egress_proxy_username: caller.map(|caller| caller.username.clone()).unwrap_or_default(),
         egress_proxy_password: proxy.and_then(password).unwrap_or_default().to_owned(),
+        egress_proxy_server_name: proxy.and_then(|proxy| proxy.tls()?.server_name()),
+        egress_proxy_authorities: proxy.and_then(authorities),
+        name_servers: egress.name_servers.as_ref().map(servers).into(),
         ..SandboxNetworkEgressConfig::default()
     }
 }
@@ -88,9 +110,15 @@ pub(in crate::grpc) fn from_e2b(rules: &SandboxNetworkEgressConfig) -> Result<Eg
     let proxy = given(&rules.egress_proxy_address).map(|address| {
         let username = given(&rules.egress_proxy_username);
         let password = given(&rules.egress_proxy_password).map(Secret::new);
-        SocksProxy::new(&address, username, password)
-            .map_err(|error| Malformed::new("network.egress.egress_proxy", error.to_string()))
+        let server_name = rules.egress_proxy_server_name.as_deref();
+        let known = SocksProxy::new(plain(&address), username, password)?;
+        in_tls(known, &address, server_name, rules.egress_proxy_authorities.clone())
     });
+    let proxy: Result<_, ProxyError> = proxy.transpose();
+    let odd = |error: ProxyError| Malformed::new("network.egress.egress_proxy", error.to_string());
+    let servers = rules.name_servers.as_option();
+    let servers =
+        servers.map(|servers| name_servers("network.egress.name_servers", &servers.addresses));
     let mut headers = Vec::new();
     for (name, of_domain) in &rules.rules {
         let requests = parsed("network.egress.rules", name)?;
@@ -104,7 +132,8 @@ pub(in crate::grpc) fn from_e2b(rules: &SandboxNetworkEgressConfig) -> Result<Eg
         allow: ranges("network.egress.allowed_cidrs", &rules.allowed_cidrs)?,
         deny: ranges("network.egress.denied_cidrs", &rules.denied_cidrs)?,
         domains: domains("network.egress.allowed_domains", &rules.allowed_domains)?,
-        proxy: proxy.transpose()?,
+        name_servers: servers.transpose()?,
+        proxy: proxy.map_err(odd)?,
         headers,
     })
 }
@@ -118,6 +147,37 @@ fn ranges(field: &'static str, texts: &[String]) -> Result<Vec<Ipv4Range>, Malfo
         text.parse().map_err(|error| Malformed::new(field, format!("is not legal: {error}")))
     };
     texts.iter().map(range).collect()
+}
+
+fn name_servers(field: &'static str, texts: &[String]) -> Result<Vec<Ipv4Addr>, Malformed> {
+    let odd = |_odd| Malformed::new(field, "is no IPv4 address".to_owned());
+    texts.iter().map(|text| text.parse().map_err(odd)).collect()
+}
+
+/// Before the address of a proxy that is spoken to in TLS.
+const IN_TLS: &str = "tls://";
+
+fn address(proxy: &SocksProxy) -> String {
+    let mark = if proxy.tls().is_some() { IN_TLS } else { "" };
+    format!("{mark}{proxy}")
+}
+
+fn authorities(proxy: &SocksProxy) -> Option<String> {
+    proxy.tls()?.authorities().map(str::to_owned)
+}
+
+fn plain(address: &str) -> &str {
+    address.strip_prefix(IN_TLS).unwrap_or(address)
+}
+
+fn in_tls(
+    proxy: SocksProxy,
+    address: &str,
+    server_name: Option<&str>,
+    authorities: Option<String>,
+) -> Result<SocksProxy, ProxyError> {
+    let tls = address.starts_with(IN_TLS).then(|| ProxyTls::new(server_name, authorities));
+    Ok(proxy.in_tls(tls.transpose()?))
 }
 
 /// An empty one is as good as none, and is not let through by [`SocksProxy::new`].

@@ -17,7 +17,7 @@ use guest_wire::client::ClientError;
 use host::HostError;
 use host::net::{FirewallError, Handover, Redirect, Slot, Subnet};
 use lifecycle::{Budget, Expired, Owned, TaskGroup, close_in};
-use model::{Egress, Ipv4Range};
+use model::{Egress, Ipv4Range, SocksProxy};
 use parking_lot::Mutex;
 
 use authority::{Trust, TrustError};
@@ -135,6 +135,14 @@ impl Ways {
         agent: Option<&Agent>,
         budget: Budget,
     ) -> Result<Option<String>, WayError> {
+        if rules
+            .proxy
+            .as_ref()
+            .and_then(SocksProxy::tls)
+            .is_some_and(|tls| tls.authorities().is_none())
+        {
+            self.node.believe(self.trust.roots().await?.clone());
+        }
         if !rules.changes_https() {
             return Ok(known);
         }
@@ -303,8 +311,8 @@ impl Ways {
     ) -> Result<(), WayError> {
         let (open, closed) = subnets(rules);
         let resolvers: Vec<Ipv4Addr> = match rules.domains.is_empty() {
-            // Who allows names can look them up.
-            false => self.resolvers.clone(),
+            // Who allows names can look them up, as a rule.
+            false => rules.name_servers.clone().unwrap_or_else(|| self.resolvers.clone()),
             true => self.resolvers.iter().copied().filter(|at| rules.permits(*at)).collect(),
         };
         let handover = Handover {

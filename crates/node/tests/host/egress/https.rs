@@ -27,8 +27,8 @@ const CURL: &str = "/usr/bin/curl";
 const ADDED: &str = "/usr/local/share/ca-certificates/e2b-ca.crt";
 const PORT: u16 = 8443;
 
-/// Serves HTTPS in `internet`, and returns the authority in whose name it does.
-fn serve_tls(internet: &Internet) -> String {
+/// How servers of these names speak TLS, and the authority in whose name they do.
+pub(super) fn certified(names: &[&str]) -> (String, Arc<ServerConfig>) {
     let mut params = CertificateParams::default();
     params.distinguished_name.push(DnType::CommonName, "the world's");
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -37,7 +37,7 @@ fn serve_tls(internet: &Internet) -> String {
     let authority = params.self_signed(&key).unwrap().pem();
     let issuer = Issuer::new(params, key);
     let key = KeyPair::generate().unwrap();
-    let names = ["allowed.example", "other.example"].map(str::to_owned);
+    let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
     let leaf = CertificateParams::new(names).unwrap().signed_by(&key, &issuer).unwrap();
     let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
     let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
@@ -46,7 +46,12 @@ fn serve_tls(internet: &Internet) -> String {
         .with_no_client_auth()
         .with_single_cert(vec![leaf.der().clone()], key)
         .unwrap();
-    let config = Arc::new(config);
+    (authority, Arc::new(config))
+}
+
+/// Serves HTTPS in `internet`, and returns the authority in whose name it does.
+fn serve_tls(internet: &Internet) -> String {
+    let (authority, config) = certified(&["allowed.example", "other.example"]);
     let (ready, is_ready) = mpsc::channel();
     internet.within(move || {
         serve_each(PORT, move |stream: TcpStream| {

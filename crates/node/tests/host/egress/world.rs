@@ -65,6 +65,10 @@ pub(super) fn serve_each(
 fn answer_names(dns: &UdpSocket) {
     let mut packet = [0; 512];
     while let Ok((len, from)) = dns.recv_from(&mut packet) {
+        // A word to find out whether there is a way.
+        if len < 12 {
+            continue;
+        }
         let question_end = packet[12..len].iter().position(|byte| *byte == 0).unwrap() + 12 + 5;
         let mut labels = Vec::new();
         let mut at = 12;

@@ -54,12 +54,28 @@ pub(super) struct Trust {
     dir: PathBuf,
     /// A file with those that servers are believed by; the host's own without one.
     roots: Option<PathBuf>,
+    read: OnceCell<Roots>,
     made: OnceCell<Arc<Interceptor>>,
 }
 
 impl Trust {
     pub(super) fn new(dir: PathBuf, roots: Option<PathBuf>) -> Self {
-        Self { dir, roots, made: OnceCell::new() }
+        Self { dir, roots, read: OnceCell::new(), made: OnceCell::new() }
+    }
+
+    /// By which servers are believed; as they are at the first call that succeeds.
+    ///
+    /// Cancel safety: yes.
+    ///
+    /// # Errors
+    /// See [`TrustError`].
+    pub(super) async fn roots(&self) -> Result<&Roots, TrustError> {
+        let read = || async {
+            let roots = self.roots.clone();
+            let read = move || roots.as_deref().map_or_else(|| Ok(Roots::of_host()), read_roots);
+            spawn_blocking(read).await?
+        };
+        self.read.get_or_try_init(read).await
     }
 
     /// Made with the first call that succeeds.
@@ -70,11 +86,10 @@ impl Trust {
     /// See [`TrustError`].
     pub(super) async fn interceptor(&self) -> Result<&Arc<Interceptor>, TrustError> {
         let make = || async {
-            let (dir, roots) = (self.dir.clone(), self.roots.clone());
+            let (dir, roots) = (self.dir.clone(), self.roots().await?.clone());
             let make = move || {
-                let roots = roots.as_deref().map_or_else(|| Ok(Roots::of_host()), read_roots)?;
                 let authority = authority(&dir, SystemTime::now())?;
-                Interceptor::new(authority, roots).map(Arc::new).map_err(TrustError::Make)
+                Interceptor::new(authority, &roots).map(Arc::new).map_err(TrustError::Make)
             };
             spawn_blocking(make).await?
         };

@@ -2,16 +2,20 @@
 
 use std::fs;
 use std::io::{self, Write as _};
+use std::net::Ipv4Addr;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use model::{Egress, HeaderRule, RequestPattern, Secret, SocksProxy};
+use model::{Egress, HeaderRule, ProxyError, ProxyTls, RequestPattern, Secret, SocksProxy};
 use serde::{Deserialize, Serialize};
 
 const FILE: &str = "egress.json";
 const NEXT: &str = "egress.json.next";
-/// The form below; a daemon reads the form before its own, too.
-const VERSION: u32 = 2;
+/// The form below; a daemon reads the forms before its own, too.
+const VERSION: u32 = 3;
+/// In which a proxy had no TLS, and name servers were the node's. What has neither is still written
+/// so: for the release before, which would leave out both and speak to the proxy in the clear.
+const IN_THE_CLEAR: u32 = 2;
 /// In which headers were for plain HTTP alone, and domains were written without it.
 const PLAIN: u32 = 1;
 
@@ -44,6 +48,8 @@ struct Kept {
     allow: Vec<String>,
     deny: Vec<String>,
     domains: Vec<String>,
+    #[serde(default)]
+    name_servers: Option<Vec<Ipv4Addr>>,
     proxy: Option<KeptProxy>,
     headers: Vec<KeptHeaders>,
     #[serde(default)]
@@ -55,6 +61,14 @@ struct KeptProxy {
     address: String,
     username: Option<String>,
     password: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    tls: Option<KeptTls>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct KeptTls {
+    server_name: Option<String>,
+    authorities: Option<String>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -101,7 +115,7 @@ pub(super) fn read(dir: &Path) -> Result<Option<KeptRules>, KeptError> {
         Err(error) => return Err(failed(error)),
     };
     let kept: Kept = serde_json::from_slice(&text).map_err(io::Error::from).map_err(failed)?;
-    if ![PLAIN, VERSION].contains(&kept.version) {
+    if ![PLAIN, IN_THE_CLEAR, VERSION].contains(&kept.version) {
         return Err(failed(io::Error::other(format!("its form {} is not known", kept.version))));
     }
     kept.into_rules().map(Some).map_err(failed)
@@ -119,6 +133,10 @@ impl From<&KeptRules> for Kept {
                 address: proxy.to_string(),
                 username: caller.map(|caller| caller.username.clone()),
                 password: password.filter(|text| !text.is_empty()).map(str::to_owned),
+                tls: proxy.tls().map(|tls| KeptTls {
+                    server_name: tls.server_name(),
+                    authorities: tls.authorities().map(str::to_owned),
+                }),
             }
         });
         let header = |(name, value): &(String, Secret)| (name.clone(), value.expose().to_owned());
@@ -126,16 +144,22 @@ impl From<&KeptRules> for Kept {
             domain: rule.requests.to_string(),
             headers: rule.headers.iter().map(header).collect(),
         };
+        let is_new = rules.name_servers.is_some() || proxy_tls(rules).is_some();
         Self {
-            version: VERSION,
+            version: if is_new { VERSION } else { IN_THE_CLEAR },
             allow: texts(&rules.allow),
             deny: texts(&rules.deny),
             domains: texts(&rules.domains),
+            name_servers: rules.name_servers.clone(),
             proxy,
             headers: rules.headers.iter().map(headers).collect(),
             authority: authority.clone(),
         }
     }
+}
+
+fn proxy_tls(rules: &Egress) -> Option<&ProxyTls> {
+    rules.proxy.as_ref().and_then(SocksProxy::tls)
 }
 
 impl Kept {
@@ -145,10 +169,13 @@ impl Kept {
         ) -> io::Result<Vec<T>> {
             texts.iter().map(|text| text.parse().map_err(io::Error::other)).collect()
         }
+        let tls = |tls: KeptTls| ProxyTls::new(tls.server_name.as_deref(), tls.authorities);
         let proxy = self.proxy.map(|proxy| {
             let password = proxy.password.map(Secret::new);
-            SocksProxy::new(&proxy.address, proxy.username, password).map_err(io::Error::other)
+            let known = SocksProxy::new(&proxy.address, proxy.username, password)?;
+            Ok(known.in_tls(proxy.tls.map(tls).transpose()?))
         });
+        let proxy: Result<_, ProxyError> = proxy.transpose();
         let hidden = |(name, value)| (name, Secret::new(value));
         let headers = self.headers.into_iter().map(|rule| {
             let headers = rule.headers.into_iter().map(hidden).collect();
@@ -162,7 +189,8 @@ impl Kept {
             allow: parsed(&self.allow)?,
             deny: parsed(&self.deny)?,
             domains: parsed(&self.domains)?,
-            proxy: proxy.transpose()?,
+            name_servers: self.name_servers,
+            proxy: proxy.map_err(io::Error::other)?,
             headers: headers.collect::<io::Result<_>>()?,
         };
         Ok(KeptRules { rules, authority: self.authority })
@@ -174,7 +202,7 @@ mod tests {
     use std::fs;
     use std::os::unix::fs::PermissionsExt;
 
-    use model::{Egress, HeaderRule, Ipv4Range, Secret, SocksProxy};
+    use model::{Egress, HeaderRule, Ipv4Range, ProxyTls, Secret, SocksProxy};
 
     use super::{FILE, KeptRules, is_there, read, write};
 
@@ -184,6 +212,7 @@ mod tests {
             allow: vec!["1.1.1.1".parse().unwrap()],
             deny: vec![Ipv4Range::ALL],
             domains: vec!["*.a.com".parse().unwrap()],
+            name_servers: None,
             proxy: Some(SocksProxy::new("p:1", Some("u".into()), Some(secret("pw"))).unwrap()),
             headers: vec![HeaderRule {
                 requests: "b.com".parse().unwrap(),
@@ -200,10 +229,19 @@ mod tests {
         assert_eq!(read(at).unwrap(), None);
         let unnamed = SocksProxy::new("1.2.3.4:5", Some("u".into()), None).unwrap();
         let other = Egress { proxy: Some(unnamed), ..Egress::default() };
-        let other = KeptRules { rules: other, authority: None };
-        for rules in [rules(), other] {
+        let tls = ProxyTls::new(Some("p.example"), Some("-----BEGIN".into())).unwrap();
+        let proxy = SocksProxy::new("p:1", None, None).unwrap().in_tls(Some(tls));
+        let in_tls = Egress { proxy: Some(proxy), ..Egress::default() };
+        let unasked = Egress { name_servers: Some(Vec::new()), ..rules().rules };
+        let asked = Egress { name_servers: Some(vec![[9, 9, 9, 9].into()]), ..rules().rules };
+        let version = |version: u32| format!("{{\"version\":{version},");
+        for (rules, form) in [(rules().rules, 2), (other, 2), (in_tls, 3), (unasked, 3), (asked, 3)]
+        {
+            let rules = KeptRules { rules, authority: None };
             write(at, Some(&rules)).unwrap();
             assert_eq!(read(at).unwrap(), Some(rules));
+            let text = fs::read_to_string(at.join(FILE)).unwrap();
+            assert!(text.starts_with(&version(form)), "the release before understands 2");
         }
         let mode = fs::metadata(at.join(FILE)).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
@@ -222,7 +260,7 @@ mod tests {
             fs::read_to_string(dir.path().join(FILE)).unwrap()
         };
         let torn = good.strip_suffix('}').unwrap();
-        for text in ["", "{}", &good.replace("\"version\":2", "\"version\":3"), torn] {
+        for text in ["", "{}", &good.replace("\"version\":2", "\"version\":4"), torn] {
             fs::write(dir.path().join(FILE), text).unwrap();
             read(dir.path()).unwrap_err();
         }
