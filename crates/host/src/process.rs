@@ -2,6 +2,7 @@
 //! a bare number.
 
 mod clone;
+mod image;
 mod namespaces;
 mod orphans;
 mod spawn;
@@ -16,6 +17,7 @@ use rustix::process::{
 };
 use tokio::io::Interest;
 
+pub use image::sealed_copy;
 pub use orphans::{Orphans, zombie_children};
 pub(crate) use spawn::run_in_network;
 pub use spawn::{Finished, MAX_OUTPUT, RunError, Spawn, run, run_with};

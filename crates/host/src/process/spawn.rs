@@ -22,6 +22,7 @@ use crate::thread::in_own_thread;
 #[derive(Debug)]
 pub struct Spawn<'a> {
     program: PathBuf,
+    image: Option<BorrowedFd<'a>>,
     args: Vec<OsString>,
     env: Vec<(OsString, OsString)>,
     input: Option<BorrowedFd<'a>>,
@@ -37,6 +38,7 @@ impl<'a> Spawn<'a> {
     pub fn new(program: impl Into<PathBuf>) -> Self {
         Self {
             program: program.into(),
+            image: None,
             args: Vec::new(),
             env: Vec::new(),
             input: None,
@@ -51,6 +53,14 @@ impl<'a> Spawn<'a> {
     #[must_use]
     pub fn args<S: AsRef<OsStr>>(mut self, args: impl IntoIterator<Item = S>) -> Self {
         self.args.extend(args.into_iter().map(|arg| arg.as_ref().to_owned()));
+        self
+    }
+
+    /// What is run under the program's name is this, as [`sealed_copy`](super::sealed_copy) makes it,
+    /// and what is at the path where there is none, or where this host runs nothing from memory.
+    #[must_use]
+    pub fn image(mut self, image: Option<BorrowedFd<'a>>) -> Self {
+        self.image = image;
         self
     }
 
@@ -115,12 +125,20 @@ impl<'a> Spawn<'a> {
     /// When it cannot be started; nothing is left then.
     pub fn start(&self) -> Result<Process, HostError> {
         let name = self.program.display().to_string();
-        let started = self.plan().and_then(|(plan, _kept)| clone::spawn(&plan));
+        let start = |image| self.plan(image).and_then(|(plan, _kept)| clone::spawn(&plan));
+        let started = match start(self.image) {
+            Err(error)
+                if error.kind() == io::ErrorKind::PermissionDenied && self.image.is_some() =>
+            {
+                start(None)
+            }
+            started => started,
+        };
         let (pidfd, pid) = started.tried("start", name)?;
         Ok(Process::from_pidfd(pidfd, pid))
     }
 
-    fn plan(&self) -> io::Result<(ExecPlan<'_>, Vec<OwnedFd>)> {
+    fn plan(&self, image: Option<BorrowedFd<'_>>) -> io::Result<(ExecPlan<'_>, Vec<OwnedFd>)> {
         let null = open_null()?;
         let mut kept = Vec::new();
         let mut fds = Vec::new();
@@ -147,8 +165,18 @@ impl<'a> Spawn<'a> {
             pair.push(value);
             envp.push(text(&pair)?);
         }
+        let program = match image {
+            None => text(self.program.as_os_str())?,
+            Some(image) => {
+                // Opened by the child before what is not for the new program is closed.
+                let high = rustix::io::fcntl_dupfd_cloexec(image, FIRST_SOURCE)?;
+                let path = format!("/proc/self/fd/{}", high.as_raw_fd());
+                kept.push(high);
+                text(path.as_ref())?
+            }
+        };
         let plan = ExecPlan {
-            program: text(self.program.as_os_str())?,
+            program,
             argv,
             envp,
             join: self.join.iter().map(AsRawFd::as_raw_fd).collect(),

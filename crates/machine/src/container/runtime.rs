@@ -2,15 +2,17 @@
 
 use std::fs;
 use std::io::{Read, Seek, SeekFrom};
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use host::HostError;
 use host::cgroup::Cgroup;
 use host::files::remove_tree;
 use host::mount::detach;
-use host::process::{Process, Spawn};
+use host::process::{Process, Spawn, sealed_copy};
 use lifecycle::Budget;
 
 use super::{LOG, PID, STATE};
@@ -21,6 +23,30 @@ use crate::driver::{BootError, Stop};
 pub struct Runtime {
     kind: Kind,
     program: PathBuf,
+    sealed: Option<Arc<Sealed>>,
+}
+
+/// A copy of the program that nobody can change.
+#[derive(Debug)]
+struct Sealed {
+    image: OwnedFd,
+    of: Version,
+}
+
+/// What is another when a program was replaced.
+#[derive(Debug, PartialEq, Eq)]
+struct Version {
+    device: u64,
+    inode: u64,
+    changed: (i64, i64),
+}
+
+impl Version {
+    fn of(path: &Path) -> Option<Self> {
+        let told = fs::metadata(path).ok()?;
+        let changed = (told.ctime(), told.ctime_nsec());
+        Some(Self { device: told.dev(), inode: told.ino(), changed })
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,7 +80,7 @@ const CORE_BYTES: u64 = 1;
 
 /// Where crun puts the file over which it mounts itself, read-only, to run as that (CVE-2019-5736):
 /// `libcrun/cloned_binary.c`, version 1.8; else it is `/tmp`. Both are gone before it does anything
-/// else, unless it is killed before.
+/// else, unless it is killed before. One that is run from a sealed copy makes none.
 const OWN_COPY_DIR: &str = "_LIBCONTAINER_STATEDIR";
 const OWN_COPY: &str = "crun.";
 
@@ -82,7 +108,7 @@ impl Runtime {
         for &kind in kinds {
             let found = SEARCH.iter().map(|dir| Path::new(dir).join(kind.name()));
             if let Some(program) = found.into_iter().find(|path| path.exists()) {
-                return Ok(Self { kind, program });
+                return Ok(Self::new(kind, program));
             }
         }
         Err(match kinds {
@@ -98,10 +124,32 @@ impl Runtime {
             return Err(RuntimeError::Unknown(choice.to_owned()));
         };
         if program.is_file() {
-            Ok(Self { kind, program })
+            Ok(Self::new(kind, program))
         } else {
             Err(RuntimeError::NoProgram(program))
         }
+    }
+
+    fn new(kind: Kind, program: PathBuf) -> Self {
+        let sealed = match kind {
+            Kind::Crun => {
+                let of = Version::of(&program);
+                let image = sealed_copy(&program).inspect_err(|error| {
+                    tracing::debug!(%error, cause = %error.source, "crun is run as it is");
+                });
+                of.zip(image.ok()).map(|(of, image)| Arc::new(Sealed { image, of }))
+            }
+            // It makes a copy of its own in any case, of another form in each version.
+            Kind::Runc => None,
+        };
+        Self { kind, program, sealed }
+    }
+
+    /// What is run in place of the file, unless that was replaced: by one that is meant, and whose
+    /// libraries are there.
+    fn image(&self) -> Option<BorrowedFd<'_>> {
+        let sealed = self.sealed.as_ref()?;
+        (Version::of(&self.program).as_ref() == Some(&sealed.of)).then(|| sealed.image.as_fd())
     }
 
     #[must_use]
@@ -166,6 +214,7 @@ impl Call<'_> {
     fn command(&self) -> Spawn<'_> {
         let path = |name| self.dir.join(name).into_os_string();
         let spawn = Spawn::new(&self.runtime.program)
+            .image(self.runtime.image())
             .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
             .args(["--root".into(), path(STATE), "--log".into(), path(LOG)])
             .args(["--log-format", "json"]);

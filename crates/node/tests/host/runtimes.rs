@@ -166,7 +166,9 @@ fn a_copy_that_a_runtime_has_mounted_of_itself_goes_with_its_sandbox() {
 #[test]
 fn no_runtime_makes_a_file_outside_of_its_sandbox() {
     in_view(async |view| {
-        let test = TestNode::start(view, |_config| ()).await;
+        // A script is run from where it is, and so is the real one by it.
+        let script = Script::new();
+        let test = TestNode::start(view, |config| script.used_by(config)).await;
         let watch = inotify::init(inotify::CreateFlags::NONBLOCK).unwrap();
         inotify::add_watch(&watch, "/tmp", inotify::WatchFlags::CREATE).unwrap();
         works(&test).await;
