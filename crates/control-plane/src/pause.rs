@@ -51,12 +51,18 @@ impl App {
                     }
                 }
                 RowState::Pausing => {
-                    if let Some(joined) = self.transitions.of(&id)
-                        && joined.what == What::Pause
-                    {
-                        return joined.outcome().await.map(drop);
+                    let pause = self.transitions.of(&id).filter(|known| known.what == What::Pause);
+                    match pause {
+                        None => patience.wait(&self, &row).await.map_err(not_now)?,
+                        Some(joined) => match joined.outcome().await {
+                            Ok(Turn::Done(_)) => return Ok(()),
+                            Err(error) if !error.is_unavailable() => return Err(error),
+                            // As above: it asked for more, or it was another row.
+                            Ok(Turn::Changed) | Err(_) => {
+                                patience.again(&row).await.map_err(not_now)?;
+                            }
+                        },
                     }
-                    patience.wait(&self, &row).await.map_err(not_now)?;
                     if self.is_paused(&team, &id).await? {
                         return Ok(());
                     }

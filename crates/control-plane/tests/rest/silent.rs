@@ -120,6 +120,30 @@ async fn who_asks_for_less_than_another_is_not_refused_with_it() {
     service.stop().await;
 }
 
+#[tokio::test]
+async fn who_asks_for_less_while_the_node_is_asked_for_more_is_not_refused_with_it_either() {
+    let service = Service::start().await;
+    let id = service.create(json!({})).await;
+    service.node.silence_agents(true);
+    service.node.hold_pauses(true);
+    let asked = async || wait_for(async || *service.node.held_pauses.borrow() == 1).await;
+    let plain = async {
+        asked().await;
+        service.pause(&id, json!({})).await
+    };
+    let let_go = async {
+        asked().await;
+        for _ in 0..10 {
+            assert_eq!(service.detail(&id).await["state"], "paused", "on its way there");
+        }
+        service.node.hold_pauses(false);
+    };
+    let strict = service.pause(&id, json!({"requireHealthyGuest": true}));
+    let (strict, plain, ()) = tokio::join!(strict, plain, let_go);
+    assert_eq!((strict, plain), (503, 204));
+    service.stop().await;
+}
+
 /// 409 says to clients that it is paused, which would be wrong.
 #[tokio::test]
 async fn a_pause_that_is_not_possible_now_is_refused_with_503() {
