@@ -24,12 +24,27 @@ fn id() -> SandboxId {
     SandboxId::parse("i1").unwrap()
 }
 
-/// Sends a signal to the guest agent of the only sandbox there is.
-async fn tell_agent(test: &TestNode, signal: Signal) {
+/// Sends a signal to the guest agent of the only sandbox there is. After one that stops it, none of
+/// its threads answers any more: the kernel stops them one by one, after the call.
+pub(crate) async fn tell_agent(test: &TestNode, signal: Signal) {
     let items = census(test).await;
     let agent = items.iter().find(|item| item.name.ends_with(" envd")).unwrap();
     let pid = agent.name.split(' ').next().unwrap().parse().unwrap();
     Process::open(pid).unwrap().signal(signal).unwrap();
+    if signal == Signal::STOP {
+        wait_for("every thread has stopped", LIMIT, || async { has_stopped(pid) }).await;
+    }
+}
+
+/// Whether every thread of a process is in the state `T` of proc(5).
+fn has_stopped(pid: i32) -> bool {
+    let mut threads = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+    threads.all(|thread| {
+        // One that ends meanwhile has nothing to read, and is not listed the next time. The name
+        // before the state is in parentheses and may have anything in it.
+        let stat = std::fs::read_to_string(thread.unwrap().path().join("stat")).unwrap_or_default();
+        stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('T'))
+    })
 }
 
 /// Waits until the program counts on, from here.

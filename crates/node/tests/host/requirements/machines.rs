@@ -6,9 +6,11 @@ use std::time::Duration;
 
 use model::NodeRequest;
 use node_wire::{CreateError, NodeApi};
+use rustix::process::Signal;
 use testkit::{TestNode, in_view};
 
 use super::{LIMIT, census, lifecycles, status};
+use crate::silent::tell_agent;
 
 /// A guest agent that does `what` and nothing else.
 fn agent(dir: &Path, what: &str) -> PathBuf {
@@ -49,22 +51,13 @@ fn a_guest_that_never_answers_costs_its_caller_the_limit_and_leaves_nothing() {
     });
 }
 
-/// Stops the guest agent of the one sandbox there is: it is there, and does nothing.
-async fn stop_agent(test: &TestNode) {
-    let items = census(test).await;
-    let agent = items.iter().find(|item| item.name.ends_with(" envd")).unwrap();
-    let pid = agent.name.split(' ').next().unwrap().parse().unwrap();
-    let agent = host::process::Process::open(pid).unwrap();
-    agent.signal(rustix::process::Signal::STOP).unwrap();
-}
-
 #[test]
 fn a_guest_that_answers_no_more_is_killed_like_any_other() {
     in_view(async |view| {
         let test = TestNode::start(view, |_| {}).await;
         for forced in [false, true] {
             test.node.create(test.spec("i1"), LIMIT).await.unwrap();
-            stop_agent(&test).await;
+            tell_agent(&test, Signal::STOP).await;
             if forced {
                 test.node.request(NodeRequest::DrainForced).await.unwrap();
                 let attempt = super::attempt_ended(&test).await;
