@@ -126,13 +126,14 @@ async fn who_asks_for_less_while_the_node_is_asked_for_more_is_not_refused_with_
     let id = service.create(json!({})).await;
     service.node.silence_agents(true);
     service.node.hold_pauses(true);
-    let asked = async || wait_for(async || *service.node.held_pauses.borrow() == 1).await;
+    let asked = tokio::sync::Notify::new();
     let plain = async {
-        asked().await;
+        wait_for(async || *service.node.held_pauses.borrow() == 1).await;
+        asked.notify_one();
         service.pause(&id, json!({})).await
     };
     let let_go = async {
-        asked().await;
+        asked.notified().await;
         for _ in 0..10 {
             assert_eq!(service.detail(&id).await["state"], "paused", "on its way there");
         }

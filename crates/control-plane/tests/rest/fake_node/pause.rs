@@ -165,6 +165,11 @@ impl FakeNode {
         order: PauseOrder,
     ) -> Result<PausedStatus, PauseError> {
         self.reach().map_err(PauseError::Unreachable)?;
+        // Asked while it still runs; one that is silent is waited for.
+        let waits = order.needs_agent() && self.state.lock().silent;
+        if waits {
+            self.until_pauses_go_on().await;
+        }
         let (lifecycle, ends_at) = {
             let mut state = self.state.lock();
             state.pauses += 1;
@@ -196,8 +201,7 @@ impl FakeNode {
         };
         let at = SystemTime::now();
         self.tell(NodeEvent::Pausing { id: id.clone(), lifecycle: lifecycle.clone(), at });
-        self.held_pauses.send_modify(|held| *held += 1);
-        self.hold_pauses.subscribe().wait_for(|hold| !hold).await.unwrap();
+        self.until_pauses_go_on().await;
         let paused = {
             let mut state = self.state.lock();
             let draining = state.phase.is_draining();
@@ -225,6 +229,11 @@ impl FakeNode {
         self.tell(NodeEvent::Paused { id: id.clone(), lifecycle, memory, agent_silent, at });
         self.answered().map_err(PauseError::Unreachable)?;
         Ok(paused)
+    }
+
+    async fn until_pauses_go_on(&self) {
+        self.held_pauses.send_modify(|held| *held += 1);
+        self.hold_pauses.subscribe().wait_for(|hold| !hold).await.unwrap();
     }
 
     pub(super) async fn resume_it(
