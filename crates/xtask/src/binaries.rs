@@ -20,8 +20,15 @@ pub(crate) struct Binaries {
 /// # Errors
 /// A build fails, or the agent came out depending on something in the guest.
 pub(crate) fn build() -> Result<Binaries> {
-    visible(&mut cargo(&["build", "--release", "--locked", "-p", "cli"]))?;
-    agent()?;
+    // Their profiles have folders of their own, so neither cargo waits for the other, and the end of
+    // either build has work for one processor only.
+    let (daemon, agent) = std::thread::scope(|scope| {
+        let agent = scope.spawn(agent);
+        let daemon = visible(&mut cargo(&["build", "--release", "--locked", "-p", "cli"]));
+        (daemon, agent.join())
+    });
+    daemon?;
+    agent.unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
     Ok(Binaries { cofferdam: paths::release().join("cofferdam") })
 }
 

@@ -49,26 +49,32 @@ impl Plan {
 /// # Errors
 /// A build fails, or a promise was broken: the tool has said which.
 pub(crate) fn soak(args: &[String]) -> Result<ExitCode> {
-    packages::ensure(&[Need::Build, Need::Serve])?;
     let plan = Plan::of(args);
+    run(&plan, plan.profile())
+}
+
+/// Runs the tool, built with a profile of its own.
+fn run(plan: &Plan, tool_profile: &str) -> Result<ExitCode> {
+    packages::ensure(&[Need::Build, Need::Serve])?;
     visible(&mut cargo(&plan.build()))?;
     let agent = binaries::agent()?;
     let folder = if plan.release { "release" } else { "debug" };
     let program = paths::target().join(folder).join("cofferdam");
-    let tool = ["run", "--quiet", "--locked", "--profile", plan.profile(), "-p", "bench", "--"];
+    let tool = ["run", "--quiet", "--locked", "--profile", tool_profile, "-p", "bench", "--"];
     let given = ["soak".into(), "--program".into(), program.into_os_string()];
     let agent: [OsString; 2] = ["--envd".into(), agent.into_os_string()];
     visible(cargo(&tool).args(given).args(agent).args(&plan.rest))?;
     Ok(ExitCode::SUCCESS)
 }
 
-/// The part of it that is among the tests.
+/// The part of it that is among the tests: the service as it is shipped, and a tool that takes no
+/// minutes to be built, as what it asks for are counts and not times.
 ///
 /// # Errors
 /// As those of [`soak`].
 pub(crate) fn short() -> Result<()> {
     let args = ["--release", "--minutes", "3", "--kills", "auto", "--pauses", "--measured", "50"];
-    soak(&args.map(str::to_owned)).map(drop)
+    run(&Plan::of(&args.map(str::to_owned)), "dev").map(drop)
 }
 
 #[cfg(test)]

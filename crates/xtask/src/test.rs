@@ -28,6 +28,9 @@ const HOST_CRATES: [(&str, Option<&str>); 5] = [
 /// Crates that open some of their inside to the fuzz targets.
 const FUZZED_CRATES: [&str; 3] = ["edge", "guest-agent", "node"];
 
+/// Rust tests at once for each processor: they wait for states and limits more than they compute.
+const AT_ONCE: usize = 3;
+
 /// No build or run of one group of Rust tests may take longer.
 const RUST_LIMIT: Duration = Duration::from_secs(30 * 60);
 
@@ -143,19 +146,13 @@ fn lint() -> Result<()> {
     let clippy = ["clippy", "--quiet", "--all-targets", "--locked"];
     let deny = ["--", "-D", "warnings"];
     command::visible(cargo(&clippy).arg("--workspace").args(deny))?;
-    // And as the host tests build them.
+    // And as the host tests and the fuzz targets build them.
     let mut with_features = cargo(&clippy);
-    for (name, feature) in HOST_CRATES {
-        let Some(feature) = feature else { continue };
+    let features = HOST_CRATES.into_iter().filter_map(|(name, feature)| Some((name, feature?)));
+    for (name, feature) in features.chain(FUZZED_CRATES.map(|name| (name, "fuzz"))) {
         with_features.args(["-p", name]).arg("--features").arg(format!("{name}/{feature}"));
     }
-    command::visible(with_features.args(deny))?;
-    // And as the fuzz targets do.
-    let mut fuzzed = cargo(&clippy);
-    for name in FUZZED_CRATES {
-        fuzzed.args(["-p", name]).arg("--features").arg(format!("{name}/fuzz"));
-    }
-    command::visible(fuzzed.args(deny))
+    command::visible(with_features.args(deny))
 }
 
 /// Everything that needs no privileges: all targets of the other crates, and what is inside the
@@ -193,7 +190,9 @@ fn host(tally: &mut Tally) -> Result<()> {
 fn rust_tests(command: &mut std::process::Command, tally: &mut Tally) -> Result<()> {
     let failed_before = tally.failed();
     let mut shown = true;
-    let ok = command::read_lines(command.args(["--", "--show-output"]), RUST_LIMIT, |line| {
+    let at_once = std::thread::available_parallelism().map_or(1, usize::from) * AT_ONCE;
+    command.args(["--", "--show-output", "--test-threads"]).arg(at_once.to_string());
+    let ok = command::read_lines(command, RUST_LIMIT, |line| {
         tally.cargo_line(line);
         // What passing tests say is read for its skips only, and those are told at the end.
         shown = (shown || line == "failures:" || line.starts_with("test result: "))
