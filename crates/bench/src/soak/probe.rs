@@ -14,9 +14,10 @@ use super::ops::create;
 use super::{Load, Options};
 use crate::numbers::Series;
 
-/// From one create to the next of a light load, whether something else goes on or not: what is
-/// compared differs in that alone. A processor that is woken is slower than one that was busy.
-const LIGHT_EVERY: Duration = Duration::from_millis(300);
+/// From one container to the next of a light load, with the service and without by turns, whether
+/// something else goes on or not: what is compared differs in that alone. A processor that is woken is
+/// slower than one that was busy, and the kernel is busy with what was removed for a while.
+const LIGHT_EVERY: Duration = Duration::from_millis(200);
 
 #[derive(Debug, Default)]
 pub(crate) struct Times {
@@ -42,12 +43,8 @@ pub(super) async fn alone(
 ) -> Result<Times, Violation> {
     let mut times = Times::default();
     for number in 0..options.measured {
-        let began = Instant::now();
         let key = format!("soak-{}-{when}-{number}", course.seed);
-        one(course, caller, bare, &key).await?.put(&mut times);
-        if options.load == Load::Light {
-            rest_of(began).await;
-        }
+        one(course, caller, bare, &key, options.load).await?.put(&mut times);
     }
     Ok(times)
 }
@@ -60,23 +57,23 @@ pub(super) async fn beside(course: Arc<Course>, bare: Arc<Mutex<Bare>>) -> Resul
     let mut caller = Caller::new(Arc::clone(&course.daemon));
     let mut number = 0_u64;
     while !course.is_over() {
-        let began = Instant::now();
         {
             // What it makes is gone again before anybody compares.
             let _in_the_world = course.world.read().await;
             let key = format!("soak-{}-during-{number}", course.seed);
-            let took = one(&course, &mut caller, &bare, &key).await?;
+            let took = one(&course, &mut caller, &bare, &key, Load::Light).await?;
             course.created();
             took.put(&mut course.during.lock());
         }
         number += 1;
-        rest_of(began).await;
     }
     Ok(())
 }
 
-async fn rest_of(began: Instant) {
-    tokio::time::sleep(LIGHT_EVERY.saturating_sub(began.elapsed())).await;
+async fn rest_of(began: Instant, load: Load) {
+    if load == Load::Light {
+        tokio::time::sleep(LIGHT_EVERY.saturating_sub(began.elapsed())).await;
+    }
 }
 
 /// How long one of each took.
@@ -107,26 +104,30 @@ async fn one(
     caller: &mut Caller,
     bare: &Mutex<Bare>,
     key: &str,
+    load: Load,
 ) -> Result<Took, Violation> {
+    let began = Instant::now();
     let bare = bare
         .lock()
         .await
         .take()
         .await
         .map_err(|error| Violation::unexpected(format!("a container without us: {error:#}")))?;
+    rest_of(began, load).await;
     let before: Standing = course.daemon.up().await?;
     let began = Instant::now();
     let sandbox = create(caller, key).await?;
     let made = began.elapsed();
-    let began = Instant::now();
+    let unwanted = Instant::now();
     let path = format!("/sandboxes/{}", sandbox.id);
     let answer = caller.ask(&Ask::api(&course.daemon, "DELETE", path, "")).await?;
-    let kill = began.elapsed();
+    let kill = unwanted.elapsed();
     let by_one = course.daemon.standing() == before;
     // The daemon before, or a fault, may have kept the first answer to itself.
     let excused = !by_one || course.daemon.is_faulty();
     if answer.status() != 204 && !(excused && answer.status() == 404) {
         return Err(refused("kill", &answer));
     }
+    rest_of(began, load).await;
     Ok(Took { bare, create: made, kill, by_one })
 }
