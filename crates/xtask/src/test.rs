@@ -29,7 +29,7 @@ const HOST_CRATES: [(&str, Option<&str>); 5] = [
 const FUZZED_CRATES: [&str; 3] = ["edge", "guest-agent", "node"];
 
 /// Rust tests at once for each processor: they wait for states and limits more than they compute.
-const AT_ONCE: usize = 3;
+const AT_ONCE: usize = 2;
 
 /// No build or run of one group of Rust tests may take longer.
 const RUST_LIMIT: Duration = Duration::from_secs(30 * 60);
