@@ -15,7 +15,7 @@ use crate::decision::{Look, Rules, Target};
 use crate::intercept::Offer;
 use crate::line::{Cut, Line};
 use crate::opening::{OPENING_MAX, Opening};
-use crate::outside::Outside;
+use crate::outside::{self, Outside};
 use crate::proxy::Shared;
 use crate::{Refusal, http, https};
 
@@ -142,7 +142,7 @@ impl Shared {
             () = self.wait_for_change(|| Some(allowed.clone())) => return Ok(None),
             // A broken one is found to be so by who reads from it.
             _ready = line.stream().readable() => {}
-            _ready = server.readable() => {}
+            _ready = outside::readable(&mut server) => {}
         }
         Ok(Some((target, server)))
     }

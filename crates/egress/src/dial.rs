@@ -15,7 +15,7 @@ use tokio_rustls::TlsConnector;
 
 use crate::decision::{OnlyPermitted, Rules, Target};
 use crate::intercept::Roots;
-use crate::outside::Outside;
+use crate::outside::{self, Outside};
 use crate::resolve::{LookupError, Resolver};
 use crate::socks::{self, Destination, SocksError};
 
@@ -84,7 +84,7 @@ impl Dialer {
                 Some(proxy) => Box::pin(self.through(proxy, rules, target)).await,
                 None => {
                     let addresses = self.addresses(rules, target).await?;
-                    self.connect(&addresses).await.map(Outside::from)
+                    self.connect(&addresses).await.map(Outside::Left)
                 }
             }
         };
@@ -115,7 +115,7 @@ impl Dialer {
         let at: Vec<_> = at.map(|ip| SocketAddrV4::new(ip, proxy.port())).collect();
         let stream = self.connect(&at).await?;
         let mut stream = match proxy.tls() {
-            None => Outside::from(stream),
+            None => Outside::Left(stream),
             Some(tls) => self.in_tls(proxy, tls, stream).await?,
         };
         socks::connect(&mut stream, proxy.credentials(), &destination).await?;
@@ -139,7 +139,7 @@ impl Dialer {
         let name = ServerName::try_from(proxy.server_name());
         let name = name.map_err(|odd| failed(io::Error::other(odd)))?;
         let handshake = TlsConnector::from(Arc::new(config)).connect(name, stream).await;
-        Ok(Outside::from(handshake.map_err(failed)?))
+        Ok(outside::in_tls(handshake.map_err(failed)?))
     }
 
     /// The addresses behind `target` to which a connection may go.
