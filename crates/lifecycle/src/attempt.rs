@@ -58,12 +58,17 @@ pub struct Joined<O> {
 
 impl<O: Clone + Send + Sync + 'static> Attempts<O> {
     /// Joins the attempt that runs, or the one that succeeded; else starts the next as a task of
-    /// `tasks`. `work` is called at most once, with the attempt's number.
+    /// `tasks`. `work` is called at most once, with the attempt's number, before the attempt runs.
+    ///
+    /// `at_end` is called with what the attempt has come to, in the moment in which it ends: nobody
+    /// who saw what it changes can join this attempt, and the next one has not begun. It must not
+    /// ask for an attempt. If the work panics it is not called.
     pub fn join<F>(
         &self,
         tasks: &TaskGroup,
         span: tracing::Span,
         work: impl FnOnce(u32) -> F,
+        at_end: impl FnOnce(&Ended<O>) + Send + 'static,
     ) -> Joined<O>
     where
         F: Future<Output = Ended<O>> + Send + 'static,
@@ -84,7 +89,7 @@ impl<O: Clone + Send + Sync + 'static> Attempts<O> {
         // Ends the attempt even if the work panics: nobody may join a dead one for ever.
         let run = Run { number, state: Arc::clone(&self.state), tell };
         let work = work(number);
-        tasks.spawn(span, async move { run.end(work.await) });
+        tasks.spawn(span, async move { run.end(work.await, at_end) });
         Joined { number, outcome }
     }
 
@@ -107,9 +112,10 @@ struct Run<O> {
 }
 
 impl<O: Clone> Run<O> {
-    fn end(self, ended: Ended<O>) {
+    fn end(self, ended: Ended<O>, at_end: impl FnOnce(&Ended<O>)) {
         {
             let mut state = self.state.lock();
+            at_end(&ended);
             state.last = Some(ended.clone());
             state.running = None;
         }

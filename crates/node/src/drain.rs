@@ -53,19 +53,31 @@ impl Inner {
     fn join_force(self: &Arc<Self>) -> Joined<Outcome> {
         let span = tracing::info_span!("force");
         let inner = Arc::clone(self);
-        self.force.join(&self.upkeep, span, |number| async move {
-            *inner.force_started.lock() = Some(SystemTime::now());
-            let outcome = inner.force_all(number).await;
-            FORCE_ATTEMPTS.count([result_of(outcome.failed.is_empty())]);
-            if outcome.failed.is_empty() {
-                inner.advance(NodePhase::Draining);
-                tracing::info!(number, stopped = outcome.stopped, "everything was ended");
-                Ended::Done(outcome)
-            } else {
-                inner.advance(NodePhase::ForceFailed);
-                tracing::error!(number, left = ?outcome.failed, "a force attempt left something");
-                Ended::Failed(outcome)
+        let over = Arc::clone(self);
+        let work = |number| {
+            // The attempt before may have failed since the node's phase was changed for this one.
+            self.advance(NodePhase::Forcing);
+            *self.force_started.lock() = Some(SystemTime::now());
+            async move {
+                let outcome = inner.force_all(number).await;
+                let all_ended = outcome.failed.is_empty();
+                FORCE_ATTEMPTS.count([result_of(all_ended)]);
+                if all_ended {
+                    tracing::info!(number, stopped = outcome.stopped, "everything was ended");
+                    Ended::Done(outcome)
+                } else {
+                    tracing::error!(number, left = ?outcome.failed, "an attempt left something");
+                    Ended::Failed(outcome)
+                }
             }
+        };
+        // Who sees that forcing has failed may try again at once.
+        self.force.join(&self.upkeep, span, work, move |ended| {
+            over.advance(if ended.is_done() {
+                NodePhase::Draining
+            } else {
+                NodePhase::ForceFailed
+            });
         })
     }
 

@@ -174,13 +174,7 @@ impl Bench {
     async fn attempt_ended(&self) -> AttemptStatus {
         let inner = &self.node.inner;
         let over = || inner.drain_document().attempt.is_some_and(|attempt| !attempt.running);
-        let ended = async {
-            // Its last beat comes before it has ended.
-            while !over() {
-                tokio::time::sleep(Duration::from_millis(1)).await;
-            }
-        };
-        ends("attempt", ended).await;
+        ends("attempt", inner.pulse.listen().until(over)).await;
         inner.drain_document().attempt.unwrap()
     }
 

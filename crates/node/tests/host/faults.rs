@@ -99,9 +99,13 @@ fn a_failed_force_says_what_is_left_and_the_next_one_takes_it() {
                 }
                 faults.arm(&point(step), fault, EVERY);
                 test.node.request(NodeRequest::DrainForced).await.unwrap();
-                let attempt = crate::requirements::attempt_ended(&test).await;
-                let status = test.node.drain_status().await.unwrap();
-                assert_eq!(status.phase, NodePhase::ForceFailed, "{step:?}");
+                // Who sees that it has failed need not wait for anything else.
+                wait_for("the first attempt to fail", LIMIT, || async {
+                    test.node.drain_status().await.unwrap().phase == NodePhase::ForceFailed
+                })
+                .await;
+                let attempt = test.node.drain_status().await.unwrap().attempt.unwrap();
+                assert!(!attempt.running, "{step:?}: {attempt:?}");
                 assert_eq!((attempt.number, attempt.failed.len()), (1, 3), "{step:?}: {attempt:?}");
                 assert!(attempt.failed[0].contains(step.name()), "{step:?}: {attempt:?}");
                 faults.disarm();

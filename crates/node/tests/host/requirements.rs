@@ -55,7 +55,7 @@ pub(crate) fn lifecycles(items: &[Item]) -> BTreeSet<String> {
 }
 
 /// Waits until the attempt to force that runs has ended.
-pub(crate) async fn attempt_ended(test: &TestNode) -> AttemptStatus {
+async fn attempt_ended(test: &TestNode) -> AttemptStatus {
     wait_for("an attempt to end", LIMIT, || async {
         status(test).await.attempt.is_some_and(|attempt| !attempt.running)
     })

@@ -25,9 +25,35 @@ pub(crate) struct Broken<M> {
     mistake: M,
 }
 
-/// Ends attempt `number`; each mistake does so in its own way.
+/// Where an attempt is told to have ended.
+#[derive(Debug)]
+pub(crate) struct Ending<'a, S> {
+    state: &'a Mutex<State>,
+    tell: &'a watch::Sender<Option<Ended<u32>>>,
+    at_end: S,
+}
+
+impl<S: FnOnce(&Ended<u32>)> Ending<'_, S> {
+    /// As it should be.
+    fn is(self, ended: Ended<u32>) {
+        let mut state = self.state.lock();
+        (self.at_end)(&ended);
+        state.over(ended);
+        drop(state);
+        self.tell.send_replace(Some(ended));
+    }
+}
+
+impl State {
+    fn over(&mut self, ended: Ended<u32>) {
+        self.joinable = None;
+        self.done = ended.is_done().then(|| *ended.outcome());
+    }
+}
+
+/// Ends an attempt; each mistake does so in its own way.
 pub(crate) trait Mistake: Copy + Default + Send + Sync + 'static {
-    fn end(self, state: &Mutex<State>, tell: &watch::Sender<Option<Ended<u32>>>, ended: Ended<u32>);
+    fn end<S: FnOnce(&Ended<u32>)>(self, ending: Ending<'_, S>, ended: Ended<u32>);
 }
 
 impl<M: Mistake> Ask for Broken<M> {
@@ -35,6 +61,7 @@ impl<M: Mistake> Ask for Broken<M> {
         &self,
         tasks: TaskGroup,
         work: impl FnOnce(u32) -> F,
+        at_end: impl FnOnce(&Ended<u32>) + Send + 'static,
     ) -> (u32, impl Future<Output = Option<Ended<u32>>>)
     where
         F: Future<Output = Ended<u32>> + Send + 'static,
@@ -50,7 +77,8 @@ impl<M: Mistake> Ask for Broken<M> {
                 let (shared, mistake) = (Arc::clone(&self.state), self.mistake);
                 let work = work(state.number);
                 tasks.spawn(Span::none(), async move {
-                    mistake.end(&shared, &tell, work.await);
+                    let ended = work.await;
+                    mistake.end(Ending { state: &shared, tell: &tell, at_end }, ended);
                 });
                 outcome
             }
@@ -65,17 +93,13 @@ async fn told(mut outcome: Outcome) -> Option<Ended<u32>> {
     *ended
 }
 
-fn done(ended: Ended<u32>) -> Option<u32> {
-    ended.is_done().then(|| *ended.outcome())
-}
-
 /// Keeps the first outcome whatever it was, as a `Once` does.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Latch;
 
 impl Mistake for Latch {
-    fn end(self, _: &Mutex<State>, tell: &watch::Sender<Option<Ended<u32>>>, ended: Ended<u32>) {
-        tell.send_replace(Some(ended));
+    fn end<S: FnOnce(&Ended<u32>)>(self, ending: Ending<'_, S>, ended: Ended<u32>) {
+        ending.tell.send_replace(Some(ended));
     }
 }
 
@@ -84,16 +108,9 @@ impl Mistake for Latch {
 pub(crate) struct TellFirst;
 
 impl Mistake for TellFirst {
-    fn end(
-        self,
-        state: &Mutex<State>,
-        tell: &watch::Sender<Option<Ended<u32>>>,
-        ended: Ended<u32>,
-    ) {
-        tell.send_replace(Some(ended));
-        let mut state = state.lock();
-        state.joinable = None;
-        state.done = done(ended);
+    fn end<S: FnOnce(&Ended<u32>)>(self, ending: Ending<'_, S>, ended: Ended<u32>) {
+        ending.tell.send_replace(Some(ended));
+        ending.is(ended);
     }
 }
 
@@ -102,18 +119,31 @@ impl Mistake for TellFirst {
 pub(crate) struct ClearAlways;
 
 impl Mistake for ClearAlways {
-    fn end(
-        self,
-        state: &Mutex<State>,
-        tell: &watch::Sender<Option<Ended<u32>>>,
-        ended: Ended<u32>,
-    ) {
-        {
-            let mut state = state.lock();
-            state.joinable = None;
-            state.done = done(ended);
-        }
-        tell.send_replace(Some(ended));
+    fn end<S: FnOnce(&Ended<u32>)>(self, ending: Ending<'_, S>, ended: Ended<u32>) {
+        let state = ending.state;
+        ending.is(ended);
         state.lock().joinable = None;
+    }
+}
+
+/// Shows the end to those who do not wait for it, and only then ends the attempt.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct ShowFirst;
+
+impl Mistake for ShowFirst {
+    fn end<S: FnOnce(&Ended<u32>)>(self, ending: Ending<'_, S>, ended: Ended<u32>) {
+        (ending.at_end)(&ended);
+        Ending { at_end: |_: &_| {}, state: ending.state, tell: ending.tell }.is(ended);
+    }
+}
+
+/// Ends the attempt, and shows it to those who do not wait for it when the next may have begun.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct ShowLast;
+
+impl Mistake for ShowLast {
+    fn end<S: FnOnce(&Ended<u32>)>(self, ending: Ending<'_, S>, ended: Ended<u32>) {
+        Ending { at_end: |_: &_| {}, state: ending.state, tell: ending.tell }.is(ended);
+        (ending.at_end)(&ended);
     }
 }
