@@ -1,6 +1,8 @@
 //! Removing what a sandbox has written. Its tree may have been made to be hard to remove: chains of
 //! directories deeper than a stack or a descriptor table, millions of names, links to elsewhere.
 
+mod apart;
+
 use std::ffi::{CStr, CString, OsStr};
 use std::fs;
 use std::io;
@@ -17,6 +19,7 @@ use rustix::io::Errno;
 
 use crate::HostError;
 use crate::error::Tried;
+pub use apart::keep_apart;
 
 /// Removes `path` with all below it; absent is fine. Nobody else may write below it meanwhile.
 ///

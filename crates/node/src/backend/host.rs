@@ -3,8 +3,7 @@
 use std::fs;
 use std::io;
 use std::net::Ipv4Addr;
-use std::os::unix::fs::DirBuilderExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -41,6 +40,7 @@ use crate::start::{BOOT_ID, StartError, boot_id, find};
 use crate::teardown::StepError;
 
 mod adopt;
+mod directories;
 mod halt;
 mod holdings;
 mod load;
@@ -101,13 +101,7 @@ impl Host {
         {
             return Err(StartError::Unenforceable { what: lack.what, detail: lack.detail.clone() });
         }
-        make_dir(&config.data_dir, 0o700)?;
-        make_dir(&config.lifecycles(), 0o700)?;
-        make_dir(&ended_dir(&config.lifecycles()), 0o700)?;
-        // Names in the census are compared with what the kernel shows.
-        let data_dir = fs::canonicalize(&config.data_dir)
-            .map_err(|source| StartError::Directory { path: config.data_dir.clone(), source })?;
-        let config = Config { data_dir, ..config };
+        let config = directories::prepare(config)?;
         let claim = Claim::take(&config.data_dir, config.network)?;
         let root = claim.mark().cgroup_root();
         let cgroups = Cgroups::open(layout, root).map_err(StartError::Cgroups)?;
@@ -397,14 +391,6 @@ impl Backend for Host {
         let told = |at: base::Progress| progress(at.what);
         base::build(&self.images, request, &told, cancel, budget).await.map(drop)
     }
-}
-
-fn make_dir(path: &Path, mode: u32) -> Result<(), StartError> {
-    fs::DirBuilder::new()
-        .recursive(true)
-        .mode(mode)
-        .create(path)
-        .map_err(|source| StartError::Directory { path: path.to_owned(), source })
 }
 
 /// Sandboxes reach the internet through the host. The setting is the host's; it is left on.
