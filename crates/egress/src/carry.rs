@@ -79,6 +79,9 @@ impl Shared {
         cut: Cut,
         origin: SocketAddrV4,
     ) -> Result<(), Refusal> {
+        if self.is_name_server(origin) {
+            return self.answer_stream(line, origin).await;
+        }
         let egress = self.egress();
         let rules = self.rules(&egress);
         let look = rules.look(origin);

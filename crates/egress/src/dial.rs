@@ -33,6 +33,12 @@ pub trait Sockets: fmt::Debug + Send + Sync {
     /// What the kernel says.
     fn open(&self) -> io::Result<OwnedFd>;
 
+    /// As [`Sockets::open`], for UDP.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    fn open_for_packets(&self) -> io::Result<OwnedFd>;
+
     /// Where the program that made the connection `accepted` has connected to.
     ///
     /// # Errors
@@ -176,14 +182,22 @@ impl Dialer {
         Err(last)
     }
 
-    async fn socket(&self) -> Result<TcpSocket, DialError> {
-        let sockets = Arc::clone(&self.sockets);
-        let opened = tokio::task::spawn_blocking(move || sockets.open()).await;
-        let opened = opened.map_err(io::Error::other).and_then(|opened| opened);
+    pub(crate) async fn socket(&self) -> Result<TcpSocket, DialError> {
+        let opened = self.opened(|sockets| sockets.open()).await;
         let socket =
             TcpSocket::from_std_stream(StdStream::from(opened.map_err(DialError::Socket)?));
         socket.set_nodelay(true).map_err(DialError::Socket)?;
         Ok(socket)
+    }
+
+    /// What `open` opens, which blocks.
+    pub(crate) async fn opened(
+        &self,
+        open: fn(&dyn Sockets) -> io::Result<OwnedFd>,
+    ) -> io::Result<OwnedFd> {
+        let sockets = Arc::clone(&self.sockets);
+        let opened = tokio::task::spawn_blocking(move || open(&*sockets)).await;
+        opened.map_err(io::Error::other).and_then(|opened| opened)
     }
 }
 

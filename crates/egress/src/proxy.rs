@@ -1,7 +1,7 @@
 //! The listener of one sandbox's network, and what is held open through it.
 
 use std::io;
-use std::net::TcpListener as StdListener;
+use std::net::{SocketAddrV4, TcpListener as StdListener, UdpSocket as StdPackets};
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -10,14 +10,14 @@ use std::time::Duration;
 use lifecycle::{Budget, Expired, Release, TaskGroup};
 use model::{ALWAYS_DENIED, Egress, Ipv4Range};
 use observe::metrics::EGRESS;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use crate::decision::Rules;
 use crate::dial::{Dialer, Sockets};
 use crate::line::Line;
-use crate::resolve::Resolver;
-use crate::{Interceptor, Refusal, Roots};
+use crate::resolve::{PORT, Resolver};
+use crate::{Interceptor, Refusal, Roots, names};
 
 /// Connections of one sandbox that are held at a time.
 pub const CONNECTIONS_MAX: usize = 512;
@@ -27,8 +27,13 @@ pub const NODE_CONNECTIONS_MAX: usize = 8192;
 /// have not read yet. Beyond that HTTP/1.1 is spoken where a program offers it.
 pub(crate) const H2_MAX: usize = 64;
 const NODE_H2_MAX: usize = 1024;
-/// After a connection could not be taken in, for want of descriptors most likely.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// Questions of one sandbox to its name servers that wait for an answer at a time. Beyond that they
+/// fail at once.
+pub const QUESTIONS_MAX: usize = 64;
+/// Of all sandboxes of a node: each is a descriptor of the daemon for some seconds at most.
+pub const NODE_QUESTIONS_MAX: usize = 2048;
+/// After something could not be taken in, for want of descriptors most likely.
+pub(crate) const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// What the sandboxes of a node have in common here.
 #[derive(Debug)]
@@ -36,6 +41,8 @@ pub struct Node {
     resolver: Arc<Resolver>,
     room: Room,
     closed: Vec<Ipv4Range>,
+    /// Where name servers of sandboxes are asked.
+    names_port: u16,
     interceptor: OnceLock<Arc<Interceptor>>,
     roots: Arc<OnceLock<Roots>>,
 }
@@ -43,13 +50,13 @@ pub struct Node {
 impl Node {
     #[must_use]
     pub fn new(resolver: Resolver) -> Self {
-        Self::closed_to(resolver, ALWAYS_DENIED.to_vec())
+        Self::closed_to(resolver, ALWAYS_DENIED.to_vec(), PORT)
     }
 
-    pub(crate) fn closed_to(resolver: Resolver, closed: Vec<Ipv4Range>) -> Self {
-        let room = Room::new(NODE_CONNECTIONS_MAX, NODE_H2_MAX);
+    pub(crate) fn closed_to(resolver: Resolver, closed: Vec<Ipv4Range>, names_port: u16) -> Self {
+        let room = Room::new(NODE_CONNECTIONS_MAX, NODE_H2_MAX, NODE_QUESTIONS_MAX);
         let (resolver, interceptor) = (Arc::new(resolver), OnceLock::new());
-        Self { resolver, room, closed, interceptor, roots: Arc::default() }
+        Self { resolver, room, closed, names_port, interceptor, roots: Arc::default() }
     }
 
     /// Has proxies that speak TLS be believed by `roots`, if they come with no certificates. Before
@@ -65,17 +72,19 @@ impl Node {
     }
 }
 
-/// How many more connections there may be.
+/// How many more connections and questions there may be.
 #[derive(Debug)]
 struct Room {
     connections: Arc<Semaphore>,
     h2: Arc<Semaphore>,
+    questions: Arc<Semaphore>,
 }
 
 impl Room {
-    fn new(connections: usize, h2: usize) -> Self {
-        let [connections, h2] = [connections, h2].map(|max| Arc::new(Semaphore::new(max)));
-        Self { connections, h2 }
+    fn new(connections: usize, h2: usize, questions: usize) -> Self {
+        let [connections, h2, questions] =
+            [connections, h2, questions].map(|max| Arc::new(Semaphore::new(max)));
+        Self { connections, h2, questions }
     }
 }
 
@@ -97,6 +106,15 @@ struct Counts {
     refused: AtomicU64,
 }
 
+/// Where a sandbox's network hands over what its programs begin: sockets in it.
+#[derive(Debug)]
+pub struct Inlets {
+    /// Listens for connections.
+    pub connections: OwnedFd,
+    /// Takes in packets to name servers.
+    pub questions: OwnedFd,
+}
+
 /// Has what a sandbox's network hands over go where its rules say, until it is closed.
 #[derive(Debug)]
 pub struct Proxy {
@@ -110,20 +128,24 @@ pub struct Proxy {
 pub struct Closing(#[from] Expired);
 
 impl Proxy {
-    /// Serves `listener`, a listening socket in the network of the sandbox `name`, by `egress`.
+    /// Serves what comes in by `inlets`, of the network of the sandbox `name`, by `egress`: the name
+    /// servers in that are those which are asked through here, for the names that are allowed.
     ///
     /// # Errors
-    /// When the socket cannot be waited for.
+    /// When a socket cannot be waited for.
     pub fn start(
         name: &str,
-        listener: OwnedFd,
+        inlets: Inlets,
         sockets: Arc<dyn Sockets>,
         node: Arc<Node>,
         egress: Egress,
     ) -> io::Result<Self> {
-        let listener = StdListener::from(listener);
+        let listener = StdListener::from(inlets.connections);
         listener.set_nonblocking(true)?;
         let listener = TcpListener::from_std(listener)?;
+        let questions = StdPackets::from(inlets.questions);
+        questions.set_nonblocking(true)?;
+        let questions = UdpSocket::from_std(questions)?;
         let (resolver, roots) = (Arc::clone(&node.resolver), Arc::clone(&node.roots));
         let dialer = Dialer { sockets, resolver, roots };
         let tasks = TaskGroup::default();
@@ -131,13 +153,13 @@ impl Proxy {
             node,
             dialer,
             egress: watch::Sender::new(Arc::new(egress)),
-            room: Room::new(CONNECTIONS_MAX, H2_MAX),
+            room: Room::new(CONNECTIONS_MAX, H2_MAX, QUESTIONS_MAX),
             counts: Counts::default(),
             tasks: tasks.clone(),
         });
         let span = tracing::info_span!("egress", lifecycle = name);
-        let accept = accept(Arc::clone(&shared), listener);
-        tasks.spawn(span, accept);
+        tasks.spawn(span.clone(), accept(Arc::clone(&shared), listener));
+        tasks.spawn(span, names::serve(Arc::clone(&shared), questions));
         Ok(Self { shared, name: name.to_owned() })
     }
 
@@ -196,6 +218,22 @@ impl Shared {
 
     fn enter(&self) -> Result<Passes, Refusal> {
         enter([&self.room.connections, &self.node.room.connections])
+    }
+
+    /// Whether a connection to `origin` is to ask for names.
+    pub(crate) fn is_name_server(&self, origin: SocketAddrV4) -> bool {
+        origin.port() == self.node.names_port && self.name_servers().contains(&origin)
+    }
+
+    /// Where those are asked that the rules have.
+    pub(crate) fn name_servers(&self) -> Vec<SocketAddrV4> {
+        let servers = self.egress().name_servers.clone().unwrap_or_default();
+        servers.into_iter().map(|server| SocketAddrV4::new(server, self.node.names_port)).collect()
+    }
+
+    /// The right to ask one question.
+    pub(crate) fn enter_question(&self) -> Result<Passes, Refusal> {
+        enter([&self.room.questions, &self.node.room.questions])
     }
 
     /// The right to speak HTTP/2 with both ends of a connection.

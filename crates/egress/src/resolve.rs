@@ -20,7 +20,8 @@ const ROUNDS: usize = 2;
 const ADDRESSES_MAX: usize = 16;
 /// Records of an answer that are looked at.
 const RECORDS_MAX: u16 = 256;
-const PORT: u16 = 53;
+/// Where name servers are asked.
+pub(crate) const PORT: u16 = 53;
 /// The longest answer over UDP that is read; we ask for no more than 512 bytes (RFC 1035, 4.2.1).
 const PACKET_MAX: usize = 4096;
 

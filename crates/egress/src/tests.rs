@@ -3,6 +3,7 @@
 mod https;
 mod kit;
 mod proxies;
+mod questions;
 mod silent;
 mod streams;
 mod tls_kit;

@@ -74,7 +74,7 @@ impl RootPaths {
     /// Removes the writable layer. Already gone is fine. Blocks.
     ///
     /// # Errors
-    /// As [`remove_tree`](crate::files::remove_tree): out of time, or a file that cannot be
+    /// As [`remove_tree`]: out of time, or a file that cannot be
     /// removed; what could be is gone.
     pub fn remove_files(&self, budget: Budget) -> Result<(), HostError> {
         let upper = remove_tree(&self.upper, budget);

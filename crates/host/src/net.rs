@@ -11,7 +11,7 @@ mod slot;
 mod way;
 
 pub use firewall::{Firewall, FirewallError};
-pub use redirect::{Handover, Redirect};
+pub use redirect::{Handover, Inlets, Ports, Redirect};
 pub use resolvers::resolvers;
 pub use slot::{Slot, SlotNet, remove_link};
 pub use way::Subnet;

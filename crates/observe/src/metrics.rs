@@ -57,7 +57,8 @@ pub static UPKEEP_ENDED: Counts<1> = Counts::new(
 );
 
 /// Connections, and requests on them, that went through the filter of a sandbox whose rules are about
-/// names: `ok`, or why they were not let through.
+/// names: `ok`, or why they were not let through. Questions to name servers: `question`, or that it was
+/// `-refused`, `-failed`, or `-odd`.
 pub static EGRESS: Counts<1> = Counts::new(
     "cofferdam_egress_total",
     "Connections to the outside that were looked into, and what became of them.",

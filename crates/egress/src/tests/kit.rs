@@ -1,7 +1,9 @@
 //! A proxy, the programs that connect through it, a server and a name server.
 
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener as StdListener};
+use std::net::{
+    Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener as StdListener, UdpSocket as StdPackets,
+};
 use std::ops::{Deref, DerefMut};
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::Arc;
@@ -13,18 +15,26 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 
-use crate::{Interceptor, Node, Proxy, Resolver, Sockets};
+use crate::{Inlets, Interceptor, Node, Proxy, Resolver, Sockets};
 
 pub(super) const LIMIT: Duration = Duration::from_secs(30);
 
 /// Sockets of this network, and connections that were for this address.
 #[derive(Debug)]
-struct Here(SocketAddrV4);
+pub(super) struct Here(pub(super) SocketAddrV4);
+
+fn open(kind: SocketType) -> io::Result<OwnedFd> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    Ok(socket_with(AddressFamily::INET, kind, flags, None)?)
+}
 
 impl Sockets for Here {
     fn open(&self) -> io::Result<OwnedFd> {
-        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-        Ok(socket_with(AddressFamily::INET, SocketType::STREAM, flags, None)?)
+        open(SocketType::STREAM)
+    }
+
+    fn open_for_packets(&self) -> io::Result<OwnedFd> {
+        open(SocketType::DGRAM)
     }
 
     fn origin(&self, _accepted: BorrowedFd<'_>) -> io::Result<SocketAddrV4> {
@@ -78,11 +88,10 @@ impl World {
         let server = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = server.local_addr().unwrap().port();
         let here = Arc::new(Here(SocketAddrV4::new(origin, port)));
-        let listener = StdListener::bind("127.0.0.1:0").unwrap();
-        let at = listener.local_addr().unwrap();
-        let node = Arc::new(Node::closed_to(resolver, closed));
+        let (inlets, [at, _questions]) = inlets();
+        let node = Arc::new(Node::closed_to(resolver, closed, 53));
         interceptor.into_iter().for_each(|interceptor| node.intercept(interceptor));
-        let proxy = Proxy::start("l1", listener.into(), here, Arc::clone(&node), egress).unwrap();
+        let proxy = Proxy::start("l1", inlets, here, Arc::clone(&node), egress).unwrap();
         Self { proxy, node, at, server, tasks }
     }
 
@@ -109,6 +118,14 @@ impl World {
         self.proxy.release(Budget::within(LIMIT)).await.unwrap();
         self.tasks.close(Budget::within(LIMIT)).await.unwrap();
     }
+}
+
+/// Where a proxy may take in connections and questions, and where that is.
+pub(super) fn inlets() -> (Inlets, [SocketAddr; 2]) {
+    let connections = StdListener::bind("127.0.0.1:0").unwrap();
+    let questions = StdPackets::bind("127.0.0.1:0").unwrap();
+    let at = [connections.local_addr().unwrap(), questions.local_addr().unwrap()];
+    (Inlets { connections: connections.into(), questions: questions.into() }, at)
 }
 
 async fn answer_names(dns: &UdpSocket) {

@@ -1,5 +1,5 @@
 //! The rules of a sandbox for connections to the outside, in its own network: routes, and a table
-//! that hands connections over to the daemon.
+//! that hands connections over to the daemon, and questions to name servers.
 //!
 //! The table lives in the namespace and goes with it, and nobody inside can change it. Without a
 //! daemon it still stands: what it hands over is refused then, and nothing gets past it. What the
@@ -32,7 +32,8 @@ const TABLE: &str = "egress";
 const MARK: u32 = 0xcd;
 /// How many connections wait to be taken in.
 const BACKLOG: i32 = 256;
-/// What a sandbox may begin in a second, and at once: each is remembered by the kernel for a while.
+/// What a sandbox may begin in a second, and at once: each is remembered by the kernel for a while. As
+/// many packets of questions are handed over.
 const BEGINNINGS: [u32; 2] = [1000, 2000];
 /// How long the kernel remembers one that has ended, s. The standard is two minutes.
 const REMEMBERED_S: &str = "5";
@@ -46,9 +47,29 @@ pub struct Handover<'a> {
     pub only_tcp: bool,
     /// Questions to these are always let through.
     pub resolvers: &'a [Ipv4Addr],
+    /// Questions to these are always handed over, what is said by UDP as well.
+    pub asked: &'a [Ipv4Addr],
     /// What is in `open`, or not in `closed`, gets out.
     pub open: &'a [Subnet],
     pub closed: &'a [Subnet],
+}
+
+/// Where what is handed over is taken in: sockets in the slot's network, at ports that are others every
+/// time, so that no program in the sandbox can be there first.
+#[derive(Debug)]
+pub struct Inlets {
+    /// Listens for connections.
+    pub connections: OwnedFd,
+    /// Takes in packets to name servers.
+    pub questions: OwnedFd,
+    pub ports: Ports,
+}
+
+/// The ports of [`Inlets`].
+#[derive(Debug, Clone, Copy)]
+pub struct Ports {
+    pub connections: u16,
+    pub questions: u16,
 }
 
 /// A slot's network, for whoever sets its rules or carries its connections. Keeps the network until it is dropped.
@@ -93,18 +114,23 @@ impl Redirect {
         .tried("set the rules of", &self.name)
     }
 
-    /// A listening socket in the slot's network for what is handed over, and its port: another every
-    /// time, so that no program in the sandbox can be there first.
+    /// Sockets in the slot's network for what is handed over.
     ///
     /// # Errors
     /// What the kernel says.
-    pub fn listen(&self) -> Result<(OwnedFd, u16), HostError> {
+    pub fn listen(&self) -> Result<Inlets, HostError> {
         let opened = inside(self.netns.as_fd(), || {
-            let socket = tcp()?;
-            bind(&socket, &SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0))?;
-            listen(&socket, BACKLOG)?;
-            let port = SocketAddrV4::try_from(getsockname(&socket)?)?.port();
-            Ok((socket, port))
+            let bound = |kind| {
+                let socket = socket(kind)?;
+                bind(&socket, &SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0))?;
+                let port = SocketAddrV4::try_from(getsockname(&socket)?)?.port();
+                io::Result::Ok((socket, port))
+            };
+            let (connections, connections_port) = bound(SocketType::STREAM)?;
+            listen(&connections, BACKLOG)?;
+            let (questions, questions_port) = bound(SocketType::DGRAM)?;
+            let ports = Ports { connections: connections_port, questions: questions_port };
+            Ok(Inlets { connections, questions, ports })
         });
         opened.tried("listen in", &self.name)
     }
@@ -115,8 +141,20 @@ impl Redirect {
     /// # Errors
     /// What the kernel says.
     pub fn open(&self) -> io::Result<OwnedFd> {
+        self.open_marked(SocketType::STREAM)
+    }
+
+    /// As [`Redirect::open`], for UDP.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn open_for_packets(&self) -> io::Result<OwnedFd> {
+        self.open_marked(SocketType::DGRAM)
+    }
+
+    fn open_marked(&self, kind: SocketType) -> io::Result<OwnedFd> {
         inside(self.netns.as_fd(), || {
-            let socket = tcp()?;
+            let socket = socket(kind)?;
             set_mark(socket.as_fd(), MARK)?;
             Ok(socket)
         })
@@ -130,7 +168,7 @@ impl Redirect {
         Ok(sockopt::ip_original_dst(accepted)?)
     }
 
-    /// Has what `handover` says be handed over to `port`. In force with the answer, all of it or
+    /// Has what `handover` says be handed over to `ports`. In force with the answer, all of it or
     /// none, for connections that are open, too.
     ///
     /// Cancel safety: yes; it may be in force or not.
@@ -141,11 +179,11 @@ impl Redirect {
         &self,
         nft: &Path,
         handover: Handover<'_>,
-        port: u16,
+        ports: Ports,
         budget: Budget,
     ) -> Result<(), FirewallError> {
         self.forget_soon();
-        self.nft(nft, &ruleset(self.net, handover, port), budget).await
+        self.nft(nft, &ruleset(self.net, handover, ports), budget).await
     }
 
     /// Hands nothing over any more, and lets everything out.
@@ -188,9 +226,9 @@ impl Redirect {
     }
 }
 
-fn tcp() -> io::Result<OwnedFd> {
+fn socket(kind: SocketType) -> io::Result<OwnedFd> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    Ok(socket_with(AddressFamily::INET, SocketType::STREAM, flags, None)?)
+    Ok(socket_with(AddressFamily::INET, kind, flags, None)?)
 }
 
 #[expect(unsafe_code, reason = "rustix has no call for SO_MARK")]
@@ -212,9 +250,10 @@ fn set_mark(socket: BorrowedFd<'_>, mark: u32) -> io::Result<()> {
 /// Every chain sees a packet that a program sends, in this order: the first limits beginnings, the
 /// second hands over, the third refuses what is left. The kernel's memory of connections, which it
 /// needs for handing over, is asked in between.
-fn ruleset(net: SlotNet, handover: Handover<'_>, port: u16) -> String {
+fn ruleset(net: SlotNet, handover: Handover<'_>, ports: Ports) -> String {
     let SlotNet { guest, host, .. } = net;
-    let Handover { everything, only_tcp, resolvers, open, closed } = handover;
+    let Handover { everything, only_tcp, resolvers, asked, open, closed } = handover;
+    let port = ports.connections;
     let mut dns = String::new();
     for resolver in resolvers {
         for protocol in ["udp", "tcp"] {
@@ -231,7 +270,11 @@ fn ruleset(net: SlotNet, handover: Handover<'_>, port: u16) -> String {
         true => "    reject with icmp type net-unreachable\n".to_owned(),
         false => format!("{decide} reject with icmp type net-unreachable\n"),
     };
-    let [per_second, at_once] = BEGINNINGS;
+    let over = over();
+    let [known, few, to_be_asked, unasked] = match asked.is_empty() {
+        true => Default::default(),
+        false => questions(asked, ports),
+    };
     let own = format!(
         "    meta mark {MARK} accept\n    ip daddr {{ 127.0.0.0/8, {guest}, {host} }} accept\n"
     );
@@ -239,21 +282,42 @@ fn ruleset(net: SlotNet, handover: Handover<'_>, port: u16) -> String {
         "add table ip {TABLE}
 delete table ip {TABLE}
 table ip {TABLE} {{
-{}{}  chain beginnings {{
+{}{}{known}  chain beginnings {{
     type filter hook output priority -150; policy accept;
-{own}    tcp flags & (fin|syn|rst|ack) == syn limit rate over {per_second}/second burst {at_once} packets drop
-  }}
+{own}    tcp flags & (fin|syn|rst|ack) == syn {over}
+{few}  }}
   chain handover {{
     type nat hook output priority -100; policy accept;
-{own}{dns}{to_us}  }}
+{own}{to_be_asked}{dns}{to_us}  }}
   chain rest {{
     type filter hook output priority 0; policy accept;
-{own}{dns}{rest}  }}
+{own}{unasked}{dns}{rest}  }}
 }}
 ",
         set("open", open),
         set("closed", closed),
     )
+}
+
+/// For what comes faster than a sandbox may begin.
+fn over() -> String {
+    let [per_second, at_once] = BEGINNINGS;
+    format!("limit rate over {per_second}/second burst {at_once} packets drop")
+}
+
+/// The servers of whom questions are handed over, and what is said of those in each of the chains.
+fn questions(asked: &[Ipv4Addr], ports: Ports) -> [String; 4] {
+    let Ports { connections, questions } = ports;
+    let servers: Vec<Subnet> = asked.iter().copied().map(Subnet::only).collect();
+    let to = "    ip daddr @asked";
+    let handed = format!(
+        "{to} udp dport 53 redirect to :{questions}\n{to} tcp dport 53 redirect to :{connections}\n"
+    );
+    // The kernel remembers what was let through by the rules before, and would go on with that.
+    let kept = format!(
+        "{to} meta l4proto {{ tcp, udp }} th dport 53 reject with icmp type net-unreachable\n"
+    );
+    [set("asked", &servers), format!("{to} udp dport 53 {}\n", over()), handed, kept]
 }
 
 fn set(name: &str, subnets: &[Subnet]) -> String {

@@ -18,6 +18,11 @@ impl Subnet {
     /// Every address there is.
     pub(super) const ALL: Self = Self { first: Ipv4Addr::UNSPECIFIED, prefix_len: 0 };
 
+    /// One address and no other.
+    pub(super) fn only(address: Ipv4Addr) -> Self {
+        Self { first: address, prefix_len: 32 }
+    }
+
     /// Whether every address of `other` is in this one, too.
     pub(super) fn contains(self, other: Self) -> bool {
         let host_bits = 32_u32.saturating_sub(self.prefix_len.into());

@@ -2,6 +2,7 @@
 
 mod https;
 mod proxies;
+mod questions;
 mod world;
 
 use std::net::{IpAddr, Ipv4Addr};
@@ -11,6 +12,7 @@ use lifecycle::Budget;
 use model::{Egress, EndReason, HeaderRule, Ipv4Range, Secret, SocksProxy};
 use node_wire::NodeApi;
 use testkit::{TestNode, in_view, wait_for, with_view};
+use tokio::net::TcpStream;
 
 use crate::guest::run;
 use crate::network::{ELSEWHERE, HOST, INTERNET, Internet};
@@ -18,6 +20,7 @@ use crate::requirements::id;
 use world::{PASSWORD, USER, get, hello, is_over, keep_open, serve, talk};
 
 const LIMIT: Duration = Duration::from_secs(60);
+const SECOND: Duration = Duration::from_secs(1);
 
 fn names(domains: &[&str]) -> Egress {
     Egress {
@@ -37,11 +40,16 @@ async fn start(view: host::view::View) -> TestNode {
     TestNode::start(view, |config| config.resolvers = vec![INTERNET]).await
 }
 
-/// A sandbox with `rules` whose link is up.
+/// A sandbox with `rules` whose link is up, and that of the internet.
 async fn sandbox(test: &TestNode, name: &str, rules: Egress) -> IpAddr {
     let mut spec = test.spec(name);
     spec.egress = rules;
     let addr = test.node.create(spec, LIMIT).await.unwrap().route.addr;
+    // Where names are allowed the sandbox's own question is taken in on the way.
+    let there = || TcpStream::connect((INTERNET, 53));
+    let is_there =
+        async || Budget::within(SECOND).run("a way", there()).await.is_ok_and(|it| it.is_ok());
+    wait_for("the internet to come up", LIMIT, is_there).await;
     let ask = "timeout 1 bash -c 'exec 3<>/dev/tcp/198.51.100.2/53'";
     wait_for("the link to come up", LIMIT, async || run(addr, "user", ask).await.code == 0).await;
     addr

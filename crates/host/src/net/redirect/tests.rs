@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use lifecycle::Budget;
 use rustix::io::Errno;
-use rustix::net::connect;
+use rustix::net::{SocketType, connect};
 
-use super::{Handover, Redirect, inside, tcp};
+use super::{Handover, Inlets, Redirect, inside, socket};
 use crate::cgroup::Layout;
 use crate::identity::Claim;
 use crate::net::{Slot, Subnet, is_linked};
@@ -47,7 +47,7 @@ fn subnet(address: Ipv4Addr, prefix_len: u8) -> Subnet {
 
 /// What becomes of a program's connection in the first moment; with no answer it is under way.
 fn begin(slot: &Slot, to: SocketAddrV4) -> Option<Errno> {
-    inside(slot.netns(), || Ok(connect(tcp()?, &to).err())).unwrap()
+    inside(slot.netns(), || Ok(connect(socket(SocketType::STREAM)?, &to).err())).unwrap()
 }
 
 /// What becomes of a program's packet.
@@ -64,15 +64,16 @@ fn accept(listener: OwnedFd) -> TcpStream {
 #[test]
 fn what_would_be_denied_is_handed_over_with_its_destination_and_the_rest_is_as_it_was() {
     in_slot(async |slot, redirect| {
-        let (listener, port) = redirect.listen().unwrap();
+        let Inlets { connections: listener, ports, .. } = redirect.listen().unwrap();
         let handover = Handover {
             everything: false,
             only_tcp: false,
             resolvers: &[*RESOLVER.ip()],
+            asked: &[],
             open: &[subnet(*OPEN.ip(), 32)],
             closed: &[subnet(Ipv4Addr::UNSPECIFIED, 0)],
         };
-        redirect.apply(Path::new(NFT), handover, port, soon()).await.unwrap();
+        redirect.apply(Path::new(NFT), handover, ports, soon()).await.unwrap();
         let mut program = inside(slot.netns(), || TcpStream::connect(THERE)).unwrap();
         program.write_all(b"hello").unwrap();
         let mut taken = accept(listener);
@@ -108,15 +109,16 @@ fn what_would_be_denied_is_handed_over_with_its_destination_and_the_rest_is_as_i
 #[test]
 fn everything_is_handed_over_and_nothing_else_gets_out() {
     in_slot(async |slot, redirect| {
-        let (listener, port) = redirect.listen().unwrap();
+        let Inlets { connections: listener, ports, .. } = redirect.listen().unwrap();
         let handover = Handover {
             everything: true,
             only_tcp: true,
             resolvers: &[],
+            asked: &[],
             open: &[subnet(*OPEN.ip(), 32)],
             closed: &[],
         };
-        redirect.apply(Path::new(NFT), handover, port, soon()).await.unwrap();
+        redirect.apply(Path::new(NFT), handover, ports, soon()).await.unwrap();
         let program = inside(slot.netns(), || TcpStream::connect(OPEN)).unwrap();
         assert_eq!(Redirect::origin(accept(listener).as_fd()).unwrap(), OPEN);
         drop(program);
@@ -132,21 +134,95 @@ fn everything_is_handed_over_and_nothing_else_gets_out() {
 #[test]
 fn rules_that_are_refused_leave_those_before_in_force() {
     in_slot(async |slot, redirect| {
-        let (_listener, port) = redirect.listen().unwrap();
+        let Inlets { ports, .. } = redirect.listen().unwrap();
         let all = [subnet(Ipv4Addr::UNSPECIFIED, 0)];
         let handover = Handover {
             everything: false,
             only_tcp: false,
             resolvers: &[],
+            asked: &[],
             open: &[],
             closed: &all,
         };
-        redirect.apply(Path::new(NFT), handover, port, soon()).await.unwrap();
+        redirect.apply(Path::new(NFT), handover, ports, soon()).await.unwrap();
         let wrong = [subnet(Ipv4Addr::UNSPECIFIED, 33)];
         let handover = Handover { closed: &wrong, ..handover };
-        redirect.apply(Path::new(NFT), handover, port, soon()).await.unwrap_err();
+        redirect.apply(Path::new(NFT), handover, ports, soon()).await.unwrap_err();
         send(slot, THERE).unwrap_err();
-        redirect.apply(Path::new("/bin/false"), handover, port, soon()).await.unwrap_err();
+        redirect.apply(Path::new("/bin/false"), handover, ports, soon()).await.unwrap_err();
         send(slot, THERE).unwrap_err();
+    });
+}
+
+#[test]
+fn questions_are_handed_over_and_answered_from_where_they_were_asked() {
+    in_slot(async |slot, redirect| {
+        let inlets = redirect.listen().unwrap();
+        let other = SocketAddrV4::new(Ipv4Addr::new(192, 0, 2, 54), 53);
+        let before = Handover {
+            everything: false,
+            only_tcp: false,
+            resolvers: &[],
+            asked: &[],
+            open: &[subnet(*RESOLVER.ip(), 32)],
+            closed: &[subnet(Ipv4Addr::UNSPECIFIED, 0)],
+        };
+        redirect.apply(Path::new(NFT), before, inlets.ports, soon()).await.unwrap();
+        let known = inside(slot.netns(), || UdpSocket::bind("0.0.0.0:0")).unwrap();
+        known.send_to(b"x", RESOLVER).unwrap();
+
+        let asked = &[*RESOLVER.ip(), *other.ip()];
+        let handover = Handover { asked, ..before };
+        redirect.apply(Path::new(NFT), handover, inlets.ports, soon()).await.unwrap();
+        known.send_to(b"x", RESOLVER).unwrap_err();
+        let questions = UdpSocket::from(inlets.questions);
+        questions.set_nonblocking(false).unwrap();
+        let mut packet = [0; 16];
+        // One socket that asks several servers at a time is what musl has.
+        let program = inside(slot.netns(), || UdpSocket::bind("0.0.0.0:0")).unwrap();
+        for server in [RESOLVER, other] {
+            program.send_to(b"question", server).unwrap();
+            let (len, from) = questions.recv_from(&mut packet).unwrap();
+            assert_eq!(&packet[..len], b"question");
+            questions.send_to(b"answer", from).unwrap();
+            let (len, from) = program.recv_from(&mut packet).unwrap();
+            assert_eq!((&packet[..len], from), (&b"answer"[..], server.into()));
+        }
+        let stream = inside(slot.netns(), || TcpStream::connect(RESOLVER)).unwrap();
+        assert_eq!(Redirect::origin(accept(inlets.connections).as_fd()).unwrap(), RESOLVER);
+        drop(stream);
+
+        // What else of it is open goes by the rules, and the daemon's own are let through.
+        send(slot, SocketAddrV4::new(*RESOLVER.ip(), 54)).unwrap();
+        send(slot, SocketAddrV4::new(*other.ip(), 54)).unwrap_err();
+        let ours = UdpSocket::from(redirect.open_for_packets().unwrap());
+        assert_eq!(ours.send_to(b"x", other).unwrap(), 1);
+        // As when there is no daemon.
+        drop(questions);
+        let program = inside(slot.netns(), || UdpSocket::bind("0.0.0.0:0")).unwrap();
+        program.connect(RESOLVER).unwrap();
+        program.send(b"question").unwrap();
+        let refused = program.recv(&mut packet).unwrap_err();
+        assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
+    });
+}
+
+#[test]
+fn no_flood_of_questions_is_handed_over() {
+    in_slot(async |slot, redirect| {
+        let Inlets { ports, .. } = redirect.listen().unwrap();
+        let handover = Handover {
+            everything: false,
+            only_tcp: false,
+            resolvers: &[],
+            asked: &[*RESOLVER.ip()],
+            open: &[],
+            closed: &[subnet(Ipv4Addr::UNSPECIFIED, 0)],
+        };
+        redirect.apply(Path::new(NFT), handover, ports, soon()).await.unwrap();
+        let program = inside(slot.netns(), || UdpSocket::bind("0.0.0.0:0")).unwrap();
+        let lost = (0..100_000).find(|_| program.send_to(b"x", RESOLVER).is_err());
+        // A packet that is dropped on its way out is told to whoever has sent it.
+        assert!(lost.is_some_and(|sent| sent >= 2000), "{lost:?}");
     });
 }

@@ -6,28 +6,29 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::net::{Ipv4Addr, SocketAddrV4};
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use egress::{Proxy, Resolver, Sockets};
+use egress::{Proxy, Resolver};
 use guest_wire::client::ClientError;
 use host::HostError;
-use host::net::{FirewallError, Handover, Redirect, Slot, Subnet};
+use host::net::{FirewallError, Ports, Redirect, Slot};
 use lifecycle::{Budget, Expired, Owned, TaskGroup, close_in};
-use model::{Egress, Ipv4Range, SocksProxy};
+use model::{Egress, SocksProxy};
 use parking_lot::Mutex;
 
 use authority::{Trust, TrustError};
 use kept::{KeptError, KeptRules};
+use parts::{Network, Parts, subnets};
 
 pub(super) use agent::Agent;
 
 mod agent;
 mod authority;
 mod kept;
+mod parts;
 
 /// Setting rules, all of it: programs run for it, and connections are cut off.
 const SET_LIMIT: Duration = Duration::from_secs(8);
@@ -96,7 +97,7 @@ enum State {
 
 #[derive(Debug)]
 struct Served {
-    port: u16,
+    ports: Ports,
     /// `None` when it is closed.
     proxy: Option<Owned<Proxy>>,
 }
@@ -309,31 +310,21 @@ impl Ways {
         rules: &Egress,
         budget: Budget,
     ) -> Result<(), WayError> {
-        let (open, closed) = subnets(rules);
-        let resolvers: Vec<Ipv4Addr> = match rules.domains.is_empty() {
-            // Who allows names can look them up, as a rule.
-            false => rules.name_servers.clone().unwrap_or_else(|| self.resolvers.clone()),
-            true => self.resolvers.iter().copied().filter(|at| rules.permits(*at)).collect(),
-        };
-        let handover = Handover {
-            everything: rules.proxy.is_some() || !rules.headers.is_empty(),
-            only_tcp: rules.proxy.is_some(),
-            resolvers: &resolvers,
-            open: &open,
-            closed: &closed,
-        };
+        let parts = Parts::of(rules, &self.resolvers);
+        let handover = parts.handover();
         match state {
-            State::Served(Served { port, proxy: Some(proxy) }) => {
-                network.apply(&self.nft, handover, *port, budget).await?;
-                proxy.set_rules(rules.clone());
+            State::Served(Served { ports, proxy: Some(proxy) }) => {
+                network.apply(&self.nft, handover, *ports, budget).await?;
+                proxy.set_rules(parts.rules);
             }
             _ => {
-                let (listener, port) = network.listen()?;
-                network.apply(&self.nft, handover, port, budget).await?;
-                *state = State::Served(Served { port, proxy: None });
+                let host::net::Inlets { connections, questions, ports } = network.listen()?;
+                network.apply(&self.nft, handover, ports, budget).await?;
+                *state = State::Served(Served { ports, proxy: None });
+                let inlets = egress::Inlets { connections, questions };
                 let sockets = Arc::new(Network(Arc::clone(network)));
                 let node = Arc::clone(&self.node);
-                let proxy = Proxy::start(lifecycle, listener, sockets, node, rules.clone());
+                let proxy = Proxy::start(lifecycle, inlets, sockets, node, parts.rules);
                 let proxy = Owned::adopt(proxy.map_err(WayError::Serve)?);
                 if let State::Served(served) = state {
                     served.proxy = Some(proxy);
@@ -385,24 +376,5 @@ impl Ways {
             budget.run("ways out", left).await?;
         }
         Ok(())
-    }
-}
-
-fn subnets(rules: &Egress) -> (Vec<Subnet>, Vec<Subnet>) {
-    let subnet = |range: Ipv4Range| Subnet { first: range.first(), prefix_len: range.prefix_len() };
-    (rules.allow.iter().copied().map(subnet).collect(), rules.denied().map(subnet).collect())
-}
-
-/// A sandbox's network, as the proxy needs it.
-#[derive(Debug)]
-struct Network(Arc<Redirect>);
-
-impl Sockets for Network {
-    fn open(&self) -> io::Result<OwnedFd> {
-        self.0.open()
-    }
-
-    fn origin(&self, accepted: BorrowedFd<'_>) -> io::Result<SocketAddrV4> {
-        Redirect::origin(accepted)
     }
 }

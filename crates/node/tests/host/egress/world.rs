@@ -35,7 +35,7 @@ pub(super) fn serve(internet: &Internet) -> Asked {
     internet.within(move || {
         let dns = UdpSocket::bind(("0.0.0.0", 53)).unwrap();
         thread::spawn(move || answer_names(&dns));
-        // The one that rules by name always let through: whoever gets here has a way out.
+        // The one that hardly any rules keep programs from: whoever gets here has a way out.
         serve_each(53, |_stream| Ok(()));
         serve_each(80, answer_requests);
         serve_each(443, answer_hello);
@@ -66,29 +66,36 @@ fn answer_names(dns: &UdpSocket) {
     let mut packet = [0; 512];
     while let Ok((len, from)) = dns.recv_from(&mut packet) {
         // A word to find out whether there is a way.
-        if len < 12 {
-            continue;
+        if let Some((_name, answer)) = answer_name(&packet[..len]) {
+            dns.send_to(&answer, from).unwrap();
         }
-        let question_end = packet[12..len].iter().position(|byte| *byte == 0).unwrap() + 12 + 5;
-        let mut labels = Vec::new();
-        let mut at = 12;
-        while packet[at] != 0 {
-            let end = at + 1 + usize::from(packet[at]);
-            labels.push(String::from_utf8_lossy(&packet[at + 1..end]).into_owned());
-            at = end;
-        }
-        let name = labels.join(".");
-        let is_v4 = packet[question_end - 4..question_end - 2] == [0, 1];
-        let address = NAMES.iter().find(|(known, _)| *known == name && is_v4);
-        let mut answer = packet[..question_end].to_vec();
-        answer[2..4].copy_from_slice(&[0x81, 0x80]);
-        answer[6..12].copy_from_slice(&[0, u8::from(address.is_some()), 0, 0, 0, 0]);
-        if let Some((_, address)) = address {
-            answer.extend([0xC0, 0x0C, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4]);
-            answer.extend(address.octets());
-        }
-        dns.send_to(&answer, from).unwrap();
     }
+}
+
+/// The name that is asked for, and what the world says to that.
+pub(super) fn answer_name(packet: &[u8]) -> Option<(String, Vec<u8>)> {
+    if packet.len() < 12 {
+        return None;
+    }
+    let question_end = packet[12..].iter().position(|byte| *byte == 0).unwrap() + 12 + 5;
+    let mut labels = Vec::new();
+    let mut at = 12;
+    while packet[at] != 0 {
+        let end = at + 1 + usize::from(packet[at]);
+        labels.push(String::from_utf8_lossy(&packet[at + 1..end]).into_owned());
+        at = end;
+    }
+    let name = labels.join(".");
+    let is_v4 = packet[question_end - 4..question_end - 2] == [0, 1];
+    let address = NAMES.iter().find(|(known, _)| *known == name && is_v4);
+    let mut answer = packet[..question_end].to_vec();
+    answer[2..4].copy_from_slice(&[0x81, 0x80]);
+    answer[6..12].copy_from_slice(&[0, u8::from(address.is_some()), 0, 0, 0, 0]);
+    if let Some((_, address)) = address {
+        answer.extend([0xC0, 0x0C, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4]);
+        answer.extend(address.octets());
+    }
+    Some((name, answer))
 }
 
 fn answer_requests(stream: TcpStream) -> io::Result<()> {
@@ -216,7 +223,7 @@ async fn has(addr: IpAddr, name: &str, word: &str) -> bool {
 }
 
 /// As bash's printf takes it.
-fn escape(bytes: &[u8]) -> String {
+pub(super) fn escape(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("\\x{byte:02x}")).collect()
 }
 
