@@ -4,15 +4,19 @@ use std::sync::Arc;
 
 use crate::accounts::{Accounts, User};
 use crate::cli::Environment;
+use crate::open_files::OpenFiles;
 use crate::process::Processes;
 use crate::reaper::Reaper;
 use crate::rest::{Authorities, CpuMeter, InitTurn};
 use crate::settings::Settings;
+use crate::streams::Streams;
 use crate::watch::Watchers;
 
 /// One per process, shared by all requests.
 pub(crate) struct Agent {
+    pub(crate) open_files: OpenFiles,
     pub(crate) settings: Settings,
+    pub(crate) streams: Streams,
     pub(crate) processes: Arc<Processes>,
     pub(crate) watchers: Watchers,
     pub(crate) authorities: Authorities,
@@ -32,9 +36,15 @@ pub(crate) enum UserError {
 }
 
 impl Agent {
-    pub(crate) fn new(environment: Environment, reaper: Arc<Reaper>) -> Self {
+    pub(crate) fn new(
+        environment: Environment,
+        open_files: OpenFiles,
+        reaper: Arc<Reaper>,
+    ) -> Self {
         Self {
+            open_files,
             settings: Settings::new(environment),
+            streams: Streams::new(open_files.most),
             processes: Arc::new(Processes::new(reaper)),
             watchers: Watchers::default(),
             authorities: Authorities::of_this_machine(),

@@ -1,5 +1,6 @@
 //! Processes of the sandbox's users: starting them, feeding them, and handing out what they say.
 
+mod backlog;
 mod command;
 mod end;
 mod fork;
@@ -7,6 +8,7 @@ mod hub;
 mod input;
 mod launch;
 mod output;
+mod queue;
 mod registry;
 mod running;
 mod service;

@@ -11,6 +11,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::agent::Agent;
 use crate::cli::Config;
+use crate::open_files::OpenFiles;
 use crate::reaper::Reaper;
 use crate::server::{ListenError, listen, serve};
 use crate::{forward, log, tasks};
@@ -65,7 +66,8 @@ async fn run_until_told(config: Config, listener: std::net::TcpListener) -> Resu
     let mut terminate = signal(SignalKind::terminate()).map_err(RunError::Signals)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(RunError::Signals)?;
     let listener = TcpListener::from_std(listener).map_err(RunError::Runtime)?;
-    let agent = Arc::new(Agent::new(config.environment, Arc::clone(&reaper)));
+    let agent = Agent::new(config.environment, OpenFiles::raise(), Arc::clone(&reaper));
+    let agent = Arc::new(agent);
     if let Err(error) = write_run_dir(&config.run_dir, &agent) {
         log::odd(format_args!("{} could not be filled: {error}", config.run_dir.display()));
     }

@@ -1,12 +1,16 @@
 //! The listener and the table of routes.
 
+mod paced;
+
 use std::net::SocketAddr;
 use std::os::fd::{AsFd as _, FromRawFd as _, OwnedFd, RawFd};
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use axum::body::Body;
 use axum::extract::DefaultBodyLimit;
+use axum::response::Response;
 use axum::routing::{get, post};
 use connectrpc::{CompressionPolicy, ConnectRpcService, DeadlinePolicy, Limits};
 use guest_wire::proto::filesystem::FilesystemExt as _;
@@ -14,9 +18,11 @@ use guest_wire::proto::process::ProcessExt as _;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
+use rustix::net::sockopt;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, TryAcquireError};
 
+use self::paced::Paced;
 use crate::agent::Agent;
 use crate::cli::Listen;
 use crate::filesystem::FilesystemService;
@@ -26,12 +32,17 @@ use crate::{cors, files, gatekeeper, log, rest, tasks};
 /// Longer than the proxies in front keep a connection, so that it is always they who close one
 /// that nobody uses.
 const IDLE_MAX: Duration = Duration::from_secs(640);
-/// Open at once; more wait to be accepted.
-const CONNECTIONS_MAX: usize = 1024;
+/// Open at once; more are refused. Above the 4096 exchanges that the edge lets into one sandbox,
+/// so that the node and programs in the sandbox find room as well.
+const CONNECTIONS_MAX: usize = 5120;
 /// Of one RPC message, such as input for a process.
 const MESSAGE_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// Of a REST body that is not a file.
 const BODY_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// What the kernel keeps of one connection for a peer that does not read, in the memory of the
+/// sandbox, where it takes up to twice as much. By itself the kernel would keep some megabytes; the
+/// proxy is one hop away and needs far less.
+const SEND_BUFFER_BYTES: usize = 128 * 1024;
 /// How long to wait when there are no descriptors left for another connection.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -47,19 +58,23 @@ pub enum ListenError {
 /// Binds, or takes over the socket that was inherited. To be called before anything else is
 /// opened: then a wrong number cannot mean a descriptor of this program.
 pub(crate) fn listen(wanted: &Listen) -> Result<std::net::TcpListener, ListenError> {
-    match *wanted {
+    let listener = match *wanted {
         Listen::Addr(addr) => {
             let bind = || {
                 let listener = std::net::TcpListener::bind(addr)?;
                 listener.set_nonblocking(true)?;
                 Ok(listener)
             };
-            bind().map_err(|source| ListenError::Bind { addr, source })
+            bind().map_err(|source| ListenError::Bind { addr, source })?
         }
         Listen::Inherited(fd) => {
-            inherit(fd).map_err(|source| ListenError::Inherited { fd, source })
+            inherit(fd).map_err(|source| ListenError::Inherited { fd, source })?
         }
-    }
+    };
+    // Connections have it from their listener, if they come later. Where it is refused, they work
+    // all the same.
+    let _refused = sockopt::set_socket_send_buffer_size(&listener, SEND_BUFFER_BYTES);
+    Ok(listener)
 }
 
 fn inherit(fd: RawFd) -> std::io::Result<std::net::TcpListener> {
@@ -77,7 +92,7 @@ fn inherit(fd: RawFd) -> std::io::Result<std::net::TcpListener> {
     };
     // Children must not inherit it in their turn.
     rustix::io::fcntl_setfd(owned.as_fd(), rustix::io::FdFlags::CLOEXEC)?;
-    if !rustix::net::sockopt::socket_acceptconn(owned.as_fd())? {
+    if !sockopt::socket_acceptconn(owned.as_fd())? {
         return Err(std::io::Error::other("it does not listen"));
     }
     let listener = std::net::TcpListener::from(owned);
@@ -87,12 +102,12 @@ fn inherit(fd: RawFd) -> std::io::Result<std::net::TcpListener> {
 
 /// Accepts and serves connections for ever.
 pub(crate) async fn serve(listener: TcpListener, agent: Arc<Agent>) {
+    // The other half of the descriptors is for processes and files.
+    let places = CONNECTIONS_MAX.min(agent.open_files.most / 2);
+    let places = Arc::new(Semaphore::new(places));
     let router = router(agent);
-    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let mut is_failing = false;
     loop {
-        // The semaphore is never closed.
-        let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
         let stream = match listener.accept().await {
             Ok((stream, _peer)) => {
                 is_failing = false;
@@ -107,12 +122,34 @@ pub(crate) async fn serve(listener: TcpListener, agent: Arc<Agent>) {
                 continue;
             }
         };
+        let place = match Arc::clone(&places).try_acquire_owned() {
+            Ok(place) => place,
+            Err(TryAcquireError::NoPermits) => {
+                refuse(&stream);
+                continue;
+            }
+            // It never is.
+            Err(TryAcquireError::Closed) => return,
+        };
         let router = router.clone();
         tasks::spawn(async move {
             serve_connection(stream, router).await;
             drop(place);
         });
     }
+}
+
+/// Says so without a look at the request, and hangs up: whoever sends none must not stay either.
+fn refuse(stream: &TcpStream) {
+    const BODY: &str = "{\"code\":\"resource_exhausted\",\"message\":\"too many connections to the \
+                        agent of this sandbox are open: close some of them and try again\"}";
+    let answer = format!(
+        "HTTP/1.1 429 Too Many Requests\r\ncontent-type: application/json\r\nretry-after: 1\r\n\
+         content-length: {}\r\nconnection: close\r\n\r\n{BODY}",
+        BODY.len()
+    );
+    // There is room for it in a connection that has sent nothing yet.
+    let _gone_already = rustix::io::write(stream, answer.as_bytes());
 }
 
 async fn serve_connection(stream: TcpStream, router: Router) {
@@ -140,6 +177,14 @@ fn router(agent: Arc<Agent>) -> Router {
         .with_limits(limits)
         .with_deadline_policy(deadlines)
         .with_compression_policy(CompressionPolicy::disabled());
+    let unread = Arc::clone(agent.processes.unread());
+    let rpc = Router::new()
+        .route_service("/process.Process/{method}", rpc.clone())
+        .route_service("/filesystem.Filesystem/{method}", rpc)
+        .layer(axum::middleware::map_response(move |response: Response| {
+            let paced = response.map(|body| Body::new(Paced::new(body, Arc::clone(&unread))));
+            std::future::ready(paced)
+        }));
     let file_routes = Router::new()
         .route("/files", get(files::download).post(files::upload))
         .layer(DefaultBodyLimit::disable());
@@ -151,8 +196,7 @@ fn router(agent: Arc<Agent>) -> Router {
         .route("/files/compose", post(files::compose))
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
         .merge(file_routes)
-        .route_service("/process.Process/{method}", rpc.clone())
-        .route_service("/filesystem.Filesystem/{method}", rpc)
+        .merge(rpc)
         .layer(axum::middleware::from_fn_with_state(Arc::clone(&agent), gatekeeper::layer))
         .layer(axum::middleware::from_fn(cors::layer))
         .with_state(agent)

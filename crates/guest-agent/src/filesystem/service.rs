@@ -150,9 +150,10 @@ impl Filesystem for FilesystemService {
             include_entry: request.include_entry,
             allow_network_mounts: request.allow_network_mounts,
         };
+        let place = self.agent.streams.place()?;
         let watch = self.watch(&context, wanted).await?;
         let is_legacy = is_legacy(&context);
-        Response::stream_ok(stream(watch, keepalive_interval(&context), is_legacy))
+        Response::stream_ok(stream(watch, keepalive_interval(&context), is_legacy, place))
     }
 
     async fn create_watcher(

@@ -6,6 +6,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
 use crate::accounts::User;
+use crate::open_files::OpenFiles;
 
 /// A program with its arguments, variables, directory and user.
 #[derive(Debug)]
@@ -18,6 +19,8 @@ pub(super) struct Command {
     pub(super) uid: u32,
     pub(super) gid: u32,
     pub(super) groups: Vec<u32>,
+    /// The soft and the hard limit, as the kernel reads them.
+    pub(super) open_files: [u64; 2],
     /// What the process says when it turns out that there is no such program.
     pub(super) not_found: Vec<u8>,
     /// The same for a file that is no program, or not for this user.
@@ -32,13 +35,16 @@ pub(super) struct Wanted<'a> {
     pub(super) variables: &'a BTreeMap<String, String>,
     pub(super) workdir: &'a Path,
     pub(super) user: &'a User,
+    pub(super) open_files: OpenFiles,
 }
 
 impl Command {
     /// # Errors
     /// When a part holds a zero byte, which the kernel takes for its end.
     pub(super) fn new(wanted: &Wanted<'_>) -> Result<Self, NulError> {
+        const NO_LIMIT: u64 = libc::RLIM_INFINITY;
         let program = wanted.program;
+        let inherited = wanted.open_files.inherited;
         let arguments = std::iter::once(program)
             .chain(wanted.arguments.iter().map(String::as_str))
             .map(CString::new)
@@ -59,6 +65,8 @@ impl Command {
             uid: wanted.user.uid,
             gid: wanted.user.gid,
             groups: wanted.user.groups.clone(),
+            open_files: [inherited.current, inherited.maximum]
+                .map(|limit| limit.unwrap_or(NO_LIMIT)),
             not_found: format!("envd: {program}: command not found\n").into_bytes(),
             not_executable: format!("envd: {program}: permission denied\n").into_bytes(),
         })
@@ -143,6 +151,10 @@ mod tests {
             variables: &BTreeMap::new(),
             workdir: Path::new("/"),
             user: &user(),
+            open_files: OpenFiles {
+                most: 0,
+                inherited: rustix::process::getrlimit(rustix::process::Resource::Nofile),
+            },
         };
         assert!(Command::new(&wanted).is_err());
     }

@@ -219,6 +219,7 @@ impl<'a> Prepared<'a> {
             self.yield_to_agent();
             self.take_credentials();
             self.check(Step::Workdir, libc::chdir(self.command.workdir.as_ptr()));
+            self.limit_open_files();
             // Everything here is closed on exec already; this is for what a library opened.
             libc::syscall(libc::SYS_close_range, 3, c_int::MAX, libc::CLOSE_RANGE_CLOEXEC);
             self.exec()
@@ -243,6 +244,18 @@ impl<'a> Prepared<'a> {
             const IOPRIO_WHO_PROCESS: c_long = 1;
             libc::syscall(libc::SYS_ioprio_set, IOPRIO_WHO_PROCESS, 0, IO_PRIORITY);
         }
+    }
+
+    /// Back to what the agent itself was given. Only once nothing is opened any more: descriptors
+    /// of the agent above the limit are open still.
+    ///
+    /// # Safety
+    /// As for [`Self::become_program`].
+    unsafe fn limit_open_files(&self) {
+        let limits = self.command.open_files.as_ptr();
+        let old = ptr::null_mut::<u64>();
+        // SAFETY: the kernel reads a `struct rlimit64`, which is two such numbers.
+        unsafe { libc::syscall(libc::SYS_prlimit64, 0, libc::RLIMIT_NOFILE, limits, old) };
     }
 
     /// # Safety

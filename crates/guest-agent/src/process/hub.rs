@@ -1,14 +1,21 @@
-//! Hands what one process says to everybody who listens.
+//! Hands what one process says to everybody who listens, and keeps it while nobody does.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use guest_wire::proto::process::process_event::EndEvent;
 use parking_lot::Mutex;
-use tokio::sync::mpsc;
+use tokio::sync::Notify;
 
-/// How many pieces may wait for one subscriber before the process is made to wait.
-const WAITING_MAX: usize = 16;
+use super::backlog::{Backlog, Backlogs};
+use super::queue::Queue;
+use crate::unread::Unread;
+
 /// How many may listen to one process.
 const SUBSCRIBERS_MAX: usize = 256;
+/// What one more piece costs beside its bytes, roughly.
+const PIECE_COST_BYTES: usize = 128;
 
 /// Which output a piece came from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,20 +26,45 @@ pub(super) enum Source {
 }
 
 /// One piece of output.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Piece {
     pub(super) source: Source,
     pub(super) data: Bytes,
 }
 
-/// The subscribers of one process. Nothing is kept for those who come later.
-pub(super) struct Hub {
-    state: Mutex<State>,
+impl Piece {
+    /// What it counts against a limit.
+    pub(super) fn weight(&self) -> usize {
+        self.data.len().saturating_add(PIECE_COST_BYTES)
+    }
 }
 
-enum State {
-    Live(Vec<mpsc::Sender<Piece>>),
-    Ended(EndEvent),
+/// The output of all processes that is in memory.
+#[derive(Default)]
+pub(super) struct Held {
+    pub(super) unread: Arc<Unread>,
+    backlogs: Arc<Backlogs>,
+}
+
+/// The output of one process on its way to its subscribers. With any, a piece is queued for all of
+/// them, and the process waits for the slowest. Without, it waits for nobody: the newest is kept
+/// for the next to come.
+///
+/// What the last subscriber did not take is the next one's as well. What it took is not, although
+/// it may never have arrived: of bytes in a connection that broke nobody knows.
+pub(super) struct Hub {
+    state: Mutex<State>,
+    /// Something was published, or the process has ended.
+    news: Notify,
+    /// Something was read, or a subscriber has left.
+    room: Notify,
+}
+
+struct State {
+    queue: Queue,
+    /// Empty while anybody listens.
+    backlog: Backlog,
+    end: Option<EndEvent>,
 }
 
 /// Too many listen already.
@@ -42,97 +74,96 @@ pub(super) struct TooManySubscribers;
 
 impl Hub {
     /// A hub and its first subscriber, who misses nothing.
-    pub(super) fn new() -> (Self, mpsc::Receiver<Piece>) {
-        let (sender, receiver) = mpsc::channel(WAITING_MAX);
-        (Self { state: Mutex::new(State::Live(vec![sender])) }, receiver)
+    pub(super) fn new(held: &Held) -> (Arc<Self>, Subscription) {
+        let mut queue = Queue::new(Arc::clone(&held.unread));
+        let position = queue.join(VecDeque::new());
+        let state = State { queue, backlog: held.backlogs.open(), end: None };
+        let (news, room) = (Notify::new(), Notify::new());
+        let hub = Arc::new(Self { state: Mutex::new(state), news, room });
+        (Arc::clone(&hub), Subscription { hub, position })
     }
 
-    /// From now on every piece goes to the receiver as well. It ends when the process has ended,
-    /// or at once if it has already.
-    pub(super) fn subscribe(&self) -> Result<mpsc::Receiver<Piece>, TooManySubscribers> {
-        let (sender, receiver) = mpsc::channel(WAITING_MAX);
-        if let State::Live(subscribers) = &mut *self.state.lock() {
-            subscribers.retain(|subscriber| !subscriber.is_closed());
-            if subscribers.len() >= SUBSCRIBERS_MAX {
-                return Err(TooManySubscribers);
-            }
-            subscribers.push(sender);
+    /// From now on every piece goes to this subscriber as well; before it, what was kept while
+    /// there was none.
+    pub(super) fn subscribe(self: &Arc<Self>) -> Result<Subscription, TooManySubscribers> {
+        let State { queue, backlog, .. } = &mut *self.state.lock();
+        if queue.subscribers() >= SUBSCRIBERS_MAX {
+            return Err(TooManySubscribers);
         }
-        Ok(receiver)
+        let position = queue.join(backlog.take());
+        Ok(Subscription { hub: Arc::clone(self), position })
     }
 
-    /// Gives `piece` to every subscriber, at the pace of the slowest. Without one it is dropped.
+    /// Waits until the slowest subscriber lets the process go on, and says how many bytes may be
+    /// published next.
     ///
-    /// Cancel safety: no, some subscribers may have it and others not.
-    pub(super) async fn publish(&self, piece: Piece) {
-        let subscribers = match &*self.state.lock() {
-            State::Live(subscribers) => subscribers.clone(),
-            State::Ended(_) => return,
-        };
-        for subscriber in subscribers {
-            // One that is gone is forgotten at the next subscription.
-            drop(subscriber.send(piece.clone()).await);
+    /// Cancel safety: yes, room is not taken by waiting for it.
+    pub(super) async fn room(&self) -> usize {
+        loop {
+            let changed = self.room.notified();
+            if let Some(bytes) = self.state.lock().queue.room() {
+                return bytes;
+            }
+            changed.await;
+        }
+    }
+
+    /// Gives `piece` to every subscriber, or keeps it if there is none. What is larger than the
+    /// room there was, or comes without waiting for it, is more than the limits say.
+    pub(super) fn publish(&self, piece: Piece) {
+        let State { queue, backlog, .. } = &mut *self.state.lock();
+        if queue.subscribers() == 0 {
+            backlog.push(piece);
+        } else {
+            queue.push(piece);
+            self.news.notify_waiters();
         }
     }
 
     /// Ends every subscription once what it still has to read is read.
     pub(super) fn end(&self, end: EndEvent) {
-        *self.state.lock() = State::Ended(end);
+        self.state.lock().end = Some(end);
+        self.news.notify_waiters();
     }
+}
 
-    /// How the process ended, if it has.
-    pub(super) fn ended(&self) -> Option<EndEvent> {
-        match &*self.state.lock() {
-            State::Live(_) => None,
-            State::Ended(end) => Some(end.clone()),
+/// One listener's place in what a process says.
+pub(super) struct Subscription {
+    hub: Arc<Hub>,
+    position: u64,
+}
+
+impl Subscription {
+    /// The next piece; how the process ended after the last.
+    ///
+    /// Cancel safety: yes, nothing is taken unless it is returned.
+    pub(super) async fn next(&mut self) -> Result<Piece, EndEvent> {
+        loop {
+            let news = self.hub.news.notified();
+            {
+                let state = &mut *self.hub.state.lock();
+                if let Some(piece) = state.queue.next(&mut self.position) {
+                    self.hub.room.notify_waiters();
+                    return Ok(piece);
+                }
+                if let Some(end) = &state.end {
+                    return Err(end.clone());
+                }
+            }
+            news.await;
         }
+    }
+}
+
+impl Drop for Subscription {
+    fn drop(&mut self) {
+        let State { queue, backlog, .. } = &mut *self.hub.state.lock();
+        for unread in queue.leave(self.position) {
+            backlog.push(unread);
+        }
+        self.hub.room.notify_waiters();
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn piece(text: &'static str) -> Piece {
-        Piece { source: Source::Stdout, data: Bytes::from_static(text.as_bytes()) }
-    }
-
-    #[tokio::test]
-    async fn a_subscriber_reads_everything_before_the_end() {
-        let (hub, first) = Hub::new();
-        drop(first);
-        hub.publish(piece("to nobody")).await;
-        let mut receiver = hub.subscribe().unwrap();
-        hub.publish(piece("one")).await;
-        hub.publish(piece("two")).await;
-        hub.end(EndEvent { exit_code: 7, ..EndEvent::default() });
-        assert_eq!(receiver.recv().await.unwrap().data, "one");
-        assert_eq!(receiver.recv().await.unwrap().data, "two");
-        assert!(receiver.recv().await.is_none());
-        assert_eq!(hub.ended().unwrap().exit_code, 7);
-        assert!(hub.subscribe().unwrap().recv().await.is_none());
-    }
-
-    #[tokio::test]
-    async fn a_slow_subscriber_makes_the_process_wait_and_a_gone_one_does_not() {
-        let (hub, slow) = Hub::new();
-        for _ in 0..WAITING_MAX {
-            hub.publish(piece("x")).await;
-        }
-        let publish = hub.publish(piece("one too many"));
-        let mut publish = std::pin::pin!(publish);
-        assert!(futures::poll!(&mut publish).is_pending());
-        drop(slow);
-        publish.await;
-    }
-
-    #[test]
-    fn subscribers_are_limited_and_gone_ones_make_room() {
-        let (hub, _first) = Hub::new();
-        let mut receivers: Vec<_> =
-            (1..SUBSCRIBERS_MAX).map(|_| hub.subscribe().unwrap()).collect();
-        assert!(hub.subscribe().is_err());
-        receivers.pop();
-        assert!(hub.subscribe().is_ok());
-    }
-}
+mod tests;

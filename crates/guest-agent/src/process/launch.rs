@@ -6,11 +6,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use guest_wire::proto::process::{PTY, StartRequest};
-use tokio::sync::mpsc;
 
 use super::command::{Command, Wanted, unusable_name, variables};
 use super::fork::{ForkError, fork};
-use super::hub::Piece;
+use super::hub::Subscription;
 use super::registry::TooManyProcesses;
 use super::running::Running;
 use super::stdio::{Kind, Size, open};
@@ -20,7 +19,7 @@ use crate::paths::{PathError, resolve};
 use crate::tasks;
 
 /// A process with its first subscriber.
-pub(super) type Started = (Arc<Running>, mpsc::Receiver<Piece>);
+pub(super) type Started = (Arc<Running>, Subscription);
 
 /// Why a process was not started.
 #[derive(Debug, thiserror::Error)]
@@ -90,6 +89,7 @@ pub(super) async fn launch(
         variables: &all,
         workdir: &workdir,
         user,
+        open_files: agent.open_files,
     })
     .map_err(|_zero_byte| LaunchError::ZeroByte { what: what.clone() })?;
 
@@ -108,18 +108,19 @@ pub(super) async fn launch(
     let (pid, exit) = forked.executed().await.map_err(failed)?;
 
     // Nobody reads the output yet, so the first subscriber hears all of it.
-    let (running, outputs, pieces) =
-        Running::new(pid, request.tag, config, agent_ends, Arc::clone(reaper));
+    let held = &agent.processes.held;
+    let (running, outputs, subscription) =
+        Running::new(pid, request.tag, config, agent_ends, Arc::clone(reaper), held);
     let running = Arc::new(running);
     agent.processes.insert(Arc::clone(&running));
     drop(place);
     let processes = Arc::clone(&agent.processes);
     let followed = Arc::clone(&running);
     tasks::spawn(async move {
-        let end = followed.follow(outputs, exit, limit).await;
-        processes.retire(&followed, end);
+        followed.follow(outputs, exit, limit).await;
+        processes.retire(&followed);
     });
-    Ok((running, pieces))
+    Ok((running, subscription))
 }
 
 fn kind(pty: Option<&PTY>, stdin: Option<bool>) -> Kind {

@@ -34,27 +34,29 @@ pub(super) async fn pump(fd: Pollable, source: Source, hub: &Hub, killed: &Cance
         };
         // A terminal whose last user is gone gives an error in place of an end.
         let Ok(count @ 1..) = count else { return };
+        // Only now: what is allowed before a long silence may not be after it.
+        let room = hub.room().await;
         buffer.extend_from_slice(first.get(..count).unwrap_or_default());
         let mut at_end = false;
         if count == first.len() {
-            buffer.resize(piece_max, 0);
+            buffer.resize(piece_max.min(room), 0);
             let more = fd.read_now(buffer.get_mut(count..).unwrap_or_default());
             at_end = matches!(more, Ok(Some(0)) | Err(_));
             buffer.truncate(count + more.ok().flatten().unwrap_or(0));
         }
-        let data = Bytes::from(std::mem::take(&mut buffer));
-        hub.publish(Piece { source, data }).await;
+        // It may have to wait, and then takes no more memory than it has bytes.
+        let data = Bytes::from(std::mem::take(&mut buffer).into_boxed_slice());
+        hub.publish(Piece { source, data });
         if at_end {
             return;
         }
     }
     let mut left = LAST_BYTES_MAX;
-    let mut buffer = vec![0; piece_max];
-    while left > 0
-        && let Ok(Some(count @ 1..)) = fd.read_now(&mut buffer)
-    {
-        let data = Bytes::copy_from_slice(buffer.get(..count).unwrap_or_default());
-        hub.publish(Piece { source, data }).await;
+    while left > 0 {
+        let mut buffer = vec![0; piece_max.min(hub.room().await)];
+        let Ok(Some(count @ 1..)) = fd.read_now(&mut buffer) else { return };
+        buffer.truncate(count);
+        hub.publish(Piece { source, data: Bytes::from(buffer.into_boxed_slice()) });
         left = left.saturating_sub(count);
     }
 }

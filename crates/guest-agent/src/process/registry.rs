@@ -4,12 +4,13 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use guest_wire::proto::process::process_event::EndEvent;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
+use super::hub::{Held, Hub};
 use super::running::Running;
 use crate::reaper::Reaper;
+use crate::unread::Unread;
 
 /// How long a client that comes late still hears how a process ended.
 const RETENTION: Duration = Duration::from_secs(30);
@@ -21,6 +22,7 @@ const RUNNING_MAX: usize = 4096;
 /// All processes started by clients.
 pub(crate) struct Processes {
     pub(super) reaper: Arc<Reaper>,
+    pub(super) held: Held,
     table: Mutex<Table>,
 }
 
@@ -32,18 +34,13 @@ struct Table {
     starting: usize,
 }
 
-/// What is remembered of a process: how it ended, and the names to ask by.
+/// What is remembered of a process: the names to ask by, how it ended, and what nobody was there
+/// to hear before that.
 struct Ended {
     at: Instant,
     pid: u32,
     tag: Option<String>,
-    end: EndEvent,
-}
-
-/// A process that runs, or how it ended.
-pub(super) enum Found {
-    Running(Arc<Running>),
-    Ended { pid: u32, end: EndEvent },
+    hub: Arc<Hub>,
 }
 
 /// What a request names a process by.
@@ -88,7 +85,13 @@ impl Drop for Place {
 
 impl Processes {
     pub(crate) fn new(reaper: Arc<Reaper>) -> Self {
-        Self { reaper, table: Mutex::default() }
+        Self { reaper, held: Held::default(), table: Mutex::default() }
+    }
+
+    /// How much of what processes said waits for readers. What waits for them elsewhere is to be
+    /// counted as well.
+    pub(crate) fn unread(&self) -> &Arc<Unread> {
+        &self.held.unread
     }
 
     /// Reserves room for one more process, before anything is made for it.
@@ -114,7 +117,7 @@ impl Processes {
     }
 
     /// Moves a process that has ended to those that are only remembered.
-    pub(super) fn retire(&self, process: &Arc<Running>, end: EndEvent) {
+    pub(super) fn retire(&self, process: &Arc<Running>) {
         let pid = process.wire_pid();
         let mut table = self.table.lock();
         let table = &mut *table;
@@ -127,7 +130,8 @@ impl Processes {
         if table.ended.len() >= RETAINED_MAX {
             table.ended.pop_front();
         }
-        table.ended.push_back(Ended { at: Instant::now(), pid, tag: process.tag.clone(), end });
+        let (tag, hub) = (process.tag.clone(), Arc::clone(&process.hub));
+        table.ended.push_back(Ended { at: Instant::now(), pid, tag, hub });
     }
 
     /// Every running process, in no particular order.
@@ -152,16 +156,16 @@ impl Processes {
         })
     }
 
-    /// A running process, or one that ended a moment ago.
-    pub(super) fn running_or_ended(&self, selector: &Selector) -> Result<Found, NotFound> {
+    /// The number of a running process, or of one that ended a moment ago, and what it says.
+    pub(super) fn hub(&self, selector: &Selector) -> Result<(u32, Arc<Hub>), NotFound> {
+        let running = self.running(selector);
         // In this order: a process goes from the first to the second and never back.
-        self.running(selector).map(Found::Running).or_else(|not_found| {
+        running.map(|process| (process.wire_pid(), Arc::clone(&process.hub))).or_else(|not_found| {
             let mut table = self.table.lock();
             forget_old(&mut table.ended);
             let mut ended = table.ended.iter().rev();
             let found = ended.find(|ended| selector.names(ended.pid, ended.tag.as_ref()));
-            let found = found.map(|Ended { pid, end, .. }| (*pid, end.clone()));
-            found.map(|(pid, end)| Found::Ended { pid, end }).ok_or(not_found)
+            found.map(|ended| (ended.pid, Arc::clone(&ended.hub))).ok_or(not_found)
         })
     }
 }

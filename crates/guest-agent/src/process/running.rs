@@ -7,14 +7,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use guest_wire::proto::process::ProcessConfig;
-use guest_wire::proto::process::process_event::EndEvent;
 use rustix::process::{Pid, Signal};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::end::end_event;
-use super::hub::{Hub, Piece, Source};
+use super::hub::{Held, Hub, Source, Subscription};
 use super::input::Input;
 use super::output::pump;
 use super::stdio::AgentEnds;
@@ -27,7 +26,7 @@ pub(super) struct Running {
     pub(super) tag: Option<String>,
     /// As the client asked for it.
     pub(super) config: ProcessConfig,
-    pub(super) hub: Hub,
+    pub(super) hub: Arc<Hub>,
     pub(super) input: Input,
     reaper: Arc<Reaper>,
     /// A signal that is meant to end it was sent.
@@ -53,7 +52,8 @@ impl Running {
         config: ProcessConfig,
         ends: AgentEnds,
         reaper: Arc<Reaper>,
-    ) -> (Self, Outputs, mpsc::Receiver<Piece>) {
+        held: &Held,
+    ) -> (Self, Outputs, Subscription) {
         let (input, outputs) = match ends {
             AgentEnds::Pipes { input, output, error } => (
                 Input::pipe(input),
@@ -64,7 +64,7 @@ impl Running {
                 Outputs { stdout: None, stderr: None, terminal: Some(output) },
             ),
         };
-        let (hub, pieces) = Hub::new();
+        let (hub, subscription) = Hub::new(held);
         let running = Self {
             pid,
             tag,
@@ -76,7 +76,7 @@ impl Running {
             exited: AtomicBool::new(false),
             abandon_output: CancellationToken::new(),
         };
-        (running, outputs, pieces)
+        (running, outputs, subscription)
     }
 
     /// The process id as it stands on the wire.
@@ -103,7 +103,7 @@ impl Running {
         outputs: Outputs,
         exit: oneshot::Receiver<Exit>,
         limit: Option<Duration>,
-    ) -> EndEvent {
+    ) {
         let all_output = self.pump_all(outputs);
         let mut all_output = std::pin::pin!(all_output);
         let mut exit = std::pin::pin!(exit);
@@ -132,9 +132,7 @@ impl Running {
             }
         }
         self.input.close();
-        let end = end_event(outcome.unwrap_or(Exit::Code(-1)));
-        self.hub.end(end.clone());
-        end
+        self.hub.end(end_event(outcome.unwrap_or(Exit::Code(-1))));
     }
 
     fn pump_all(&self, outputs: Outputs) -> impl Future<Output = ()> + Send {

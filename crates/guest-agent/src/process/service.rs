@@ -23,7 +23,7 @@ use rustix::process::Signal;
 use self::feed::{Feed, keepalive_interval};
 use super::input::InputError;
 use super::launch::{LaunchError, launch, size};
-use super::registry::{Found, NotFound, Processes, Selector};
+use super::registry::{NotFound, Processes, Selector};
 use super::running::Running;
 use crate::agent::Agent;
 use crate::gatekeeper::{Named, TimeLimit, user_error_code};
@@ -70,18 +70,13 @@ impl Process for ProcessService {
         context: RequestContext,
         request: ServiceRequest<'_, ConnectRequest>,
     ) -> ServiceResult<ServiceStream<ConnectResponse>> {
+        let place = self.agent.streams.place()?;
         let request = request.to_owned_message();
         let selector = read_selector(request.process.as_option())?;
-        let feed = match self.processes().running_or_ended(&selector).map_err(not_found)? {
-            Found::Ended { pid, end } => Feed::ended(pid, end),
-            Found::Running(process) => {
-                let pieces = process
-                    .hub
-                    .subscribe()
-                    .map_err(|full| ConnectError::resource_exhausted(full.to_string()))?;
-                Feed::live(process, pieces, keepalive_interval(&context))
-            }
-        };
+        let (pid, hub) = self.processes().hub(&selector).map_err(not_found)?;
+        let subscription =
+            hub.subscribe().map_err(|full| ConnectError::resource_exhausted(full.to_string()))?;
+        let feed = Feed::new(pid, subscription, keepalive_interval(&context), place);
         Response::stream_ok(
             feed.into_stream().map(|event| {
                 Ok(ConnectResponse { event: event.into(), ..ConnectResponse::default() })
@@ -94,6 +89,7 @@ impl Process for ProcessService {
         context: RequestContext,
         request: ServiceRequest<'_, StartRequest>,
     ) -> ServiceResult<ServiceStream<StartResponse>> {
+        let place = self.agent.streams.place()?;
         let request = request.to_owned_message();
         let named = context.extensions().get::<Named>().cloned().unwrap_or_default();
         let limit = context.extensions().get::<TimeLimit>().map(|limit| limit.0);
@@ -104,10 +100,11 @@ impl Process for ProcessService {
         let agent = Arc::clone(&self.agent);
         let started =
             tasks::detached(async move { launch(&agent, request, &user, limit).await }).await;
-        let (process, pieces) = started
+        let (process, subscription) = started
             .ok_or_else(|| ConnectError::internal("starting the process panicked"))?
             .map_err(launch_error)?;
-        let feed = Feed::live(process, pieces, keepalive_interval(&context));
+        let keepalive = keepalive_interval(&context);
+        let feed = Feed::new(process.wire_pid(), subscription, keepalive, place);
         Response::stream_ok(
             feed.into_stream()
                 .map(|event| Ok(StartResponse { event: event.into(), ..StartResponse::default() })),
@@ -140,6 +137,7 @@ impl Process for ProcessService {
         _context: RequestContext,
         mut requests: InboundStream<StreamInputRequest>,
     ) -> ServiceResult<StreamInputResponse> {
+        let _place = self.agent.streams.place()?;
         let mut process = None;
         while let Some(message) = requests.next().await {
             match message?.to_owned_message().event {

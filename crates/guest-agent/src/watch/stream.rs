@@ -11,6 +11,7 @@ use tokio::sync::mpsc;
 use super::error::WatchError;
 use super::inotify::Watch;
 use crate::filesystem::trim;
+use crate::streams::StreamPlace;
 use crate::tasks;
 
 /// How many batches of events may wait for a client that reads slowly; then they wait in the
@@ -26,6 +27,7 @@ struct Feed {
     keepalive: Duration,
     is_legacy: bool,
     stage: Stage,
+    _place: StreamPlace,
 }
 
 #[derive(Clone, Copy)]
@@ -41,11 +43,12 @@ pub(crate) fn stream(
     watch: Watch,
     keepalive: Duration,
     is_legacy: bool,
+    place: StreamPlace,
 ) -> ServiceStream<WatchDirResponse> {
     let (sender, batches) = mpsc::channel(WAITING_MAX);
     tasks::spawn(forward(watch, sender));
-    let feed =
-        Feed { batches, waiting: VecDeque::new(), keepalive, is_legacy, stage: Stage::Start };
+    let (waiting, stage) = (VecDeque::new(), Stage::Start);
+    let feed = Feed { batches, waiting, keepalive, is_legacy, stage, _place: place };
     Box::pin(futures::stream::unfold(feed, |mut feed| async move {
         let event = match feed.next().await? {
             Ok(event) => event,

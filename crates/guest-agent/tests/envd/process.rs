@@ -1,7 +1,5 @@
 //! Starting processes and hearing of them.
 
-use std::time::{Duration, Instant};
-
 use buffa::Message as _;
 use guest_wire::proto::process::process_event::Event;
 use guest_wire::proto::process::process_event::data_event::Output;
@@ -203,12 +201,12 @@ async fn a_working_directory_must_be_there() {
 async fn a_time_limit_kills_the_process_even_when_the_client_has_gone() {
     let envd = Envd::start();
     // Long enough to hear of the start.
-    let mut frames = envd.shell("sleep 1000", &[("connect-timeout-ms", "1000")]).await;
+    let mut frames = envd.shell("exec sleep 1000", &[("connect-timeout-ms", "1000")]).await;
     let pid = u32::try_from(frames.started().await).unwrap();
     assert_eq!(frames.message().await.unwrap_err()["code"], "deadline_exceeded");
     wait_until("the process is dead", || !is_alive(pid)).await;
 
-    let mut frames = envd.shell("sleep 1000", &[("connect-timeout-ms", "3000")]).await;
+    let mut frames = envd.shell("exec sleep 1000", &[("connect-timeout-ms", "3000")]).await;
     let pid = u32::try_from(frames.started().await).unwrap();
     drop(frames);
     assert!(is_alive(pid));
@@ -271,34 +269,13 @@ async fn a_slow_reader_slows_the_process_and_not_the_agent() {
     let script = format!("head -c 64000000 /dev/zero; touch {}", envd.text_path("more"));
     let mut frames = envd.shell(&script, &[]).await;
     let pid = frames.started().await;
-    let before_kib = resident_kib(envd.pid());
-    // Nothing is read until the output stands still.
-    let mut last = 0;
-    let mut still_since = Instant::now();
-    while still_since.elapsed() < Duration::from_millis(200) {
-        let written = written_bytes(&envd).await;
-        if written != last {
-            (last, still_since) = (written, Instant::now());
-        }
-    }
+    let before_kib = envd.resident_kib();
+    envd.stands_still().await;
     assert!(!started.exists());
-    let grown_kib = resident_kib(envd.pid()).saturating_sub(before_kib);
+    let grown_kib = envd.resident_kib().saturating_sub(before_kib);
     assert!(grown_kib < 16 * 1024, "the agent grew by {grown_kib} KiB");
     assert_eq!(frames.rest(pid).await.stdout.len(), 64_000_000);
     assert!(started.exists());
-}
-
-fn resident_kib(pid: u32) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
-    line.trim().trim_end_matches(" kB").parse().unwrap()
-}
-
-/// How much the agent has read and written so far, which is how far the output has come.
-async fn written_bytes(envd: &Envd) -> u64 {
-    tokio::time::sleep(Duration::from_millis(5)).await;
-    let io = std::fs::read_to_string(format!("/proc/{}/io", envd.pid())).unwrap();
-    io.lines().find_map(|line| line.strip_prefix("wchar: ")).unwrap().parse().unwrap()
 }
 
 #[tokio::test]

@@ -66,6 +66,37 @@ impl Envd {
         self.child.id()
     }
 
+    pub(crate) fn resident_kib(&self) -> u64 {
+        let line = self.proc_line("status", "VmRSS:");
+        line.trim().trim_end_matches(" kB").parse().unwrap()
+    }
+
+    /// Waits until the agent writes no more: whatever it could send is sent.
+    pub(crate) async fn stands_still(&self) {
+        let mut last = String::new();
+        let mut still_since = Instant::now();
+        while still_since.elapsed() < Duration::from_millis(200) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+            let written = self.proc_line("io", "wchar: ");
+            if written != last {
+                (last, still_since) = (written, Instant::now());
+            }
+        }
+    }
+
+    /// How many sockets the agent has open.
+    pub(crate) fn sockets(&self) -> usize {
+        let all = std::fs::read_dir(format!("/proc/{}/fd", self.pid())).unwrap().flatten();
+        let links = all.filter_map(|entry| std::fs::read_link(entry.path()).ok());
+        links.filter(|link| link.to_str().is_some_and(|link| link.starts_with("socket:"))).count()
+    }
+
+    /// What follows `name` in one of the agent's files in `/proc`.
+    fn proc_line(&self, file: &str, name: &str) -> String {
+        let text = std::fs::read_to_string(format!("/proc/{}/{file}", self.pid())).unwrap();
+        text.lines().find_map(|line| line.strip_prefix(name)).unwrap().to_owned()
+    }
+
     pub(crate) fn child(&mut self) -> &mut Child {
         &mut self.child
     }

@@ -1,19 +1,15 @@
 //! The events of one subscription, in the order clients rely on: start, data, end.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use connectrpc::RequestContext;
 use futures::Stream;
 use guest_wire::proto::process::ProcessEvent;
 use guest_wire::proto::process::process_event::data_event::Output;
-use guest_wire::proto::process::process_event::{
-    DataEvent, EndEvent, Event, KeepAlive, StartEvent,
-};
-use tokio::sync::mpsc;
+use guest_wire::proto::process::process_event::{DataEvent, Event, KeepAlive, StartEvent};
 
-use crate::process::hub::{Piece, Source};
-use crate::process::running::Running;
+use crate::process::hub::{Piece, Source, Subscription};
+use crate::streams::StreamPlace;
 
 /// Between signs of life on a silent stream, if the client does not say.
 const KEEPALIVE_DEFAULT: Duration = Duration::from_secs(90);
@@ -30,31 +26,27 @@ pub(crate) fn keepalive_interval(context: &RequestContext) -> Duration {
 /// One client's view of one process.
 pub(super) struct Feed {
     pid: u32,
-    is_started: bool,
-    rest: Rest,
+    subscription: Subscription,
+    keepalive: Duration,
+    stage: Stage,
+    _place: StreamPlace,
 }
 
-/// What comes after the start.
-enum Rest {
-    Live { process: Arc<Running>, pieces: mpsc::Receiver<Piece>, keepalive: Duration },
-    End(EndEvent),
-    Nothing,
+#[derive(Clone, Copy)]
+enum Stage {
+    Start,
+    Output,
+    Done,
 }
 
 impl Feed {
-    /// Of a process that runs, or has ended so recently that its end is still to come.
-    pub(super) fn live(
-        process: Arc<Running>,
-        pieces: mpsc::Receiver<Piece>,
+    pub(super) fn new(
+        pid: u32,
+        subscription: Subscription,
         keepalive: Duration,
+        place: StreamPlace,
     ) -> Self {
-        let pid = process.wire_pid();
-        Self { pid, is_started: false, rest: Rest::Live { process, pieces, keepalive } }
-    }
-
-    /// Of a process that has ended.
-    pub(super) fn ended(pid: u32, end: EndEvent) -> Self {
-        Self { pid, is_started: false, rest: Rest::End(end) }
+        Self { pid, subscription, keepalive, stage: Stage::Start, _place: place }
     }
 
     pub(super) fn into_stream(self) -> impl Stream<Item = ProcessEvent> + Send {
@@ -66,23 +58,24 @@ impl Feed {
     }
 
     async fn next(&mut self) -> Option<Event> {
-        if !self.is_started {
-            self.is_started = true;
-            return Some(StartEvent { pid: self.pid, ..StartEvent::default() }.into());
-        }
-        if let Rest::Live { process, pieces, keepalive } = &mut self.rest {
-            tokio::select! {
-                biased;
-                piece = pieces.recv() => match piece {
-                    Some(piece) => return Some(data_event(piece).into()),
-                    None => self.rest = process.hub.ended().map_or(Rest::Nothing, Rest::End),
-                },
-                () = tokio::time::sleep(*keepalive) => return Some(KeepAlive::default().into()),
+        match self.stage {
+            Stage::Start => {
+                self.stage = Stage::Output;
+                return Some(StartEvent { pid: self.pid, ..StartEvent::default() }.into());
             }
+            Stage::Output => {}
+            Stage::Done => return None,
         }
-        match std::mem::replace(&mut self.rest, Rest::Nothing) {
-            Rest::End(end) => Some(end.into()),
-            Rest::Live { .. } | Rest::Nothing => None,
+        tokio::select! {
+            biased;
+            next = self.subscription.next() => Some(match next {
+                Ok(piece) => data_event(piece).into(),
+                Err(end) => {
+                    self.stage = Stage::Done;
+                    end.into()
+                }
+            }),
+            () = tokio::time::sleep(self.keepalive) => Some(KeepAlive::default().into()),
         }
     }
 }
