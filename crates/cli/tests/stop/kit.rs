@@ -166,11 +166,13 @@ impl Service {
     fn command(data: &Path, args: &[&str]) -> Command {
         let mut command = command(BINARY);
         command
-            .args(["up", "--listen", "127.0.0.1:0", "--log", "error", "--envd"])
-            .arg(testkit::agent())
-            .args(["--warm-slots", "1", "--data-dir"])
+            .args(["up", "--listen", "127.0.0.1:0", "--log", "error", "--warm-slots", "1"])
+            .arg("--data-dir")
             .arg(data)
             .args(args);
+        if !args.contains(&"--envd") {
+            command.arg("--envd").arg(testkit::agent());
+        }
         // Most tests have no client whose answer would be waited for.
         if !args.contains(&"--timeouts-clients") {
             command.args(["--timeouts-clients", "0s"]);
@@ -315,11 +317,26 @@ impl Client {
         headers: &[(&str, &str)],
         body: &str,
     ) -> io::Result<(u16, String)> {
+        self.try_call_within(None, method, path, headers, body)
+    }
+
+    /// The same, of a client that waits for an answer so long and no longer.
+    pub(crate) fn try_call_within(
+        &self,
+        limit: Option<Duration>,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: &str,
+    ) -> io::Result<(u16, String)> {
         let mut socket = TcpStream::connect(self.address)?;
+        socket.set_read_timeout(limit)?;
+        let named = headers.iter().any(|(name, _)| *name == "Host");
+        let host = if named { "" } else { "Host: localhost\r\n" };
         let headers: String = headers.iter().map(|(n, v)| format!("{n}: {v}\r\n")).collect();
         let length = body.len();
         let request = format!(
-            "{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\
+            "{method} {path} HTTP/1.1\r\n{host}Connection: close\r\n\
              Content-Type: application/json\r\nContent-Length: {length}\r\n{headers}\r\n{body}"
         );
         socket.write_all(request.as_bytes())?;

@@ -8,8 +8,10 @@ mod broken;
 mod busy;
 #[cfg(feature = "fault-injection")]
 mod crash;
+mod deletes;
 mod disk;
 mod explain;
+mod foreign;
 mod guest;
 mod handover;
 mod inside;

@@ -55,7 +55,7 @@ impl ApiError {
         Self::not_found(format!("sandbox {id} does not exist or has ended"))
     }
 
-    /// A field that is understood and cannot be honoured.
+    /// Something that is understood and is not there yet.
     pub(crate) fn unsupported(what: impl fmt::Display, instead: &str) -> Self {
         let message = format!("{what} is not supported by this version of Cofferdam; {instead}");
         Self::new(StatusCode::NOT_IMPLEMENTED, message)

@@ -101,9 +101,15 @@ const fn missing(method: &'static str, path: &'static str) -> Operation {
 const SPAN: &[Query] = &[("start", false, "UnixSeconds"), ("end", false, "UnixSeconds")];
 const CLUSTER: &[Query] = &[("clusterID", false, "Uuid")];
 /// What starting a sandbox can come to, beside what every call can.
-const START: &[u16] = &[409, 422, 501, 504];
-/// What a call to the node of a sandbox can come to.
-const ON_NODE: &[u16] = &[409, 501, 502, 504];
+const START: &[u16] = &[409, 504];
+/// The same of a request that may be sent again under its key.
+const START_ONCE: &[u16] = &[409, 422, 504];
+/// What a call can come to that wants a sandbox in another state than it is in.
+const CHANGE: &[u16] = &[409];
+/// What a question to a node can come to.
+const OF_NODE: &[u16] = &[502];
+/// What an order to a node can come to.
+const TO_NODE: &[u16] = &[409, 502];
 
 pub(super) const ALL: &[Operation] = &[
     get("/health", Nobody, "Whether the service is well", &[(200, "text"), (503, "text")]),
@@ -121,7 +127,7 @@ pub(super) const ALL: &[Operation] = &[
         &[(201, "Sandbox")],
     )
     .body("NewSandbox")
-    .errors(START),
+    .errors(START_ONCE),
     get("/v2/sandboxes", Team, "The sandboxes of the team, by page", &[(200, "[ListedSandbox]")])
         .query(&[
             ("metadata", false, "Text"),
@@ -139,11 +145,9 @@ pub(super) const ALL: &[Operation] = &[
         "The newest sample of some sandboxes",
         &[(200, "SandboxesWithMetrics")],
     )
-    .query(&[("sandbox_ids", true, "Text")])
-    .errors(ON_NODE),
+    .query(&[("sandbox_ids", true, "Text")]),
     get("/sandboxes/{id}", Team, "One sandbox", &[(200, "SandboxDetail")]),
-    delete("/sandboxes/{id}", Team, "End it; answered when nothing of it is left", &[(204, "")])
-        .errors(ON_NODE),
+    delete("/sandboxes/{id}", Team, "End it; answered when nothing of it is left", &[(204, "")]),
     get("/sandboxes/{id}/explain", Team, "What became of it and why", &[(200, "Explanation")]),
     post(
         "/sandboxes/{id}/connect",
@@ -152,7 +156,7 @@ pub(super) const ALL: &[Operation] = &[
         &[(200, "Sandbox"), (201, "Sandbox")],
     )
     .body("ConnectSandbox")
-    .errors(ON_NODE),
+    .errors(START),
     post(
         "/v2/sandboxes/{id}/connect",
         Team,
@@ -160,19 +164,17 @@ pub(super) const ALL: &[Operation] = &[
         &[(200, "Sandbox"), (201, "Sandbox")],
     )
     .body("ConnectSandboxV2")
-    .errors(ON_NODE),
+    .errors(START),
     post("/sandboxes/{id}/timeout", Team, "Move its end to so long from now", &[(204, "")])
         .body("SandboxTimeout")
-        .errors(ON_NODE),
+        .errors(CHANGE),
     post("/sandboxes/{id}/refreshes", Team, "Have it live so long from now at least", &[(204, "")])
         .body("RefreshSandbox")
-        .errors(ON_NODE),
+        .errors(CHANGE),
     put("/sandboxes/{id}/network", Team, "Replace its rules for connections", &[(204, "")])
         .body("NetworkUpdate")
-        .errors(ON_NODE),
-    get("/sandboxes/{id}/metrics", Team, "Its samples", &[(200, "[SandboxMetric]")])
-        .query(SPAN)
-        .errors(ON_NODE),
+        .errors(CHANGE),
+    get("/sandboxes/{id}/metrics", Team, "Its samples", &[(200, "[SandboxMetric]")]).query(SPAN),
     get("/sandboxes/{id}/logs", Team, "What it did, the oldest first", &[(200, "SandboxLogs")])
         .query(&[("start", false, "UnixMillis"), ("limit", false, "LogLimit")]),
     get(
@@ -190,16 +192,16 @@ pub(super) const ALL: &[Operation] = &[
     ]),
     post("/sandboxes/{id}/pause", Team, "Pause it", &[(204, "")])
         .maybe_body("PauseSandbox")
-        .errors(ON_NODE),
+        .errors(CHANGE),
     post("/sandboxes/{id}/resume", Team, "Resume it", &[(201, "Sandbox")])
         .maybe_body("ResumeSandbox")
-        .errors(ON_NODE),
+        .errors(START),
     post("/sandboxes/{id}/fork", Team, "Start copies of it", &[(201, "[ForkResult]")])
         .maybe_body("ForkSandbox")
-        .errors(ON_NODE),
+        .errors(CHANGE),
     post("/sandboxes/{id}/snapshots", Team, "Keep what it is for others", &[(201, "Snapshot")])
         .maybe_body("NewSnapshot")
-        .errors(ON_NODE),
+        .errors(CHANGE),
     get("/snapshots", Team, "What was kept of sandboxes, by page", &[(200, "[Snapshot]")])
         .query(&[
             ("sandboxID", false, "Text"),
@@ -207,8 +209,7 @@ pub(super) const ALL: &[Operation] = &[
             ("limit", false, "PageLimit"),
             ("nextToken", false, "Text"),
         ])
-        .headers(&["X-Next-Token"])
-        .errors(&[501]),
+        .headers(&["X-Next-Token"]),
     // Templates.
     get(
         "/templates",
@@ -238,8 +239,7 @@ pub(super) const ALL: &[Operation] = &[
     )
     .query(&[("limit", false, "PageLimit"), ("nextToken", false, "Text")]),
     get("/templates/aliases/{alias}", Team, "The template of this name", &[(200, "TemplateAlias")]),
-    delete("/templates/{id}", Team, "Delete a template or a snapshot", &[(204, "")])
-        .errors(&[409, 501]),
+    delete("/templates/{id}", Team, "Delete a template or a snapshot", &[(204, "")]).errors(&[501]),
     missing("post", "/templates"),
     missing("post", "/v2/templates"),
     missing("post", "/v3/templates"),
@@ -330,7 +330,7 @@ pub(super) const ALL: &[Operation] = &[
     get("/nodes/{id}", Operator, "One node", &[(200, "NodeDetail"), (404, "")]).query(CLUSTER),
     post("/nodes/{id}", Operator, "Ask a node for another status", &[(204, ""), (404, "")])
         .body("NodeStatusChange")
-        .errors(&[409, 504]),
+        .errors(TO_NODE),
     get(
         "/nodes/{id}/drain",
         Operator,
@@ -338,21 +338,21 @@ pub(super) const ALL: &[Operation] = &[
         &[(200, "NodeDrain"), (404, "")],
     )
     .query(&[("watch", false, "Flag")])
-    .errors(&[504]),
+    .errors(OF_NODE),
     get(
         "/nodes/{id}/leaks",
         Operator,
         "A census of a node's host",
         &[(200, "NodeLeaks"), (404, "")],
     )
-    .errors(&[504]),
+    .errors(OF_NODE),
     get("/nodes/{id}/sandboxes", Operator, "What a node has", &[(200, "[NodeSandbox]"), (404, "")])
-        .errors(&[504]),
+        .errors(OF_NODE),
     delete(
         "/nodes/{id}/sandboxes/{sandbox}",
         Operator,
         "End a sandbox of a node",
         &[(204, ""), (404, "")],
     )
-    .errors(&[409, 504]),
+    .errors(TO_NODE),
 ];
