@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, ensure};
 use host::Faults;
 use host::cgroup::{Cgroup, Cgroups, Limits};
+use host::files::keep_apart;
 use host::identity::Claim;
 use host::mount::RootPaths;
 use host::net::Slot;
@@ -61,6 +62,8 @@ impl Floor {
         agent: &Path,
     ) -> anyhow::Result<Arc<Self>> {
         let dir = tempfile::tempdir()?;
+        // As the service does with its own.
+        keep_apart(dir.path())?;
         let claim = Claim::take(dir.path(), Ipv4Addr::new(10, 213, 0, 0))?;
         let cgroups = Cgroups::open(view.into_layout(), claim.mark().cgroup_root())?;
         let helpers = cgroups.helpers()?;

@@ -29,7 +29,7 @@ pub use step::HALT_POINTS;
 pub(crate) use step::{Halt, HaltError};
 
 /// A machine stands still in milliseconds unless a process of it waits in the kernel.
-const FREEZE_LIMIT: Duration = Duration::from_secs(10);
+pub(crate) const FREEZE_LIMIT: Duration = Duration::from_secs(10);
 /// What was written has to get to the disk.
 const SYNC_LIMIT: Duration = Duration::from_secs(60);
 /// The guest agent answers as soon as it runs.

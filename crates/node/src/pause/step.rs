@@ -32,6 +32,8 @@ pub(crate) enum HaltError {
     TooDeep(usize),
     #[error("the machine has ended")]
     Gone,
+    #[error("it was given up for something that could not wait")]
+    Cancelled,
     #[error("a step panicked: {0}")]
     Panicked(String),
     #[error(transparent)]

@@ -12,7 +12,7 @@ use node_wire::NewSnapshot;
 use tokio_util::sync::CancellationToken;
 
 use crate::backend::host::holdings::HostHoldings;
-use crate::pause::{Halt, HaltError};
+use crate::pause::{FREEZE_LIMIT, Halt, HaltError};
 use crate::teardown::StepError;
 
 impl HostHoldings {
@@ -67,7 +67,7 @@ impl HostHoldings {
         let draft = self.host.images.begin_as(new.build.clone()).map_err(HaltError::Draft)?;
         let copied = self.copy(&draft, cancel, budget).await;
         let (made, halted) = match copied {
-            Ok(halted) => (self.publish(draft, new, lease, budget).await, halted),
+            Ok(halted) => (self.publish(draft, new, lease, cancel, budget).await, halted),
             Err(error) => {
                 discard(draft).await;
                 (Err(error), Duration::ZERO)
@@ -85,11 +85,14 @@ impl HostHoldings {
     ) -> Result<Duration, HaltError> {
         let began = Instant::now();
         let copied = async {
-            self.freeze_machine(budget).await?;
-            self.pass(Halt::Copy, 0, budget).await?;
+            let halted = async {
+                self.freeze_machine(budget.slice(FREEZE_LIMIT)).await?;
+                self.pass(Halt::Copy, 0, budget).await
+            };
+            unless(cancel, halted).await?;
             let upper = self.named_dir().path().join(UPPER);
             copy_layer(&upper, draft, cancel, budget).await?;
-            self.pass(Halt::Copy, 1, budget).await
+            unless(cancel, self.pass(Halt::Copy, 1, budget)).await
         };
         let copied = copied.await;
         self.thaw_machine()?;
@@ -101,9 +104,10 @@ impl HostHoldings {
         draft: Draft,
         new: &NewSnapshot,
         lease: Lease,
+        cancel: &CancellationToken,
         budget: Budget,
     ) -> Result<(), HaltError> {
-        if let Err(error) = self.pass(Halt::Publish, 0, budget).await {
+        if let Err(error) = unless(cancel, self.pass(Halt::Publish, 0, budget)).await {
             discard(draft).await;
             return Err(error);
         }
@@ -123,6 +127,18 @@ impl HostHoldings {
         let [before, after] = step.points();
         let point = if side == 0 { before } else { after };
         Ok(self.host.config.faults.hit(point, budget).await?)
+    }
+}
+
+/// What `work` says, unless nobody wants it any more: a sandbox that is to end does not wait for it.
+async fn unless<T>(
+    cancel: &CancellationToken,
+    work: impl Future<Output = Result<T, HaltError>>,
+) -> Result<T, HaltError> {
+    tokio::select! {
+        biased;
+        () = cancel.cancelled() => Err(HaltError::Cancelled),
+        done = work => done,
     }
 }
 
