@@ -44,7 +44,9 @@ async fn a_burst_of_traffic_starts_a_sandbox_once() {
     };
     let wake = || service.wake(&id, STRANGER);
     let all = tokio::join!(wake(), wake(), wake(), service.connect(&id), let_go);
-    assert_eq!((all.0, all.1, all.2, all.3), (Ok(()), Ok(()), Ok(()), 201));
+    assert_eq!((all.0, all.1, all.2), (Ok(()), Ok(()), Ok(())));
+    // 200 is for one that runs: it may come that late.
+    assert!(matches!(all.3, 200 | 201), "{}", all.3);
     assert_eq!(service.node.asked_for(), (1, 1, 0));
     assert_eq!(service.routes.addr(&id), Some(ADDR));
     assert_eq!(service.node.last_keep(), Some(Keep::Memory));
