@@ -5,6 +5,7 @@ use std::arch::asm;
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::ptr::without_provenance_mut;
 use std::sync::OnceLock;
 
 use libc::c_void;
@@ -44,7 +45,7 @@ pub(crate) fn make_namespaces(
 ) -> io::Result<Namespaces> {
     in_own_thread("namespaces", || {
         become_owner(base)?;
-        let holder = hold(cgroup)?;
+        let holder = hold(cgroup, std::process::id())?;
         let pid = holder.process.identity.pid;
         let map = format!("0 {base} {ids}");
         fs::write(format!("/proc/{pid}/uid_map"), &map)?;
@@ -78,7 +79,8 @@ struct Holder {
     stack: Vec<u128>,
 }
 
-fn hold(cgroup: BorrowedFd<'_>) -> io::Result<Holder> {
+/// `parent` is this process.
+fn hold(cgroup: BorrowedFd<'_>, parent: u32) -> io::Result<Holder> {
     let mut pidfd: RawFd = -1;
     let mut stack = new_stack();
     let args = with_stack(
@@ -94,7 +96,7 @@ fn hold(cgroup: BorrowedFd<'_>) -> io::Result<Holder> {
     let pid = with_signals_blocked(|| {
         // SAFETY: the stack is kept until the child is reaped (`Holder::drop`); the child makes raw
         // system calls only and touches no memory of ours.
-        unsafe { clone_into(&args, wait_for_death, std::ptr::null_mut()) }
+        unsafe { clone_into(&args, wait_for_death, without_provenance_mut(parent as usize)) }
     })?;
     // SAFETY: with CLONE_PIDFD the kernel has put a new descriptor of ours there, close-on-exec.
     let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
@@ -117,28 +119,35 @@ impl Drop for Holder {
     }
 }
 
-extern "C" fn wait_for_death(_arg: *mut c_void) -> ! {
+/// `parent` is the number of the process that has made it, and no address.
+extern "C" fn wait_for_death(parent: *mut c_void) -> ! {
     // SAFETY: raw system calls without memory. Those of libc set errno on failure, and the thread
     // pointer is the parent's; so the calls are made without libc.
     unsafe {
         // First: the holder got a copy of every descriptor of the daemon's, locks included, which
-        // must not outlive the daemon in it.
-        raw_syscall3(libc::SYS_close_range, 3, u64::from(u32::MAX), 0);
+        // must not outlive the daemon in it. Who waits for the end of what the daemon says must not
+        // wait for the holder either.
+        raw_syscall3(libc::SYS_close_range, 0, u64::from(u32::MAX), 0);
         raw_syscall3(libc::SYS_prctl, 1 /* PR_SET_PDEATHSIG */, 9 /* SIGKILL */, 0);
-        loop {
+        // The daemon may have died before that, and nobody is told of it (prctl(2)).
+        while raw_syscall3(libc::SYS_getppid, 0, 0, 0) == parent as u64 {
             raw_syscall3(libc::SYS_pause, 0, 0, 0);
+        }
+        loop {
+            raw_syscall3(libc::SYS_exit_group, 0, 0, 0);
         }
     }
 }
 
 /// # Safety
 /// As the system call.
-unsafe fn raw_syscall3(number: i64, first: u64, second: u64, third: u64) {
+unsafe fn raw_syscall3(number: i64, first: u64, second: u64, third: u64) -> u64 {
+    let result;
     // SAFETY: the kernel clobbers rax, rcx and r11 only.
     unsafe {
         asm!(
             "syscall",
-            inlateout("rax") number => _,
+            inlateout("rax") number.cast_unsigned() => result,
             in("rdi") first,
             in("rsi") second,
             in("rdx") third,
@@ -147,6 +156,7 @@ unsafe fn raw_syscall3(number: i64, first: u64, second: u64, third: u64) {
             options(nostack),
         );
     }
+    result
 }
 
 #[cfg(test)]
@@ -177,7 +187,7 @@ mod tests {
     #[test]
     fn a_holder_has_namespaces_of_its_own_and_no_descriptor_until_it_is_dropped() {
         let dir = cgroup();
-        let holder = hold(dir.as_fd()).unwrap();
+        let holder = hold(dir.as_fd(), std::process::id()).unwrap();
         let pid = holder.process.identity().pid;
         for kind in ["user", "net"] {
             assert_ne!(inode(&pid.to_string(), kind), inode("self", kind));
@@ -189,7 +199,20 @@ mod tests {
             };
             open.map(number).max().unwrap_or(-1)
         };
-        wait_until("it to close what it inherited", || highest() <= 2);
+        wait_until("it to close what it inherited", || highest() < 0);
+        drop(holder);
+        assert!(!fs::exists(format!("/proc/{pid}")).unwrap());
+    }
+
+    #[test]
+    fn a_holder_that_comes_after_the_death_of_its_daemon_ends() {
+        // It has another parent then, as this one has another than it is told.
+        let holder = hold(cgroup().as_fd(), 1).unwrap();
+        let pid = holder.process.identity().pid;
+        wait_until("it to end", || {
+            let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+            stat.rsplit(')').next().unwrap().starts_with(" Z")
+        });
         drop(holder);
         assert!(!fs::exists(format!("/proc/{pid}")).unwrap());
     }
