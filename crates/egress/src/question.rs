@@ -8,7 +8,7 @@ use model::HostName;
 /// The longest message that is read. A question is of some hundred bytes.
 pub(crate) const QUESTION_MAX: usize = 4096;
 
-const HEADER: usize = 12;
+pub(crate) const HEADER: usize = 12;
 /// The longest name, with the lengths of its labels, and the longest label (RFC 1035, 2.3.4).
 const NAME_MAX: usize = 255;
 const LABEL_MAX: u8 = 63;

@@ -12,6 +12,8 @@ use model::HostName;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UdpSocket};
 
+use crate::question::{Code, HEADER};
+
 /// One server may take this long to answer one question.
 const ANSWER_LIMIT: Duration = Duration::from_millis(1500);
 /// How often every server is asked.
@@ -25,10 +27,9 @@ pub(crate) const PORT: u16 = 53;
 /// The longest answer over UDP that is read; we ask for no more than 512 bytes (RFC 1035, 4.2.1).
 const PACKET_MAX: usize = 4096;
 
-const HEADER: usize = 12;
 const TYPE_A: u16 = 1;
 const CLASS_IN: u16 = 1;
-const NO_SUCH_NAME: u8 = 3;
+const NO_SUCH_NAME: u8 = Code::NoSuchName as u8;
 
 /// A name that leads nowhere.
 #[derive(Debug, thiserror::Error)]
@@ -210,7 +211,7 @@ fn record(bytes: &[u8]) -> Option<(Option<Ipv4Addr>, &[u8])> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use std::io::ErrorKind;
     use std::net::Ipv4Addr;
 
@@ -277,7 +278,7 @@ mod tests {
 
     /// A server's two sockets. A port that the kernel has free for one protocol may be taken in the
     /// other by whoever else runs on the host: then another one is asked for.
-    async fn one_port_of_both() -> (UdpSocket, TcpListener) {
+    pub(crate) async fn one_port_of_both() -> (UdpSocket, TcpListener) {
         loop {
             let tcp = TcpListener::bind("127.0.0.1:0").await.unwrap();
             match UdpSocket::bind(tcp.local_addr().unwrap()).await {

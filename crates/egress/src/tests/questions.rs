@@ -14,6 +14,7 @@ use super::kit::{Here, LIMIT, inlets};
 use super::names;
 use crate::question::sized;
 use crate::question::testing::{A, answered, asks, with_options};
+use crate::resolve::tests::one_port_of_both;
 use crate::{Node, Proxy, QUESTIONS_MAX, Resolver};
 
 /// A sandbox's way to its name server.
@@ -65,16 +66,6 @@ impl Names {
 
     async fn close(self) {
         self.proxy.release(Budget::within(LIMIT)).await.unwrap();
-    }
-}
-
-async fn one_port_of_both() -> (UdpSocket, TcpListener) {
-    loop {
-        let tcp = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        match UdpSocket::bind(tcp.local_addr().unwrap()).await {
-            Ok(udp) => return (udp, tcp),
-            Err(error) => assert_eq!(error.kind(), ErrorKind::AddrInUse, "{error}"),
-        }
     }
 }
 
