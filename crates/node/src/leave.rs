@@ -193,13 +193,13 @@ impl Inner {
         }
     }
 
-    /// Whether the first round of a teardown goes on.
+    /// Whether the first round of a teardown goes on, or is about to: an end that was asked for is
+    /// done here, although its supervisor may not have seen it yet.
     fn is_ending(&self) -> bool {
-        let ending = |phase| matches!(phase, SandboxPhase::Stopping | SandboxPhase::TearingDown);
-        self.registry.all().iter().any(|entry| {
-            let state = entry.state();
-            ending(state.phase) && state.rounds == 0
-        })
+        self.registry
+            .all()
+            .iter()
+            .any(|entry| entry.end_reason().is_some() && entry.state().rounds == 0)
     }
 
     /// Lets go of everything, the claim last, and says what went wrong. What bears the node's mark

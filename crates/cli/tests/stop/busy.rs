@@ -72,19 +72,27 @@ fn requests_in_flight_at_a_handover_are_answered_and_every_answer_is_true() {
     let mut service = Service::start(data.path(), &patient);
     let client = service.client.clone();
     let enough = AtomicBool::new(false);
-    let seen: Vec<Seen> = std::thread::scope(|scope| {
+    // What the services said, for whoever looks at a failure of this.
+    let mut log = String::new();
+    let seen: Vec<_> = std::thread::scope(|scope| {
         let over = Ends(&enough);
         let clients: Vec<_> =
             (0..CLIENTS).map(|_| scope.spawn(|| work(&client, &enough))).collect();
         for round in 0..5 {
             let next = Service::start(data.path(), &["--handover", "--timeouts-clients", "30s"]);
             let (code, said) = service.end();
-            assert_eq!(code, 0, "round {round}: {said} {}", service.complaint());
+            log += &service.complaint();
+            assert_eq!(code, 0, "round {round}: {said} {log}");
             service = next;
         }
         drop(over);
-        clients.into_iter().map(|client| client.join().unwrap()).collect()
+        clients.into_iter().map(std::thread::ScopedJoinHandle::join).collect()
     });
+    if seen.iter().any(Result::is_err) {
+        service.end();
+        panic!("a client was answered wrongly; {log}{}", service.complaint());
+    }
+    let seen: Vec<Seen> = seen.into_iter().map(Result::unwrap).collect();
     let created: usize = seen.iter().map(|seen| seen.created).sum();
     assert!(created > CLIENTS * EACH, "there was work at every moment: {created}");
     let told: BTreeSet<String> = seen.into_iter().flat_map(|seen| seen.has).collect();
