@@ -67,6 +67,16 @@ enum Removed {
     Below,
 }
 
+impl Removed {
+    fn into_result(self, build: &BuildId) -> Result<(), RemoveError> {
+        match self {
+            Self::Gone => Ok(()),
+            Self::Leased => Err(RemoveError::Leased(build.clone())),
+            Self::Below => Err(RemoveError::Below(build.clone())),
+        }
+    }
+}
+
 /// The store cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
@@ -231,13 +241,18 @@ impl Store {
         // A build may be laid over one before it.
         builds.sort_by_key(|template| std::cmp::Reverse(template.generation));
         for template in builds {
-            match self.remove_build(&template.build)? {
-                Removed::Gone => {}
-                Removed::Leased => return Err(RemoveError::Leased(template.build.clone())),
-                Removed::Below => return Err(RemoveError::Below(template.build.clone())),
-            }
+            self.remove_build(&template.build)?.into_result(&template.build)?;
         }
         Ok(())
+    }
+
+    /// Removes a build that was published and of which nobody is to be told after all. One that is not
+    /// there has gone. Blocking; under a second.
+    ///
+    /// # Errors
+    /// As [`Store::remove`]; nothing is removed then.
+    pub fn retract(&self, id: &BuildId) -> Result<(), RemoveError> {
+        self.remove_build(id)?.into_result(id)
     }
 
     /// Removes the builds that nobody leases, and that were replaced or were made for sandboxes that

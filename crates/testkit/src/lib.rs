@@ -120,6 +120,12 @@ impl TestNode {
         self.root.join("data")
     }
 
+    /// Where its templates are.
+    #[must_use]
+    pub fn images_dir(&self) -> PathBuf {
+        self.root.join("images")
+    }
+
     /// Gives the directory up to the next node.
     #[must_use]
     pub fn into_dir(self) -> tempfile::TempDir {

@@ -2,6 +2,10 @@
 
 mod layers;
 
+use std::cell::Cell;
+use std::collections::BTreeSet;
+use std::ffi::OsString;
+use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use host::{Fault, Faults};
@@ -9,6 +13,7 @@ use lifecycle::Budget;
 use model::{BuildId, EndReason, Keep, OnTimeout, SandboxId, SandboxPhase, TemplateId};
 use node::{CREATE_POINTS, HALT_POINTS};
 use node_wire::{CreateError, NewSnapshot, NodeApi, NodeError, PauseError, RemoveError};
+use rustix::fs::{FlockOperation, Mode, OFlags};
 use testkit::{TestNode, in_view, wait_for, with_view};
 
 use crate::guest::run;
@@ -211,6 +216,67 @@ fn a_snapshot_is_a_template_of_its_files_and_its_source_goes_on() {
         }
         let gone = test.node.remove_template(&snapshot(1).template).await.unwrap_err();
         assert!(matches!(gone, RemoveError::NotFound(_)), "{gone}");
+        test.stop().await;
+    });
+}
+
+/// Names of what is in the directory of templates.
+fn templates(dir: &Path) -> BTreeSet<OsString> {
+    std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name()).collect()
+}
+
+/// A disk takes as long as it likes to have a snapshot; here it is the lock of the templates that
+/// somebody has.
+#[test]
+fn the_end_of_a_sandbox_does_not_wait_until_its_snapshot_is_on_the_disk() {
+    in_view(async |view| {
+        let test = TestNode::start(view, |_| {}).await;
+        let dir = test.images_dir();
+        let before = templates(&dir);
+        let lock = rustix::fs::open(&dir, OFlags::DIRECTORY, Mode::empty()).unwrap();
+        for number in 1.. {
+            let addr = test.node.create(test.spec("i1"), LIMIT).await.unwrap().route.addr;
+            let fill = "busybox dd if=/dev/zero of=/home/user/large bs=1048576 count=100";
+            run(addr, "root", fill).await;
+            let finished = Cell::new(false);
+            let taking = async {
+                let taken = test.node.snapshot(&id("i1"), snapshot(number)).await;
+                finished.set(true);
+                taken
+            };
+            let ending = async {
+                let begun = async || finished.get() || templates(&dir) != before;
+                wait_for("a copy that is being made", LIMIT, begun).await;
+                rustix::fs::flock(&lock, FlockOperation::LockExclusive).unwrap();
+                let made: Vec<_> = templates(&dir).difference(&before).cloned().collect();
+                let in_time = made.iter().any(|name| name.to_str().unwrap().starts_with('.'));
+                if in_time {
+                    // Its processes go on as soon as the copy is made.
+                    let copied = run(addr, "root", "true");
+                    Budget::within(LIMIT).run("the copy", copied).await.unwrap();
+                    let sandbox = id("i1");
+                    let killed = test.node.kill(&sandbox, EndReason::Request);
+                    Budget::within(LIMIT).run("its end", killed).await.unwrap().unwrap();
+                    assert_ne!(templates(&dir), before, "it was still to be published");
+                }
+                rustix::fs::flock(&lock, FlockOperation::Unlock).unwrap();
+                in_time
+            };
+            let (taken, in_time) = tokio::join!(taking, ending);
+            if in_time {
+                assert!(matches!(taken, Err(PauseError::Lost(_))), "{taken:?}");
+                break;
+            }
+            // It was faster than this test.
+            taken.unwrap();
+            test.node.kill(&id("i1"), EndReason::Request).await.unwrap();
+            test.node.remove_template(&snapshot(number).template).await.unwrap();
+        }
+        wait_for("a snapshot that nobody was told of to be gone", LIMIT, || async {
+            templates(&dir) == before
+        })
+        .await;
+        test.wait_no_sandbox_objects().await;
         test.stop().await;
     });
 }

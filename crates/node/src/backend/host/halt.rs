@@ -6,9 +6,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use host::mount::{MAX_LAYERS, UPPER};
-use images::{Draft, Lease, Origin, copy_layer};
+use images::{Draft, Lease, Origin, PublishError, Store, Template, copy_layer};
 use lifecycle::Budget;
 use node_wire::NewSnapshot;
+use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 use crate::backend::host::holdings::HostHoldings;
@@ -113,8 +114,25 @@ impl HostHoldings {
         }
         let (images, template) = (Arc::clone(&self.host.images), new.template.clone());
         let origin = if new.passing { Origin::Passing } else { Origin::Snapshot };
-        let publish = move || images.publish_layer(draft, template, origin, &lease);
-        match tokio::task::spawn_blocking(publish).await? {
+        let (told, mut hears) = oneshot::channel();
+        let publish = move || {
+            let made = images.publish_layer(draft, template, origin, &lease);
+            if let Err(unheard) = told.send(made) {
+                retract(&images, unheard);
+            }
+        };
+        // It takes as long as the disk does, and needs nothing of the sandbox.
+        drop(tokio::task::spawn_blocking(publish));
+        let made = tokio::select! {
+            biased;
+            made = &mut hears => made.map_err(|_died| HaltError::Panicked("publishing".into()))?,
+            () = cancel.cancelled() => {
+                hears.close();
+                // What has been sent by now is ours.
+                hears.try_recv().map_err(|_unsent| HaltError::Cancelled)?
+            }
+        };
+        match made {
             Ok(_template) => self.pass(Halt::Publish, 1, budget).await,
             Err((draft, error)) => {
                 discard(draft).await;
@@ -143,9 +161,27 @@ async fn unless<T>(
 }
 
 async fn discard(draft: Draft) {
-    let discarded = tokio::task::spawn_blocking(move || draft.discard()).await;
-    if let Ok(Err(error)) = discarded {
+    // It ends by itself.
+    let _ended = tokio::task::spawn_blocking(move || discard_now(draft)).await;
+}
+
+fn discard_now(draft: Draft) {
+    if let Err(error) = draft.discard() {
         // The next start sweeps it.
         tracing::warn!(%error, "an unfinished snapshot is left");
+    }
+}
+
+/// Removes what was published, or was not, for a sandbox that has ended meanwhile. Blocks.
+fn retract(images: &Store, made: Result<Arc<Template>, (Draft, PublishError)>) {
+    match made {
+        Ok(template) => {
+            if let Err(error) = images.retract(&template.build) {
+                // Who compares the node's templates with those that were asked for finds it.
+                let (template, error) = (&template.id, observe::chain(&error).to_string());
+                tracing::warn!(%template, error, "a snapshot that nobody was told of is left");
+            }
+        }
+        Err((draft, _error)) => discard_now(draft),
     }
 }
