@@ -13,12 +13,13 @@ import WebSocket from 'ws'
 export const REPOSITORY = process.env.COFFERDAM_REPOSITORY
 export const ENVD_PORT = 49983
 
-const { version } = JSON.parse(
+/** The SDK release under test. */
+export const { version: VERSION } = JSON.parse(
   await readFile(new URL('../package.json', import.meta.resolve('e2b')), 'utf8')
 )
 
 /** Why a test of what only the newest release can ask for is skipped with this one, if it is. */
-export const TOO_OLD = Number(version.split('.')[1]) < 51 && 'this release does not have it'
+export const TOO_OLD = Number(VERSION.split('.')[1]) < 51 && 'this release does not have it'
 
 /** A well-formed id that no sandbox has. */
 export const NOBODY = 'i' + '0'.repeat(20)
