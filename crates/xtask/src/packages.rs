@@ -44,7 +44,7 @@ struct Package {
     pacman: Option<&'static str>,
 }
 
-static PACKAGES: [Package; 17] = [
+static PACKAGES: [Package; 18] = [
     Package {
         need: Need::Build,
         proof: Proof::Program("cc"),
@@ -134,6 +134,15 @@ static PACKAGES: [Package; 17] = [
         dnf: Some("busybox"),
         apk: Some("busybox-static"),
         pacman: Some("busybox"),
+    },
+    Package {
+        need: Need::HostTest,
+        // The other runtime that a sandbox can be run by.
+        proof: Proof::Program("runc"),
+        apt: "runc",
+        dnf: Some("runc"),
+        apk: Some("runc"),
+        pacman: Some("runc"),
     },
     Package {
         need: Need::HostTest,

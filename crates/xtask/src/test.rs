@@ -5,7 +5,8 @@ mod room;
 mod sweep;
 mod tally;
 
-use std::process::ExitCode;
+use std::collections::BTreeSet;
+use std::process::{Command, ExitCode};
 use std::time::Duration;
 
 use crate::command::{self, cargo, step};
@@ -16,17 +17,14 @@ use crate::{binaries, fuzz, parsers, sdk, soak};
 use leftovers::Leftovers;
 pub(crate) use tally::Tally;
 
-/// Crates whose `tests/` folder works on real kernel objects, with the features those tests need.
-const HOST_CRATES: [(&str, Option<&str>); 5] = [
-    ("host", None),
-    ("images", None),
-    ("machine", None),
-    ("node", Some("fault-injection")),
-    ("cli", Some("fault-injection")),
-];
+/// Crates whose `tests/` folder works on real kernel objects.
+const HOST_CRATES: [&str; 5] = ["host", "images", "machine", "node", "cli"];
 
-/// Crates that open some of their inside to the fuzz targets.
-const FUZZED_CRATES: [&str; 3] = ["edge", "guest-agent", "node"];
+/// What Rust tests are built with: steps that a test can make fail.
+const FEATURES: [&str; 2] = ["node/fault-injection", "cli/fault-injection"];
+
+/// What opens some of the inside of crates to the fuzz targets.
+const FUZZ_FEATURES: [&str; 3] = ["edge/fuzz", "guest-agent/fuzz", "node/fuzz"];
 
 /// Rust tests at once for each processor: they wait for states and limits more than they compute.
 const AT_ONCE: usize = 2;
@@ -146,48 +144,76 @@ fn lint() -> Result<()> {
     let clippy = ["clippy", "--quiet", "--all-targets", "--locked"];
     let deny = ["--", "-D", "warnings"];
     command::visible(cargo(&clippy).arg("--workspace").args(deny))?;
-    // And as the host tests and the fuzz targets build them.
-    let mut with_features = cargo(&clippy);
-    let features = HOST_CRATES.into_iter().filter_map(|(name, feature)| Some((name, feature?)));
-    for (name, feature) in features.chain(FUZZED_CRATES.map(|name| (name, "fuzz"))) {
-        with_features.args(["-p", name]).arg("--features").arg(format!("{name}/{feature}"));
-    }
-    command::visible(with_features.args(deny))
+    // And as the tests and the fuzz targets build them.
+    let features = FEATURES.into_iter().chain(FUZZ_FEATURES).collect::<Vec<_>>().join(",");
+    command::visible(cargo(&clippy).args(["--workspace", "--features", &features]).args(deny))
 }
 
-/// Everything that needs no privileges: all targets of the other crates, and what is inside the
-/// host crates' own files.
+/// The tests of the whole workspace, whichever are run then: with other packages cargo chooses other
+/// features of what they depend on, and builds all of that again.
+fn workspace_tests() -> Command {
+    let mut tests = cargo(&["test", "--workspace", "--locked", "--no-fail-fast"]);
+    tests.args(["--features", &FEATURES.join(",")]);
+    tests
+}
+
+/// Everything that needs no privileges: what is inside the crates' own files, the `tests/` folders
+/// of all but the host crates, and examples in the documentation.
 fn unit(tally: &mut Tally) -> Result<()> {
-    let mut others = cargo(&["test", "--workspace", "--locked", "--no-fail-fast"]);
-    let mut own = cargo(&["test", "--locked", "--no-fail-fast", "--lib", "--bins"]);
-    for (name, feature) in HOST_CRATES {
-        others.args(["--exclude", name]);
-        own.args(["-p", name]);
-        if let Some(feature) = feature {
-            own.arg("--features").arg(format!("{name}/{feature}"));
-        }
+    let mut tests = workspace_tests();
+    tests.args(["--lib", "--bins"]);
+    for name in integration_tests()?.others {
+        tests.args(["--test", &name]);
     }
-    rust_tests(&mut others, tally)?;
-    rust_tests(&mut own, tally)
+    rust_tests(&mut tests, tally)?;
+    rust_tests(workspace_tests().arg("--doc"), tally)
 }
 
 fn host(tally: &mut Tally) -> Result<()> {
-    for (name, feature) in HOST_CRATES {
-        if !crate::paths::root().join("crates").join(name).join("tests").is_dir() {
+    let mut tests = workspace_tests();
+    for name in integration_tests()?.hosts {
+        tests.args(["--test", &name]);
+    }
+    rust_tests(&mut tests, tally)
+}
+
+/// The names of the tests in `tests/` folders.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct IntegrationTests {
+    /// Of host crates.
+    hosts: BTreeSet<String>,
+    /// Of the others, and those of host crates that are called the same.
+    others: BTreeSet<String>,
+}
+
+fn integration_tests() -> Result<IntegrationTests> {
+    let crates = crate::paths::root().join("crates");
+    let failed = || Failure::because(format!("list the tests in {}", crates.display()));
+    let mut tests = IntegrationTests::default();
+    for krate in std::fs::read_dir(&crates).map_err(failed())? {
+        let krate = krate.map_err(failed())?;
+        let dir = krate.path().join("tests");
+        if !dir.is_dir() {
             continue;
         }
-        let mut tests = cargo(&["test", "--locked", "--no-fail-fast", "-p", name, "--test", "*"]);
-        if let Some(feature) = feature {
-            tests.args(["--features", feature]);
+        let is_host = HOST_CRATES.iter().any(|name| krate.file_name() == *name);
+        let names = if is_host { &mut tests.hosts } else { &mut tests.others };
+        for entry in std::fs::read_dir(dir).map_err(failed())? {
+            let path = entry.map_err(failed())?.path();
+            // As cargo finds them.
+            let is_test =
+                path.extension().is_some_and(|end| end == "rs") || path.join("main.rs").is_file();
+            let name = path.file_stem().and_then(|name| name.to_str());
+            names.extend(name.filter(|_| is_test).map(str::to_owned));
         }
-        rust_tests(&mut tests, tally)?;
     }
-    Ok(())
+    tests.hosts.retain(|name| !tests.others.contains(name));
+    Ok(tests)
 }
 
 /// Runs one `cargo test`, with the output of passing tests too: a test that finds it cannot run
 /// here prints `skipped, because ...`.
-fn rust_tests(command: &mut std::process::Command, tally: &mut Tally) -> Result<()> {
+fn rust_tests(command: &mut Command, tally: &mut Tally) -> Result<()> {
     let failed_before = tally.failed();
     let mut shown = true;
     let at_once = std::thread::available_parallelism().map_or(1, usize::from) * AT_ONCE;
@@ -207,7 +233,7 @@ fn rust_tests(command: &mut std::process::Command, tally: &mut Tally) -> Result<
 
 #[cfg(test)]
 mod tests {
-    use super::Options;
+    use super::{Options, integration_tests};
 
     fn parse(args: &[&str]) -> Result<Options, String> {
         let args: Vec<String> = args.iter().map(|arg| (*arg).to_owned()).collect();
@@ -227,6 +253,18 @@ mod tests {
         let options = parse(&["--only", &name, "--keep"]).unwrap();
         assert!(options.keep && !options.wants("unit"));
         assert_eq!(options.releases().len(), 1);
+    }
+
+    #[test]
+    fn every_file_of_tests_is_run_by_one_of_the_two_steps() {
+        let tests = integration_tests().unwrap();
+        for name in ["host", "stop", "base", "up"] {
+            assert!(tests.hosts.contains(name), "{tests:?}");
+        }
+        for name in ["rest", "proxy", "envd", "grpc", "attempts", "model"] {
+            assert!(tests.others.contains(name), "{tests:?}");
+        }
+        assert!(tests.hosts.is_disjoint(&tests.others), "{tests:?}");
     }
 
     #[test]
