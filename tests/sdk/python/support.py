@@ -11,11 +11,18 @@ from importlib.metadata import version
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import pytest
+
 #: The SDK release under test, as a tuple that compares.
 RELEASE = tuple(int(part) for part in version("e2b").split("."))
 
 #: From this release on sandboxes are made by `POST /v2/sandboxes`, and are always secured.
 ALWAYS_SECURE = RELEASE >= (2, 51, 0)
+
+#: What only the newest release can ask for.
+NEWEST = pytest.mark.skipif(
+    RELEASE < (2, 63, 0), reason="skipped, because this release does not have it"
+)
 
 ENVD_PORT = 49983
 

@@ -7,15 +7,11 @@ import re
 import e2b
 import pytest
 from e2b import AsyncSandbox, Sandbox, Secret, Template
-from support import RELEASE, REPOSITORY
+from support import NEWEST, RELEASE, REPOSITORY
 from test_refused import CALLS
 
 PAGE = REPOSITORY / "docs/methods.md"
 RELEASE_NAME = "Python " + ".".join(map(str, RELEASE))
-
-NEWEST = pytest.mark.skipif(
-    RELEASE < (2, 63, 0), reason="skipped, because this release does not have it"
-)
 
 
 def part(owner, name):

@@ -5,16 +5,10 @@ from urllib.parse import urlsplit
 
 import pytest
 from e2b import ALL_TRAFFIC, Sandbox, SandboxException
-from support import ENVD_PORT, GUEST, RELEASE, routing, start_server, wait_for
+from support import ENVD_PORT, GUEST, NEWEST, routing, start_server, wait_for
 
 #: Addresses that are nobody's (RFC 5737): what leads there is decided before anything is sent.
 HERE, THERE = "192.0.2.1", "198.51.100.1"
-
-
-#: What only the newest release can ask for.
-NEWEST = pytest.mark.skipif(
-    RELEASE < (2, 63, 0), reason="skipped, because this release does not have it"
-)
 
 
 def has_way(sandbox, address):

@@ -12,15 +12,10 @@ from e2b import (
     SandboxState,
     TimeoutException,
 )
-from support import RELEASE, wait_for
+from support import NEWEST, wait_for
 
 FILE = "/home/user/kept"
 BOOT_ID = "cat /proc/sys/kernel/random/boot_id"
-
-#: What only the newest release can ask for.
-NEWEST = pytest.mark.skipif(
-    RELEASE < (2, 63, 0), reason="skipped, because this release does not have it"
-)
 
 
 def state(sandbox):
