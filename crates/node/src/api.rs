@@ -236,11 +236,7 @@ impl NodeApi for Node {
                 }
                 // Only what a round after this call has found counts.
                 SandboxPhase::Stuck if now.rounds > rounds => {
-                    // A round that this daemon had no time for has found nothing.
-                    return Err(match self.inner.handing.over.is_cancelled() {
-                        true => handed_over(),
-                        false => stuck(now.left.join("; ")),
-                    });
+                    return Err(stuck(now.left.join("; ")));
                 }
                 _ => {}
             }

@@ -261,6 +261,18 @@ pub(crate) trait Holdings: fmt::Debug + Send + Sync {
         budget: Budget,
     ) -> Result<Duration, HaltError>;
 
+    /// Whether it is written of the lifecycle that its files are kept when it goes.
+    fn is_kept(&self) -> bool;
+
+    /// Puts what the sandbox has written, which is on the disk, where paused ones are. It is there in
+    /// spite of a power cut when this has ended. May be repeated.
+    ///
+    /// Cancel safety: yes; it is done all the same.
+    ///
+    /// # Errors
+    /// When it could not be moved. It is in one of the two places.
+    async fn seal(&mut self) -> Result<(), StepError>;
+
     /// Gives up what is kept of the sandbox apart from this run, which is live now and has it all.
     ///
     /// # Errors

@@ -52,8 +52,8 @@ pub(crate) struct Entry {
     wished: Notify,
     /// Whether what it has written is kept when it goes.
     kept: AtomicBool,
-    /// Whether its owner wants nothing of it any more.
-    unwanted: AtomicBool,
+    /// Cancelled when its owner wants nothing of it any more.
+    unwanted: CancellationToken,
     /// Set once it is known.
     addr: OnceLock<IpAddr>,
     samples: Mutex<VecDeque<Sample>>,
@@ -201,7 +201,7 @@ impl Entry {
             moved: Notify::new(),
             wished: Notify::new(),
             kept: AtomicBool::new(false),
-            unwanted: AtomicBool::new(false),
+            unwanted: CancellationToken::new(),
             addr: OnceLock::new(),
             samples: Mutex::default(),
             cpu: Mutex::default(),

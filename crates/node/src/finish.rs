@@ -15,7 +15,7 @@ use crate::backend::Holdings;
 use crate::entry::Entry;
 use crate::ledger::{End, Failure, micros};
 use crate::start::Inner;
-use crate::teardown::{Step, StepError, plan};
+use crate::teardown::{SEAL_POINT, Step, StepError, plan};
 
 /// First and longest pause between rounds of a teardown that does not get done.
 const RETRY_FIRST: Duration = Duration::from_millis(500);
@@ -50,8 +50,14 @@ pub(crate) async fn finish(
 ) {
     entry.end(why.reason);
     let reason = entry.end_reason().unwrap_or(why.reason);
-    let mut teardown =
-        Teardown { inner: Arc::clone(inner), entry: Arc::clone(entry), held, plan: plan(), reason };
+    let mut teardown = Teardown {
+        inner: Arc::clone(inner),
+        entry: Arc::clone(entry),
+        held,
+        plan: plan(),
+        reason,
+        announced: !entry.is_kept(),
+    };
     entry.on(SandboxEvent::End, |_| {});
     // Before anything is killed: what a daemon finds dead that comes after this one, it finds ended.
     teardown.write_end(why);
@@ -64,22 +70,33 @@ struct Teardown {
     held: Box<dyn Holdings>,
     plan: Plan<Step>,
     reason: EndReason,
+    /// Whether its end was announced; of one that is kept a pause will be.
+    announced: bool,
+}
+
+/// What a round has come to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Round {
+    Gone,
+    Stuck,
+    /// This daemon has no time for the rest; the next one does it.
+    Left,
 }
 
 impl Teardown {
     async fn first(mut self) {
-        let (entry, reason) = (Arc::clone(&self.entry), self.reason);
-        if !entry.is_kept() {
-            self.inner.announce(NodeEvent::Ended {
-                id: entry.id.clone(),
-                lifecycle: entry.lifecycle.clone(),
-                reason,
-                at: SystemTime::now(),
-            });
+        let reason = self.reason;
+        if self.announced {
+            self.announce_end(reason);
         }
-        entry.on(SandboxEvent::Release, |_| {});
+        self.entry.on(SandboxEvent::Release, |_| {});
         let began = Instant::now();
-        let gone = self.round().await;
+        let round = self.round().await;
+        if round == Round::Left {
+            tracing::info!(reason = reason.as_str(), "the next daemon ends the sandbox");
+            return self.held.leave();
+        }
+        let gone = round == Round::Gone;
         END.record([reason.as_str(), result_of(gone)], began.elapsed());
         self.tell(gone);
         if gone {
@@ -88,6 +105,15 @@ impl Teardown {
         }
         let tasks = self.inner.tasks.clone();
         tasks.spawn(tracing::Span::current(), self.retry());
+    }
+
+    fn announce_end(&self, reason: EndReason) {
+        self.inner.announce(NodeEvent::Ended {
+            id: self.entry.id.clone(),
+            lifecycle: self.entry.lifecycle.clone(),
+            reason,
+            at: SystemTime::now(),
+        });
     }
 
     /// Writes down why it ends, and what it has used. It goes without, too: a full disk keeps
@@ -144,24 +170,24 @@ impl Teardown {
                 () = tokio::time::sleep(pause.mul_f64(jitter)) => {}
             }
             pause = (pause * 2).min(RETRY_MAX);
-            if self.round().await {
-                tracing::info!(rounds = self.plan.rounds(), "a stuck sandbox is gone");
-                return self.done();
+            match self.round().await {
+                Round::Gone => {
+                    tracing::info!(rounds = self.plan.rounds(), "a stuck sandbox is gone");
+                    return self.done();
+                }
+                Round::Left => return self.held.leave(),
+                Round::Stuck => {}
             }
         }
     }
 
-    /// One round of the teardown, when it may run. Whether it was the last.
-    async fn round(&mut self) -> bool {
+    /// One round of the teardown, when it may run.
+    async fn round(&mut self) -> Round {
         let inner = Arc::clone(&self.inner);
-        let running = tokio::select! {
+        let _running = tokio::select! {
             biased;
-            running = inner.rounds.begin() => Some(running),
-            () = inner.handing.over.cancelled() => None,
-        };
-        let Some(_running) = running else {
-            // One that was stuck stays so; one that was to be torn down is now.
-            return self.plan.rounds() == 0 && self.round_ended();
+            running = inner.rounds.begin() => running,
+            () = inner.handing.over.cancelled() => return Round::Left,
         };
         if self.plan.rounds() > 0 {
             self.entry.on(SandboxEvent::Release, |_| {});
@@ -175,23 +201,24 @@ impl Teardown {
             () = inner.rounds.cut() => tracing::warn!("a round was cut off: the node is closing"),
             () = self.steps() => {}
         }
-        self.round_ended()
+        match self.plan.is_done() {
+            true => Round::Gone,
+            false if inner.handing.over.is_cancelled() => Round::Left,
+            false => self.stuck(),
+        }
     }
 
-    /// Whether nothing is left; else it is stuck.
-    fn round_ended(&mut self) -> bool {
-        let done = self.plan.is_done();
-        if !done {
-            let left = self.left();
-            tracing::error!(?left, rounds = self.plan.rounds(), "sandbox is stuck");
-            self.entry.on(SandboxEvent::Fail, |state| {
-                state.rounds += 1;
-                state.left = left;
-                state.pending = self.plan.pending().to_vec();
-                state.step = None;
-            });
-        }
-        done
+    /// Says what is left.
+    fn stuck(&mut self) -> Round {
+        let left = self.left();
+        tracing::error!(?left, rounds = self.plan.rounds(), "sandbox is stuck");
+        self.entry.on(SandboxEvent::Fail, |state| {
+            state.rounds += 1;
+            state.left = left;
+            state.pending = self.plan.pending().to_vec();
+            state.step = None;
+        });
+        Round::Stuck
     }
 
     async fn steps(&mut self) {
@@ -216,20 +243,24 @@ impl Teardown {
 
     /// One step within its own time, which begins when it may run.
     async fn step(&mut self, step: Step, budget: Budget) -> Result<(), StepError> {
+        let inner = Arc::clone(&self.inner);
         // One that will not die keeps nobody else waiting: killing needs no permit. Large layers
         // wait for each other only.
         let queue = match step {
             Step::Kill => None,
-            Step::Files => Some(&self.inner.removing),
-            _ => Some(&self.inner.releasing),
+            Step::Files => Some(&inner.removing),
+            _ => Some(&inner.releasing),
         };
-        let _permit = match queue {
-            Some(queue) => budget.run("queue", queue.acquire()).await?.ok(),
-            None => None,
-        };
-        let slice = budget.slice(step.limit());
         let released = async {
-            self.inner.config.faults.hit(step.point(), slice).await?;
+            if step == Step::Files {
+                self.keep_files(budget.slice(step.limit())).await?;
+            }
+            let _permit = match queue {
+                Some(queue) => budget.run("queue", queue.acquire()).await?.ok(),
+                None => None,
+            };
+            let slice = budget.slice(step.limit());
+            inner.config.faults.hit(step.point(), slice).await?;
             self.held.release(step, slice).await
         };
         let released = AssertUnwindSafe(released).catch_unwind().await;
@@ -244,6 +275,31 @@ impl Teardown {
             format!("{}: {error}", step.name())
         };
         self.plan.pending().iter().map(failure).collect()
+    }
+
+    /// Puts what a paused sandbox has written where it is kept. The disk may take its time for that,
+    /// and whoever wants the sandbox gone does not wait for it.
+    async fn keep_files(&mut self, budget: Budget) -> Result<(), StepError> {
+        if !self.held.is_kept() {
+            return Ok(());
+        }
+        let (inner, unwanted) = (Arc::clone(&self.inner), self.entry.unwanted().clone());
+        let written = async {
+            let _permit = budget.run("queue", inner.sealing.acquire()).await?;
+            inner.config.faults.hit(SEAL_POINT, budget).await?;
+            Ok::<_, StepError>(self.held.sync(budget).await?)
+        };
+        tokio::select! {
+            biased;
+            () = unwanted.cancelled() => {
+                self.keep_nothing();
+                Ok(())
+            }
+            written = written => {
+                written?;
+                self.held.seal().await
+            }
+        }
     }
 
     /// Its owner wants nothing of it any more.
@@ -263,6 +319,9 @@ impl Teardown {
                 agent_silent: false,
                 at: SystemTime::now(),
             });
+        } else if !self.announced && self.inner.backend.sealed_of(&self.entry.id).is_none() {
+            // Its owner wanted it gone before it was kept. Of what is kept its removal says so.
+            self.announce_end(EndReason::Request);
         }
         self.inner.registry.remove(&self.entry, |entry| {
             entry.on(SandboxEvent::Confirm, |state| {

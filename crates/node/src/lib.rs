@@ -55,4 +55,4 @@ pub use leave::{LEAVE_POINTS, LeaveReport};
 pub use pause::HALT_POINTS;
 pub use shutdown::{Escalation, ShutdownReport, StopPlan};
 pub use start::{Node, StartError, find};
-pub use teardown::Step;
+pub use teardown::{SEAL_POINT, Step};

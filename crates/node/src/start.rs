@@ -70,6 +70,8 @@ pub(crate) struct Inner {
     pub releasing: Semaphore,
     /// How many may remove files at a time.
     pub removing: Semaphore,
+    /// How many may have what they keep written to the disk at a time.
+    pub sealing: Semaphore,
     /// How many that an earlier daemon left are taken down at a time.
     pub reclaiming: Semaphore,
     /// Work was refused because the disk is short of room.
@@ -201,6 +203,7 @@ impl Inner {
             rounds: Rounds::default(),
             releasing: Semaphore::new(MAX_RELEASING),
             removing: Semaphore::new(MAX_REMOVING),
+            sealing: Semaphore::new(MAX_REMOVING),
             reclaiming: Semaphore::new(AT_A_TIME),
             room_wanted: Notify::new(),
             adopted: Mutex::default(),

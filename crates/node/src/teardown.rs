@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use lifecycle::{Plan, StepName};
 
+use crate::pause::HaltError;
+
 /// The release steps, in the order they run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Step {
@@ -70,6 +72,9 @@ impl Step {
     }
 }
 
+/// Before what a paused sandbox has written is put where it is kept, in [`Step::Files`].
+pub const SEAL_POINT: &str = "release.seal";
+
 impl StepName for Step {
     fn needs(self) -> &'static [Self] {
         match self {
@@ -100,6 +105,8 @@ pub(crate) enum StepError {
     Ledger(#[from] crate::ledger::LedgerError),
     #[error(transparent)]
     Way(#[from] crate::backend::WayError),
+    #[error(transparent)]
+    Unwritten(#[from] HaltError),
     #[error("keep its files")]
     Seal(#[source] std::io::Error),
     #[error(transparent)]

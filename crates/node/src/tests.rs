@@ -14,6 +14,7 @@ mod matrix;
 mod pairs;
 mod pause;
 mod retry;
+mod seal;
 mod silent;
 mod stale;
 mod upkeep;

@@ -8,6 +8,7 @@ use std::time::{Duration, SystemTime};
 use model::{EndReason, OnTimeout, SandboxPhase};
 use node_wire::{CreateError, NewSnapshot, PauseError, PauseOrder, PausedStatus};
 use tokio::sync::oneshot;
+use tokio_util::sync::CancellationToken;
 
 use super::{Entry, Life};
 
@@ -131,12 +132,17 @@ impl Entry {
 
     /// Ends it for its owner, with everything that would be kept.
     pub(crate) fn discard(&self, reason: EndReason) {
-        self.unwanted.store(true, Ordering::SeqCst);
+        self.unwanted.cancel();
         self.end(reason);
     }
 
     pub(crate) fn is_unwanted(&self) -> bool {
-        self.unwanted.load(Ordering::SeqCst)
+        self.unwanted.is_cancelled()
+    }
+
+    /// Cancelled when its owner wants nothing of it any more.
+    pub(crate) fn unwanted(&self) -> &CancellationToken {
+        &self.unwanted
     }
 
     /// Starts its clock anew. Only the supervisor calls this.

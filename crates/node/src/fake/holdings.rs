@@ -185,14 +185,10 @@ impl FakeHoldings {
         self.let_go(Class::Process, &[])
     }
 
-    /// Keeps its files, if it is paused.
-    fn seal(&self) {
-        let mut table = self.fake.table.lock();
-        let record = table.records.get(&self.lifecycle).cloned();
-        if let Some(record) = record.filter(|record| record.paused_at_us.is_some()) {
-            table.taken.remove(&record.sandbox);
-            table.sealed.entry(record.sandbox.clone()).or_insert(record);
-        }
+    /// What is written of it, if that says that it is paused.
+    fn paused(&self) -> Option<Record> {
+        let record = self.fake.table.lock().records.get(&self.lifecycle).cloned();
+        record.filter(|record| record.paused_at_us.is_some())
     }
 }
 
@@ -229,11 +225,7 @@ impl Holdings for FakeHoldings {
             Step::Mounts => self.let_go(Class::Mount, &[Class::Process]),
             Step::Slot => self.give_slot(),
             Step::Cgroup => self.let_go(Class::Cgroup, &[Class::Process]),
-            Step::Files => {
-                self.let_go(Class::Files, &[Class::Mount, Class::Runtime])?;
-                self.seal();
-                Ok(())
-            }
+            Step::Files => self.let_go(Class::Files, &[Class::Mount, Class::Runtime]),
             Step::Lease => self.let_go(Class::Lease, &[Class::Mount]),
             Step::Directory => self.remove_directory(),
         }
@@ -274,9 +266,12 @@ impl Holdings for FakeHoldings {
 
     async fn sync(&mut self, budget: Budget) -> Result<(), HaltError> {
         budget.run("sync", tokio::time::sleep(self.manner().syncs_for)).await?;
-        if !self.fake.table.lock().frozen.contains(&self.lifecycle) {
-            self.fake.table.lock().wrong(format!("{}: synced while it runs", self.lifecycle));
+        let mut table = self.fake.table.lock();
+        let runs = table.has(&self.lifecycle, Class::Process);
+        if runs && !table.frozen.contains(&self.lifecycle) {
+            table.wrong(format!("{}: synced while it runs", self.lifecycle));
         }
+        table.synced.insert(self.lifecycle.clone());
         Ok(())
     }
 
@@ -305,6 +300,23 @@ impl Holdings for FakeHoldings {
         self.fake.table.lock().snapshots.push(new.clone());
         self.thaw().await?;
         Ok(self.manner().copies_for)
+    }
+
+    fn is_kept(&self) -> bool {
+        self.paused().is_some()
+    }
+
+    async fn seal(&mut self) -> Result<(), StepError> {
+        let paused = self.paused();
+        let mut table = self.fake.table.lock();
+        if !table.synced.remove(&self.lifecycle) {
+            table.wrong(format!("{}: kept before it was on the disk", self.lifecycle));
+        }
+        if let Some(record) = paused {
+            table.taken.remove(&record.sandbox);
+            table.sealed.entry(record.sandbox.clone()).or_insert(record);
+        }
+        Ok(())
     }
 
     fn unseal(&mut self) -> Result<(), HaltError> {

@@ -59,6 +59,8 @@ pub(super) struct Table {
     pub daemons: u32,
     /// Lifecycles whose processes stand still.
     pub frozen: BTreeSet<String>,
+    /// Lifecycles of which what was written is on the disk.
+    pub synced: BTreeSet<String>,
     /// What is kept of sandboxes, by their records.
     pub sealed: BTreeMap<String, Record>,
     /// Those of them whose files are with a run.

@@ -56,8 +56,8 @@ impl SealedDir {
         Ok(records)
     }
 
-    /// Keeps what the sandbox of `record` has written, and answers when it would survive a power cut.
-    /// May be repeated. Blocks for as long as the disk takes.
+    /// Keeps what the sandbox of `record` has written, which is on the disk already, and answers when
+    /// that would survive a power cut. May be repeated. Blocks.
     pub(crate) fn put(&self, record: &Record, lifecycle: &Path) -> io::Result<()> {
         let (to, from) = (self.of(&record.sandbox), lifecycle.join(UPPER));
         if !fs::exists(&from)? {
@@ -73,7 +73,6 @@ impl SealedDir {
         if record.started_at_us.is_some() || !fs::exists(to.join(RECORD))? {
             write(&to, record)?;
         }
-        rustix::fs::syncfs(File::open(lifecycle)?)?;
         fs::rename(&from, to.join(UPPER))?;
         [&to, &self.path].into_iter().try_for_each(|dir| File::open(dir)?.sync_all())
     }

@@ -3,7 +3,7 @@
 use host::Fault;
 use lifecycle::Budget;
 use model::{BuildId, EndReason, NodePhase, SandboxPhase};
-use node_wire::{BuildRequest, BuildState, CreateError, NodeApi, NodeError};
+use node_wire::{BuildRequest, BuildState, CreateError, NodeApi, NodeError, NodeEvent};
 use tokio::time::{Instant, sleep};
 
 use super::crashes::{Site, assert_accounted, daemon, reason};
@@ -136,6 +136,7 @@ fn a_teardown_under_way_is_finished_and_one_that_hangs_is_left_by_name() {
         daemon(&site.fake, async {
             let bench = site.open_node().await;
             bench.create_all(["i1", "i2"]).await;
+            let mut events = bench.node.events();
             let leaving = async {
                 sleep(secs(1)).await;
                 leave(&bench).await
@@ -149,6 +150,10 @@ fn a_teardown_under_way_is_finished_and_one_that_hangs_is_left_by_name() {
             assert_eq!(report.left, 1);
             assert_eq!(!report.errors.is_empty(), left, "{:?}", report.errors);
             assert!(began.elapsed() <= BUDGET + secs(1), "{:?}", began.elapsed());
+            // What the next daemon does is no teardown that failed.
+            while let Ok(event) = events.try_recv() {
+                assert!(!matches!(event, NodeEvent::TornDown { .. }), "{event:?}");
+            }
         });
         site.fake.behave("i1", Manner::default());
         daemon(&site.fake, async {

@@ -1,6 +1,7 @@
 //! Pausing, resuming and copying real sandboxes.
 
 mod layers;
+mod seal;
 
 use std::cell::Cell;
 use std::collections::BTreeSet;

@@ -25,13 +25,19 @@ impl HostHoldings {
         Ok(self.host.cgroups.named(&self.lifecycle).thaw()?)
     }
 
-    pub(super) async fn sync_files(&self, budget: Budget) -> Result<(), HaltError> {
+    pub(super) async fn sync_files(&mut self, budget: Budget) -> Result<(), HaltError> {
+        // A disk that hangs has one thread of each sandbox, however often it is tried.
+        if let Some(earlier) = &mut self.syncing {
+            let _told_already = budget.run("sync", earlier).await?;
+        }
         let dir = self.named_dir().path().to_owned();
         // One call for the file system: it writes out what others have written there, too, and is still
         // faster than one call for each file.
-        let sync = move || Ok::<_, std::io::Error>(rustix::fs::syncfs(File::open(dir)?)?);
-        let synced = budget.run("sync", tokio::task::spawn_blocking(sync)).await??;
-        synced.map_err(HaltError::Sync)
+        let sync = move || Ok(rustix::fs::syncfs(File::open(dir)?)?);
+        let syncing = self.syncing.insert(tokio::task::spawn_blocking(sync));
+        let synced = budget.run("sync", syncing).await?;
+        self.syncing = None;
+        synced?.map_err(HaltError::Sync)
     }
 
     pub(super) async fn agent_answers(&self, budget: Budget) -> Result<(), HaltError> {
@@ -41,11 +47,8 @@ impl HostHoldings {
     }
 
     /// Keeps what the sandbox has written where paused ones are.
-    pub(super) async fn seal(&self) -> Result<(), StepError> {
-        let Some(record) = self.record.clone().filter(|record| record.paused_at_us.is_some())
-        else {
-            return Ok(());
-        };
+    pub(super) async fn seal_files(&self) -> Result<(), StepError> {
+        let Some(record) = self.record.clone() else { return Ok(()) };
         let (host, dir) = (Arc::clone(&self.host), self.named_dir().path().to_owned());
         let put = move || host.sealed.put(&record, &dir, &host.images);
         tokio::task::spawn_blocking(put).await?.map_err(StepError::Seal)

@@ -15,6 +15,7 @@ use lifecycle::{Budget, Owned, Release, close_in};
 use machine::{BootSpec, Part};
 use model::LifecycleId;
 use node_wire::NewSnapshot;
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::backend::host::Host;
@@ -41,6 +42,8 @@ pub(super) struct HostHoldings {
     pub(super) cgroup: Option<Owned<Cgroup>>,
     pub(super) machine: machine::Held,
     pub(super) dir: Option<Owned<LifecycleDir>>,
+    /// The writing to the disk that was begun last, if it may still go on.
+    pub(super) syncing: Option<JoinHandle<std::io::Result<()>>>,
 }
 
 /// E2B's sandboxes call themselves this.
@@ -59,6 +62,7 @@ impl HostHoldings {
             cgroup: None,
             machine: machine::Held::default(),
             dir: None,
+            syncing: None,
         }
     }
 
@@ -250,6 +254,14 @@ impl Holdings for HostHoldings {
         self.take_snapshot(new, cancel, budget).await
     }
 
+    fn is_kept(&self) -> bool {
+        self.record.as_ref().is_some_and(|record| record.paused_at_us.is_some())
+    }
+
+    async fn seal(&mut self) -> Result<(), StepError> {
+        self.seal_files().await
+    }
+
     fn unseal(&mut self) -> Result<(), HaltError> {
         let Some(record) = &self.record else { return Ok(()) };
         self.host.sealed.forget(&record.sandbox).map_err(HaltError::Sync)
@@ -293,10 +305,7 @@ impl Holdings for HostHoldings {
                 Some(_) => Ok(close_in(&mut self.cgroup, budget).await?),
                 None => Ok(host.cgroups.named(id).release(budget).await?),
             },
-            Step::Files => {
-                self.seal().await?;
-                self.remove_files(budget).await
-            }
+            Step::Files => self.remove_files(budget).await,
             Step::Lease => {
                 drop(self.lease.take());
                 Ok(())
