@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use crate::accounts::{Accounts, User};
+use crate::cgroups::Cgroups;
 use crate::cli::Environment;
+use crate::control::Control;
 use crate::open_files::OpenFiles;
 use crate::process::Processes;
 use crate::reaper::Reaper;
@@ -22,6 +24,8 @@ pub(crate) struct Agent {
     pub(crate) authorities: Authorities,
     pub(crate) cpu: CpuMeter,
     pub(crate) init_turn: InitTurn,
+    pub(crate) cgroups: Cgroups,
+    pub(crate) control: Control,
 }
 
 /// Why nobody can act for a request.
@@ -40,6 +44,7 @@ impl Agent {
         environment: Environment,
         open_files: OpenFiles,
         reaper: Arc<Reaper>,
+        cgroups: Cgroups,
     ) -> Self {
         Self {
             open_files,
@@ -50,6 +55,8 @@ impl Agent {
             authorities: Authorities::of_this_machine(),
             cpu: CpuMeter::default(),
             init_turn: InitTurn::default(),
+            cgroups,
+            control: Control::default(),
         }
     }
 

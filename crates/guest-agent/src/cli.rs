@@ -22,6 +22,8 @@ pub struct Config {
     /// Where small files about the sandbox are put for programs to read.
     pub run_dir: PathBuf,
     pub forward: Forward,
+    /// Below this are the control groups of users' processes; `None` makes none.
+    pub cgroup_root: Option<PathBuf>,
     pub environment: Environment,
 }
 
@@ -69,7 +71,7 @@ impl Environment {
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum UsageError {
     #[error(
-        "unknown argument '{0}'; known are --listen ADDR:PORT, --listen-fd N, --run-dir DIR, --forward-to IPV4, --version"
+        "unknown argument '{0}'; known are --listen ADDR:PORT, --listen-fd N, --run-dir DIR, --forward-to IPV4, --cgroup-root DIR, --no-cgroups, --version"
     )]
     Unknown(String),
     #[error("{flag} needs a value, such as {example}")]
@@ -79,8 +81,8 @@ pub enum UsageError {
 }
 
 impl Command {
-    /// Reads the arguments after the program's name. One dash or two are the same; `-port` and
-    /// `-isnotfc` are those of E2B's own agent.
+    /// Reads the arguments after the program's name. One dash or two are the same; `-port`,
+    /// `-isnotfc`, `-cgroup-root` and `-no-cgroups` are those of E2B's own agent.
     ///
     /// # Errors
     /// On the first argument that is unknown, lacks its value, or has one that cannot be read.
@@ -92,8 +94,10 @@ impl Command {
             listen: Listen::Addr(SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), ENVD_PORT)),
             run_dir: PathBuf::from("/run/e2b"),
             forward: Forward::Auto,
+            cgroup_root: Some(PathBuf::from("/sys/fs/cgroup")),
             environment,
         };
+        let mut has_cgroups = true;
         let mut arguments = arguments.into_iter().map(|text| text.to_string_lossy().into_owned());
         while let Some(argument) = arguments.next() {
             let name = argument.strip_prefix("--").or_else(|| argument.strip_prefix('-'));
@@ -120,9 +124,15 @@ impl Command {
                 Some("forward-to") => {
                     config.forward = Forward::On(read("--forward-to", "10.0.0.2", value())?);
                 }
+                Some("cgroup-root") => {
+                    let root = read("--cgroup-root", "/sys/fs/cgroup", value())?;
+                    config.cgroup_root = Some(root);
+                }
+                Some("no-cgroups") => has_cgroups = false,
                 _ => return Err(UsageError::Unknown(argument)),
             }
         }
+        config.cgroup_root = config.cgroup_root.filter(|_root| has_cgroups);
         Ok(Self::Serve(config))
     }
 }
@@ -169,6 +179,22 @@ mod tests {
     #[test]
     fn an_inherited_socket_is_named_by_its_number() {
         assert_eq!(listen(&["--listen-fd", "3"]), Listen::Inherited(3));
+    }
+
+    #[test]
+    fn control_groups_have_a_root_unless_none_are_wanted() {
+        let root = |arguments: &[&str]| match parse(arguments).unwrap() {
+            Command::Serve(config) => config.cgroup_root,
+            Command::Version => panic!("asked for the version"),
+        };
+        assert_eq!(root(&[]), Some(PathBuf::from("/sys/fs/cgroup")));
+        for arguments in [["-cgroup-root", "/x"], ["--cgroup-root", "/x"]] {
+            assert_eq!(root(&arguments), Some(PathBuf::from("/x")));
+        }
+        for no in ["-no-cgroups", "--no-cgroups"] {
+            assert_eq!(root(&[no, "-cgroup-root=/x"]), None);
+            assert_eq!(root(&["-cgroup-root=/x", no]), None);
+        }
     }
 
     #[test]

@@ -13,6 +13,8 @@ pub use files::fuzz;
 
 mod accounts;
 mod agent;
+mod cgroups;
+mod control;
 mod cors;
 mod files;
 mod filesystem;

@@ -8,7 +8,7 @@ mod metrics;
 pub(crate) use authorities::Authorities;
 pub(crate) use error::RestError;
 pub(crate) use init::{InitTurn, init};
-pub(crate) use metrics::{CpuMeter, metrics};
+pub(crate) use metrics::{CpuMeter, memory_total, metrics};
 
 use std::sync::Arc;
 

@@ -10,11 +10,12 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::agent::Agent;
+use crate::cgroups::Cgroups;
 use crate::cli::Config;
 use crate::open_files::OpenFiles;
 use crate::reaper::Reaper;
 use crate::server::{ListenError, listen, serve};
-use crate::{forward, log, tasks};
+use crate::{control, forward, log, tasks};
 
 /// Two threads: one may be busy with a long compression of JSON while the other answers.
 const WORKERS: usize = 2;
@@ -66,13 +67,15 @@ async fn run_until_told(config: Config, listener: std::net::TcpListener) -> Resu
     let mut terminate = signal(SignalKind::terminate()).map_err(RunError::Signals)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(RunError::Signals)?;
     let listener = TcpListener::from_std(listener).map_err(RunError::Runtime)?;
-    let agent = Agent::new(config.environment, OpenFiles::raise(), Arc::clone(&reaper));
+    let cgroups = Cgroups::new(config.cgroup_root);
+    cgroups.freezer.thaw_left_behind();
+    let agent = Agent::new(config.environment, OpenFiles::raise(), Arc::clone(&reaper), cgroups);
     let agent = Arc::new(agent);
     if let Err(error) = write_run_dir(&config.run_dir, &agent) {
         log::odd(format_args!("{} could not be filled: {error}", config.run_dir.display()));
     }
     announce(&listener).map_err(RunError::Announce)?;
-    tasks::spawn(serve(listener, agent));
+    tasks::spawn(serve(listener, Arc::clone(&agent)));
     if let Some(forwarder) = forward::Forwarder::new(&config.forward) {
         tasks::spawn(forwarder.run());
     }
@@ -80,6 +83,8 @@ async fn run_until_told(config: Config, listener: std::net::TcpListener) -> Resu
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
     }
+    // What stands still does not hear that it is to end, and nobody would thaw it later.
+    control::thaw(&agent).await;
     reaper.end_all(END_LIMIT).await;
     Ok(())
 }

@@ -27,7 +27,7 @@ use crate::agent::Agent;
 use crate::cli::Listen;
 use crate::filesystem::FilesystemService;
 use crate::process::ProcessService;
-use crate::{cors, files, gatekeeper, log, rest, tasks};
+use crate::{control, cors, files, gatekeeper, log, rest, tasks};
 
 /// Longer than the proxies in front keep a connection, so that it is always they who close one
 /// that nobody uses.
@@ -196,6 +196,7 @@ fn router(agent: Arc<Agent>) -> Router {
         .route("/files/compose", post(files::compose))
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
         .merge(file_routes)
+        .merge(control::routes())
         .merge(rpc)
         .layer(axum::middleware::from_fn_with_state(Arc::clone(&agent), gatekeeper::layer))
         .layer(axum::middleware::from_fn(cors::layer))

@@ -8,6 +8,7 @@ use std::future::Future;
 use std::time::Duration;
 
 use tokio::sync::oneshot;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 /// Runs `work` beside everything else. `work` must end by itself when what it serves is gone.
 pub(crate) fn spawn(work: impl Future<Output = ()> + Send + 'static) {
@@ -36,6 +37,22 @@ pub(crate) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Option<T> {
     tokio::task::spawn_blocking(work).await.ok()
+}
+
+/// Runs `work` after a time, unless what this gives is dropped before. Once begun it goes on.
+pub(crate) fn unless_dropped(
+    after: Duration,
+    work: impl Future<Output = ()> + Send + 'static,
+) -> DropGuard {
+    let dropped = CancellationToken::new();
+    let guard = dropped.clone().drop_guard();
+    spawn(async move {
+        let not_dropped = dropped.run_until_cancelled(tokio::time::sleep(after)).await;
+        if not_dropped.is_some() {
+            work.await;
+        }
+    });
+    guard
 }
 
 /// Gives `work` at most `limit`; `None` when it took longer and was dropped.

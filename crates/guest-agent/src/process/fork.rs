@@ -6,10 +6,14 @@
 
 #![expect(unsafe_code, reason = "fork, exec and raw credentials have no safe form")]
 
+mod step;
+
+pub(super) use step::Step;
+
 use std::cell::Cell;
 use std::ffi::CStr;
 use std::io;
-use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::os::fd::{AsRawFd as _, BorrowedFd, OwnedFd};
 use std::ptr;
 
 use libc::{c_char, c_int, c_long};
@@ -37,6 +41,14 @@ pub(super) struct Forked {
     report: Pollable,
 }
 
+/// A process that runs its program.
+pub(super) struct Executed {
+    pub(super) pid: Pid,
+    pub(super) end: oneshot::Receiver<Exit>,
+    /// Why it is not in the control group it was meant for.
+    pub(super) not_entered: Option<io::Error>,
+}
+
 /// Why a process could not become its program.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ForkError {
@@ -48,74 +60,21 @@ pub(super) enum ForkError {
     SetUp { step: Step, source: io::Error },
 }
 
-/// What the child does before its program runs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Step {
-    Session,
-    Stdio,
-    Terminal,
-    Groups,
-    Group,
-    User,
-    Workdir,
-    Exec,
-}
-
-impl Step {
-    const ALL: [Self; 8] = [
-        Self::Session,
-        Self::Stdio,
-        Self::Terminal,
-        Self::Groups,
-        Self::Group,
-        Self::User,
-        Self::Workdir,
-        Self::Exec,
-    ];
-
-    /// Position in [`Step::ALL`], as one byte on the report pipe.
-    fn byte(self) -> u8 {
-        match self {
-            Self::Session => 0,
-            Self::Stdio => 1,
-            Self::Terminal => 2,
-            Self::Groups => 3,
-            Self::Group => 4,
-            Self::User => 5,
-            Self::Workdir => 6,
-            Self::Exec => 7,
-        }
-    }
-}
-
-impl std::fmt::Display for Step {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::Session => "start a session",
-            Self::Stdio => "set up standard input and output",
-            Self::Terminal => "take control of the terminal",
-            Self::Groups => "set the groups",
-            Self::Group => "set the primary group",
-            Self::User => "set the user",
-            Self::Workdir => "enter the working directory",
-            Self::Exec => "execute the program",
-        })
-    }
-}
-
-/// Forks a child that becomes `command`, registered with `reaper`.
+/// Forks a child that becomes `command`, registered with `reaper`. It enters a control group by
+/// its file `entrance` before anything else.
 ///
 /// # Errors
 /// When there is no room for another process.
 pub(super) fn fork(
     command: &Command,
     stdio: ChildEnds,
+    entrance: Option<BorrowedFd<'_>>,
     reaper: &Reaper,
 ) -> Result<Forked, ForkError> {
     let (report, reporter) =
         pipe_with(PipeFlags::CLOEXEC).map_err(|errno| ForkError::Pipe(errno.into()))?;
     let report = Pollable::new(report).map_err(ForkError::Pipe)?;
-    let prepared = Prepared::new(command, &stdio, &reporter);
+    let prepared = Prepared::new(command, &stdio, entrance, &reporter);
     let (pid, end) = reaper.register(|| prepared.fork()).map_err(ForkError::Fork)?;
     drop(prepared);
     drop(stdio);
@@ -128,17 +87,23 @@ impl Forked {
     ///
     /// # Errors
     /// What the child could not do.
-    pub(super) async fn executed(self) -> Result<(Pid, oneshot::Receiver<Exit>), ForkError> {
-        let mut report = [0; 5];
-        // The child writes at most once, and five bytes come in one piece.
-        let count = self.report.read(&mut report).await.map_err(ForkError::Pipe)?;
-        if count == 0 {
-            return Ok((self.pid, self.end));
+    pub(super) async fn executed(self) -> Result<Executed, ForkError> {
+        let mut not_entered = None;
+        loop {
+            let mut report = [0; 5];
+            // The child writes five bytes for each failure, and they come in one piece.
+            let count = self.report.read(&mut report).await.map_err(ForkError::Pipe)?;
+            if count == 0 {
+                return Ok(Executed { pid: self.pid, end: self.end, not_entered });
+            }
+            let [step, errno @ ..] = report;
+            let step = Step::ALL.get(usize::from(step)).copied().unwrap_or(Step::Exec);
+            let source = io::Error::from_raw_os_error(i32::from_ne_bytes(errno));
+            if step != Step::Cgroup {
+                return Err(ForkError::SetUp { step, source });
+            }
+            not_entered = Some(source);
         }
-        let [step, errno @ ..] = report;
-        let step = Step::ALL.get(usize::from(step)).copied().unwrap_or(Step::Exec);
-        let source = io::Error::from_raw_os_error(i32::from_ne_bytes(errno));
-        Err(ForkError::SetUp { step, source })
     }
 }
 
@@ -154,14 +119,21 @@ struct Prepared<'a> {
     is_terminal: bool,
     /// What goes to [`OOM_SCORE_ADJ`].
     oom_score: String,
+    /// Negative for a process that stays in the agent's control group.
+    entrance: c_int,
     reporter: c_int,
-    _descriptors: (&'a ChildEnds, &'a OwnedFd),
+    _descriptors: (&'a ChildEnds, &'a OwnedFd, Option<BorrowedFd<'a>>),
 }
 
 const SHELL: &CStr = c"/bin/sh";
 
 impl<'a> Prepared<'a> {
-    fn new(command: &'a Command, stdio: &'a ChildEnds, reporter: &'a OwnedFd) -> Self {
+    fn new(
+        command: &'a Command,
+        stdio: &'a ChildEnds,
+        entrance: Option<BorrowedFd<'a>>,
+        reporter: &'a OwnedFd,
+    ) -> Self {
         let pointers = |strings: &'a [std::ffi::CString]| {
             let all = strings.iter().map(|string| string.as_ptr());
             all.chain(std::iter::once(ptr::null())).collect::<Vec<_>>()
@@ -177,8 +149,9 @@ impl<'a> Prepared<'a> {
             stdio: [&stdio.input, &stdio.output, &stdio.error].map(|fd| fd.as_raw_fd()),
             is_terminal: stdio.is_terminal,
             oom_score: oom_score_of_users().to_string(),
+            entrance: entrance.map_or(-1, |entrance| entrance.as_raw_fd()),
             reporter: reporter.as_raw_fd(),
-            _descriptors: (stdio, reporter),
+            _descriptors: (stdio, reporter, entrance),
         }
     }
 
@@ -209,6 +182,7 @@ impl<'a> Prepared<'a> {
         // SAFETY: system calls alone, with pointers that `self` keeps alive.
         unsafe {
             default_signals();
+            self.enter_group();
             self.check(Step::Session, libc::setsid());
             for (fd, target) in self.stdio.iter().zip(0..) {
                 self.check(Step::Stdio, libc::dup2(*fd, target));
@@ -223,6 +197,23 @@ impl<'a> Prepared<'a> {
             // Everything here is closed on exec already; this is for what a library opened.
             libc::syscall(libc::SYS_close_range, 3, c_int::MAX, libc::CLOSE_RANGE_CLOEXEC);
             self.exec()
+        }
+    }
+
+    /// As the agent's user, who may. A group that cannot be entered is told, and no reason to end:
+    /// it may have been removed, or be full.
+    ///
+    /// # Safety
+    /// As for [`Self::become_program`].
+    unsafe fn enter_group(&self) {
+        const MYSELF: &[u8] = b"0";
+        // SAFETY: one byte is written from an array of one.
+        unsafe {
+            if self.entrance >= 0
+                && libc::write(self.entrance, MYSELF.as_ptr().cast(), MYSELF.len()) < 0
+            {
+                self.report(Step::Cgroup);
+            }
         }
     }
 
@@ -349,12 +340,21 @@ impl<'a> Prepared<'a> {
     /// # Safety
     /// As for [`Self::become_program`].
     unsafe fn fail(&self, step: Step) -> ! {
+        // SAFETY: in the child still.
+        unsafe {
+            self.report(step);
+            libc::_exit(127)
+        }
+    }
+
+    /// # Safety
+    /// As for [`Self::become_program`].
+    unsafe fn report(&self, step: Step) {
         // SAFETY: five bytes are written from an array of five.
         unsafe {
             let [a, b, c, d] = (*libc::__errno_location()).to_ne_bytes();
             let report = [step.byte(), a, b, c, d];
             libc::write(self.reporter, report.as_ptr().cast(), report.len());
-            libc::_exit(127)
         }
     }
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use guest_wire::proto::process::{PTY, StartRequest};
 
 use super::command::{Command, Wanted, unusable_name, variables};
-use super::fork::{ForkError, fork};
+use super::fork::{Executed, ForkError, fork};
 use super::hub::Subscription;
 use super::registry::TooManyProcesses;
 use super::running::Running;
@@ -104,8 +104,12 @@ pub(super) async fn launch(
             LaunchError::SetUp { what: what.clone(), step, cause: source }
         }
     };
-    let forked = fork(&command, child_ends, reaper).map_err(failed)?;
-    let (pid, exit) = forked.executed().await.map_err(failed)?;
+    let entrance = agent.cgroups.entrance(child_ends.is_terminal, request.tag.as_deref());
+    let forked = fork(&command, child_ends, entrance, reaper).map_err(failed)?;
+    let Executed { pid, end: exit, not_entered } = forked.executed().await.map_err(failed)?;
+    if let Some(error) = not_entered {
+        agent.cgroups.say_not_entered(&error);
+    }
 
     // Nobody reads the output yet, so the first subscriber hears all of it.
     let held = &agent.processes.held;

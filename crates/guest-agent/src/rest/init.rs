@@ -16,7 +16,7 @@ use tokio::sync::Semaphore;
 use super::{NO_STORE, RestError};
 use crate::agent::Agent;
 use crate::settings::Change;
-use crate::tasks;
+use crate::{control, tasks};
 
 /// Lets one `/init` at a time past: the token that one checks must be the one it replaces.
 pub(crate) struct InitTurn(Semaphore);
@@ -30,10 +30,14 @@ impl Default for InitTurn {
 /// Answers 204 when the agent is, or already was, as the request says. The version is announced
 /// on every outcome.
 pub(crate) async fn init(State(agent): State<Arc<Agent>>, body: Bytes) -> Response {
-    let mut response = match answer(agent, body).await {
+    let (done, audit) = answer(agent, body).await;
+    let mut response = match done {
         Ok(()) => ([NO_STORE], StatusCode::NO_CONTENT).into_response(),
         Err(refused) => refused.into_response(),
     };
+    if let Some(audit) = audit {
+        response.headers_mut().insert(control::AUDIT_HEADER, audit);
+    }
     response.headers_mut().insert(VERSION_HEADER, HeaderValue::from_static(ENVD_VERSION));
     response
 }
@@ -57,20 +61,29 @@ impl IntoResponse for Refused {
     }
 }
 
-async fn answer(agent: Arc<Agent>, body: Bytes) -> Result<(), Refused> {
-    let (request, at) = read(&body).ok_or(Refused::NotTheProtocol)?;
+/// What came of it, and how well a freeze has held that it ended.
+async fn answer(agent: Arc<Agent>, body: Bytes) -> (Result<(), Refused>, Option<HeaderValue>) {
+    let Some((request, at)) = read(&body) else {
+        return (Err(Refused::NotTheProtocol), None);
+    };
     // Owned by the agent: a node that gave up on this attempt asks again, and finds it done.
     let work = async move {
         let _turn = agent.init_turn.0.acquire().await;
-        authorise(&agent, &request)?;
-        if agent.settings.is_stale(at) {
-            return Ok(());
+        if let Err(refused) = authorise(&agent, &request) {
+            return (Err(refused), None);
         }
+        let audit = control::audit(&agent).await;
         // The timestamp orders requests only. A container's clock is its host's: setting it is
         // never right, and where the agent is allowed to (a test as root), it would be a disaster.
-        apply(&agent, request, at).await
+        let done = match agent.settings.is_stale(at) {
+            true => Ok(()),
+            false => apply(&agent, request, at).await,
+        };
+        // Whatever came of it: who may say what the sandbox is for wants it to run.
+        control::thaw(&agent).await;
+        (done, audit)
     };
-    tasks::detached(work).await.unwrap_or(Err(Refused::Panicked))
+    tasks::detached(work).await.unwrap_or((Err(Refused::Panicked), None))
 }
 
 /// `None` for a body that is not what the protocol says. An empty one is an empty object.

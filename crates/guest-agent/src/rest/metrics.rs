@@ -73,6 +73,12 @@ fn collect(meter: &CpuMeter) -> io::Result<Metrics> {
     })
 }
 
+/// Bytes of memory this machine has, if it tells.
+pub(crate) fn memory_total() -> Option<u64> {
+    let memory = parse_meminfo(&std::fs::read_to_string("/proc/meminfo").ok()?);
+    Some(memory.total).filter(|total| *total > 0)
+}
+
 /// How many CPUs there are, and their counters together. Fields are those of proc(5).
 fn parse_stat(text: &str) -> (u32, CpuTicks) {
     const IDLE: usize = 3;

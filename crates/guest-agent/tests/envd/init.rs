@@ -207,6 +207,7 @@ async fn a_socket_that_listens_already_is_taken_over() {
     let mut child = crate::program::command("bash")
         .args(["-c", &script, "sh", env!("CARGO_BIN_EXE_envd")])
         .args(fd_arguments)
+        .arg("--no-cgroups")
         .arg("--run-dir")
         .arg(run_dir.path())
         .stdout(std::process::Stdio::piped())

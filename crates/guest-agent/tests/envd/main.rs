@@ -8,11 +8,15 @@
     reason = "a test fails by panicking, says when it skips, and starts programs"
 )]
 
+mod cgroup;
 mod connect;
+mod control;
 mod files;
 mod filesystem;
 mod first_process;
 mod forwarding;
+mod freeze;
+mod fsfreeze;
 mod init;
 mod input;
 mod limits;

@@ -42,6 +42,8 @@ impl Envd {
             .args(["--listen", "127.0.0.1:0", "--run-dir"])
             .arg(scratch.path().join("run"))
             .args(arguments)
+            // Never in the groups of the machine the test runs on.
+            .args((!arguments.contains(&"--cgroup-root")).then_some("--no-cgroups"))
             .envs(variables.iter().copied())
             .stdin(Stdio::null())
             .stdout(Stdio::piped());
