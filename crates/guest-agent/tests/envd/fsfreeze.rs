@@ -1,5 +1,7 @@
 //! The root file system is frozen and thawed: always one of the test's own, never the machine's.
 
+use std::io::Write as _;
+use std::net::TcpStream;
 use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::path::Path;
 
@@ -7,6 +9,7 @@ use rustix::fs::{Mode, OFlags};
 use serde_json::json;
 use tempfile::TempDir;
 
+use crate::cgroup::Cgroup;
 use crate::connect::{Frames, base64};
 use crate::program::{Envd, command, wait_until};
 use crate::wire::Answer;
@@ -17,7 +20,7 @@ const ENTER: &str = "\
 set -e
 mount --make-rprivate /
 mount $1 $2 $3
-for name in bin sbin lib lib64 usr etc proc dev; do
+for name in bin sbin lib lib64 usr etc proc dev sys; do
     if test -d /$name; then mkdir -p $3/$name; mount --rbind /$name $3/$name; fi
 done
 mkdir -p $3$4 $3/tmp
@@ -35,8 +38,12 @@ struct Caged {
 }
 
 impl Caged {
-    /// `None`, and said so, where this machine allows no such thing.
     fn start(kind: &str) -> Option<Self> {
+        Self::start_with(kind, &[])
+    }
+
+    /// `None`, and said so, where this machine allows no such thing.
+    fn start_with(kind: &str, arguments: &[&str]) -> Option<Self> {
         let dir = TempDir::new().unwrap();
         let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
         let (image, mount) = (path("image"), path("mount"));
@@ -62,7 +69,7 @@ impl Caged {
             println!("skipped, because this machine mounts no {kind} for a test");
             return None;
         }
-        let envd = Envd::start_by(&line, &[], &[]);
+        let envd = Envd::start_by(&line, arguments, &[]);
         let root = format!("/proc/{}/root", envd.pid());
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let root = rustix::fs::open(root, flags, Mode::empty()).unwrap();
@@ -149,4 +156,29 @@ async fn a_root_that_cannot_be_frozen_is_told_with_the_kernels_reason() {
     assert_eq!(status, 500);
     assert!(message.starts_with("the root file system could not be frozen: "), "{message}");
     assert!(message.contains("Operation not supported"), "{message}");
+}
+
+#[tokio::test]
+async fn a_freeze_that_does_not_come_about_is_waited_for_only_while_its_client_is_there() {
+    let Some(group) = Cgroup::make() else { return };
+    let arguments = ["--cgroup-root", group.root()];
+    let Some(caged) = Caged::start_with("ext4", &arguments) else { return };
+    let (mut frames, pid) = writer(&caged.envd).await;
+    assert_eq!(caged.post("/fsfreeze").await, DONE);
+    go(&caged.envd, pid).await;
+    wait_until("the write waits", || is_stuck(pid)).await;
+    // What waits for a disk does not stand still before it has it.
+    let report = caged.envd.post("/freeze?maxWaitMs=20", &[], "").await.json();
+    assert_eq!((&report["frozen"], &report["notFrozen"]), (&json!(1), &json!(1)), "{report}");
+    assert!(report["waitMs"].as_u64().unwrap() >= 20, "{report}");
+    assert_eq!(caged.post("/unfreeze").await, DONE);
+
+    let mut client = TcpStream::connect(caged.envd.addr).unwrap();
+    let request = "POST /freeze?maxWaitMs=600000 HTTP/1.1\r\nhost: sandbox\r\n\r\n";
+    client.write_all(request.as_bytes()).unwrap();
+    wait_until("the freeze", || group.is_frozen("ptys")).await;
+    drop(client);
+    assert_eq!(caged.post("/unfreeze").await, DONE);
+    assert_eq!(caged.post("/fsthaw").await, DONE);
+    frames.until("stdout", "written\n").await;
 }
