@@ -2,9 +2,9 @@
 
 use percent_encoding::percent_decode_str;
 
-/// First and only segment of such a path (infra's proxy refuses the same).
-const CONTROL: [&[u8]; 7] =
-    [b"init", b"upgrade", b"freeze", b"unfreeze", b"fsfreeze", b"fsthaw", b"collapse"];
+/// First and only segment of such a path (infra's proxy refuses the same, but for our journal).
+const CONTROL: [&[u8]; 8] =
+    [b"init", b"journal", b"upgrade", b"freeze", b"unfreeze", b"fsfreeze", b"fsthaw", b"collapse"];
 
 /// Whether `path` is a control path in any spelling a server might resolve to it: percent-encoded,
 /// with empty or dot segments, with a slash at the end.
@@ -46,6 +46,8 @@ mod tests {
             "/x%2f..%2Finit",
             "/init/.",
             "/init/x/..",
+            "/journal",
+            "//%6aournal/",
             "/upgrade",
             "/freeze",
             "/unfreeze",
@@ -59,9 +61,19 @@ mod tests {
 
     #[test]
     fn no_other_path_is_a_control_path() {
-        for path in
-            ["", "/", "*", "/health", "/files", "/init/x", "/x/init", "/initial", "/%zz", "/INIT"]
-        {
+        for path in [
+            "",
+            "/",
+            "*",
+            "/health",
+            "/files",
+            "/init/x",
+            "/x/init",
+            "/initial",
+            "/journals",
+            "/%zz",
+            "/INIT",
+        ] {
             assert!(!is_control_path(path), "{path}");
         }
     }

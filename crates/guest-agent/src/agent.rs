@@ -6,6 +6,7 @@ use crate::accounts::{Accounts, User};
 use crate::cgroups::Cgroups;
 use crate::cli::Environment;
 use crate::control::Control;
+use crate::journal::Journal;
 use crate::open_files::OpenFiles;
 use crate::process::Processes;
 use crate::reaper::Reaper;
@@ -26,6 +27,7 @@ pub(crate) struct Agent {
     pub(crate) init_turn: InitTurn,
     pub(crate) cgroups: Cgroups,
     pub(crate) control: Control,
+    pub(crate) journal: Arc<Journal>,
 }
 
 /// Why nobody can act for a request.
@@ -57,6 +59,7 @@ impl Agent {
             init_turn: InitTurn::default(),
             cgroups,
             control: Control::default(),
+            journal: Arc::default(),
         }
     }
 

@@ -20,6 +20,7 @@ mod files;
 mod filesystem;
 mod forward;
 mod gatekeeper;
+mod journal;
 mod log;
 mod open_files;
 mod paths;

@@ -7,6 +7,7 @@ mod fork;
 mod hub;
 mod input;
 mod launch;
+mod notes;
 mod output;
 mod queue;
 mod registry;

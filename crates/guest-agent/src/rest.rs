@@ -3,12 +3,14 @@
 mod authorities;
 mod error;
 mod init;
+mod journal;
 mod metrics;
 
 pub(crate) use authorities::Authorities;
 pub(crate) use error::RestError;
 pub(crate) use init::{InitTurn, init};
 pub(crate) use metrics::{CpuMeter, memory_total, metrics};
+pub(crate) use journal::journal;
 
 use std::sync::Arc;
 

@@ -193,6 +193,7 @@ fn router(agent: Arc<Agent>) -> Router {
         .route("/metrics", get(rest::metrics))
         .route("/envs", get(rest::envs))
         .route("/init", post(rest::init))
+        .route("/journal", get(rest::journal))
         .route("/files/compose", post(files::compose))
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
         .merge(file_routes)

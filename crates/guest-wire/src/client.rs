@@ -1,4 +1,4 @@
-//! The three calls the node makes itself: init, health, metrics.
+//! The calls the node makes itself: init, health, metrics, journal.
 //!
 //! Every call opens a connection of its own and closes it: the agent is one hop away, a sandbox
 //! sees few such calls, and nothing is left to go stale while a sandbox is paused. There is no
@@ -13,10 +13,12 @@ use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
-use crate::rest::{InitRequest, Metrics, TOKEN_HEADER, VERSION_HEADER};
+use crate::rest::{InitRequest, Journal, Metrics, TOKEN_HEADER, VERSION_HEADER};
 
 /// Longer answers than this come from something that is not an agent.
-const ANSWER_BYTES_MAX: usize = 64 * 1024;
+pub const ANSWER_BYTES_MAX: usize = 64 * 1024;
+/// Names of runs are shorter, and of letters and digits.
+const RUN_BYTES_MAX: usize = 64;
 
 /// What a successful `/init` says about the agent.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -79,7 +81,7 @@ pub async fn init(
     const PATH: &str = "/init";
     let body =
         serde_json::to_vec(request).map_err(|source| ClientError::Encode { path: PATH, source })?;
-    let answer = call(addr, Method::POST, PATH, token, Bytes::from(body)).await?;
+    let answer = call(addr, Method::POST, PATH, "", token, Bytes::from(body)).await?;
     answer.expect_status(StatusCode::NO_CONTENT)?;
     let version = answer.headers.get(VERSION_HEADER).and_then(|value| value.to_str().ok());
     match version {
@@ -95,7 +97,7 @@ pub async fn init(
 /// # Errors
 /// When the agent is not reached, or answers anything but 204.
 pub async fn health(addr: SocketAddr) -> Result<(), ClientError> {
-    let answer = call(addr, Method::GET, "/health", None, Bytes::new()).await?;
+    let answer = call(addr, Method::GET, "/health", "", None, Bytes::new()).await?;
     answer.expect_status(StatusCode::NO_CONTENT)
 }
 
@@ -107,10 +109,48 @@ pub async fn health(addr: SocketAddr) -> Result<(), ClientError> {
 /// When the agent is not reached, or its answer is not 200 with metrics.
 pub async fn metrics(addr: SocketAddr, token: Option<&str>) -> Result<Metrics, ClientError> {
     const PATH: &str = "/metrics";
-    let answer = call(addr, Method::GET, PATH, token, Bytes::new()).await?;
+    let answer = call(addr, Method::GET, PATH, "", token, Bytes::new()).await?;
     answer.expect_status(StatusCode::OK)?;
     serde_json::from_slice(&answer.body)
         .map_err(|source| ClientError::Decode { path: PATH, source })
+}
+
+/// What the agent has noted after line `after` of its run `run`; of another run everything it has.
+/// `None` of an agent of a version that keeps no journal.
+///
+/// Cancel safety: yes.
+///
+/// # Errors
+/// When the agent is not reached, or its answer is not 200 with a journal.
+pub async fn journal(
+    addr: SocketAddr,
+    token: Option<&str>,
+    run: &str,
+    after: u64,
+) -> Result<Option<Journal>, ClientError> {
+    const PATH: &str = "/journal";
+    // What an agent has called its run it may have called anything.
+    let query = match is_run(run) {
+        true => format!("?run={run}&after={after}"),
+        false => String::new(),
+    };
+    let answer = call(addr, Method::GET, PATH, &query, token, Bytes::new()).await?;
+    if answer.status == StatusCode::NOT_FOUND {
+        return Ok(None);
+    }
+    answer.expect_status(StatusCode::OK)?;
+    let journal: Journal = serde_json::from_slice(&answer.body)
+        .map_err(|source| ClientError::Decode { path: PATH, source })?;
+    if !is_run(&journal.run) {
+        let source = serde::de::Error::custom("the run has no legal name");
+        return Err(ClientError::Decode { path: PATH, source });
+    }
+    Ok(Some(journal))
+}
+
+fn is_run(name: &str) -> bool {
+    let legal = name.bytes().all(|byte| byte.is_ascii_alphanumeric());
+    legal && (1..=RUN_BYTES_MAX).contains(&name.len())
 }
 
 struct Answer {
@@ -134,12 +174,13 @@ async fn call(
     addr: SocketAddr,
     method: Method,
     path: &'static str,
+    query: &str,
     token: Option<&str>,
     body: Bytes,
 ) -> Result<Answer, ClientError> {
     let mut request = Request::builder()
         .method(method)
-        .uri(path)
+        .uri(format!("{path}{query}"))
         .header(header::HOST, addr.to_string())
         .header(header::CONTENT_TYPE, "application/json");
     if let Some(token) = token {
@@ -186,6 +227,7 @@ mod tests {
     use tokio::net::{TcpListener, TcpSocket};
 
     use super::*;
+    use crate::rest::JournalLevel;
 
     /// Answers one connection with `answer` and gives back what was asked.
     async fn answering(answer: &'static str) -> (SocketAddr, tokio::task::JoinHandle<String>) {
@@ -225,6 +267,37 @@ mod tests {
         assert!(!error.is_unreached());
         assert!(error.to_string().contains("access token validation faile"), "{error}");
         asked.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_journal_is_asked_for_after_a_line_of_a_run_and_an_older_agent_has_none() {
+        const HEAD: &str = "HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n";
+        let text = concat!(
+            "HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n",
+            r#"{"run":"r2","lines":[{"number":8,"at_us":9,"level":"info","message":"m","new":1}],"#,
+            r#""more":true,"lost":3}"#
+        );
+        let (addr, asked) = answering(text).await;
+        let told = journal(addr, Some("t"), "r1", 7).await.unwrap().unwrap();
+        let line = &told.lines[0];
+        assert_eq!((told.run.as_str(), told.more, told.lost), ("r2", true, 3));
+        assert_eq!((line.number, line.at_us, line.level), (8, 9, JournalLevel::Info));
+        let asked = asked.await.unwrap();
+        assert!(asked.starts_with("GET /journal?run=r1&after=7 HTTP/1.1\r\n"), "{asked}");
+        assert!(asked.contains("x-access-token: t\r\n"), "{asked}");
+
+        let (addr, asked) = answering("HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n").await;
+        assert_eq!(journal(addr, None, "", 0).await.unwrap(), None);
+        assert!(asked.await.unwrap().starts_with("GET /journal HTTP/1.1\r\n"));
+        for text in [
+            HEAD,
+            concat!("HTTP/1.1 200 OK\r\n\r\n", r#"{"run":"a b","lines":[],"more":false,"lost":0}"#),
+        ] {
+            let (addr, asked) = answering(text).await;
+            let error = journal(addr, None, "a&b=c", 1).await.unwrap_err();
+            assert!(matches!(error, ClientError::Decode { .. }), "{error:?}");
+            assert!(asked.await.unwrap().starts_with("GET /journal HTTP/1.1\r\n"));
+        }
     }
 
     #[tokio::test]

@@ -81,6 +81,41 @@ pub struct Metrics {
     pub disk_total: u64,
 }
 
+/// `GET /journal`: what the agent has noted of itself after a number, the oldest first.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Journal {
+    /// This run of the agent: numbers of another have nothing to do with these.
+    pub run: String,
+    pub lines: Vec<JournalLine>,
+    /// Whether there are more after the last of these.
+    pub more: bool,
+    /// How many were after that number once and are not kept any more.
+    pub lost: u64,
+}
+
+/// One thing the agent has noted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JournalLine {
+    /// Grows with every line, from 1 on.
+    pub number: u64,
+    /// Microseconds since 1970; never before that of the line before.
+    pub at_us: i64,
+    pub level: JournalLevel,
+    pub message: String,
+    #[serde(default)]
+    pub fields: BTreeMap<String, String>,
+}
+
+/// How much a line matters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum JournalLevel {
+    Debug,
+    Info,
+    Warn,
+    Error,
+}
+
 /// One written file in the answer of `POST /files`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WrittenFile {

@@ -112,7 +112,16 @@ async fn a_sandbox_that_ends_while_its_port_is_waited_for_is_not_found() {
 async fn control_paths_of_the_guest_agent_are_hidden_before_the_sandbox_is_looked_up() {
     in_world(config(), async |world| {
         for sandbox in [SANDBOX, "inobody"] {
-            for path in ["/init", "//init", "/x/../init", "/%69nit", "/upgrade/?x=1", "/fsthaw"] {
+            for path in [
+                "/init",
+                "//init",
+                "/x/../init",
+                "/%69nit",
+                "/journal?run=a&after=1",
+                "/%6aournal/",
+                "/upgrade/?x=1",
+                "/fsthaw",
+            ] {
                 for method in ["GET", "POST"] {
                     let mut request = to_host(&format!("49983-{sandbox}.x"));
                     *request.uri_mut() = path.parse().unwrap();

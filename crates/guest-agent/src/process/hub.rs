@@ -9,6 +9,7 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use super::backlog::{Backlog, Backlogs};
+use super::notes::Written;
 use super::queue::Queue;
 use crate::unread::Unread;
 
@@ -64,6 +65,7 @@ struct State {
     queue: Queue,
     /// Empty while anybody listens.
     backlog: Backlog,
+    written: Written,
     end: Option<EndEvent>,
 }
 
@@ -77,7 +79,8 @@ impl Hub {
     pub(super) fn new(held: &Held) -> (Arc<Self>, Subscription) {
         let mut queue = Queue::new(Arc::clone(&held.unread));
         let position = queue.join(VecDeque::new());
-        let state = State { queue, backlog: held.backlogs.open(), end: None };
+        let state =
+            State { queue, backlog: held.backlogs.open(), written: Written::default(), end: None };
         let (news, room) = (Notify::new(), Notify::new());
         let hub = Arc::new(Self { state: Mutex::new(state), news, room });
         (Arc::clone(&hub), Subscription { hub, position })
@@ -111,13 +114,19 @@ impl Hub {
     /// Gives `piece` to every subscriber, or keeps it if there is none. What is larger than the
     /// room there was, or comes without waiting for it, is more than the limits say.
     pub(super) fn publish(&self, piece: Piece) {
-        let State { queue, backlog, .. } = &mut *self.state.lock();
+        let State { queue, backlog, written, .. } = &mut *self.state.lock();
+        written.add(&piece);
         if queue.subscribers() == 0 {
             backlog.push(piece);
         } else {
             queue.push(piece);
             self.news.notify_waiters();
         }
+    }
+
+    /// What was published so far.
+    pub(super) fn written(&self) -> Written {
+        self.state.lock().written
     }
 
     /// Ends every subscription once what it still has to read is read.

@@ -10,6 +10,7 @@ use guest_wire::proto::process::{PTY, StartRequest};
 use super::command::{Command, Wanted, unusable_name, variables};
 use super::fork::{Executed, ForkError, fork};
 use super::hub::Subscription;
+use super::notes;
 use super::registry::TooManyProcesses;
 use super::running::Running;
 use super::stdio::{Kind, Size, open};
@@ -118,10 +119,11 @@ pub(super) async fn launch(
     let running = Arc::new(running);
     agent.processes.insert(Arc::clone(&running));
     drop(place);
-    let processes = Arc::clone(&agent.processes);
+    let (processes, journal) = (Arc::clone(&agent.processes), Arc::clone(&agent.journal));
+    notes::started(&journal, running.wire_pid(), line);
     let followed = Arc::clone(&running);
     tasks::spawn(async move {
-        followed.follow(outputs, exit, limit).await;
+        followed.follow(outputs, exit, limit, &journal).await;
         processes.retire(&followed);
     });
     Ok((running, subscription))

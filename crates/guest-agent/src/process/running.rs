@@ -15,8 +15,10 @@ use tokio_util::sync::CancellationToken;
 use super::end::end_event;
 use super::hub::{Held, Hub, Source, Subscription};
 use super::input::Input;
+use super::notes;
 use super::output::pump;
 use super::stdio::AgentEnds;
+use crate::journal::Journal;
 use crate::pollable::Pollable;
 use crate::reaper::{Exit, Reaper};
 
@@ -96,13 +98,14 @@ impl Running {
         self.reaper.signal(self.pid, signal)
     }
 
-    /// Follows the process until it has exited and its output is handed out, then publishes the
-    /// end. When `limit` is over before that, the process is killed.
+    /// Follows the process until it has exited and its output is handed out, then notes and publishes
+    /// the end. When `limit` is over before that, the process is killed.
     pub(super) async fn follow(
         &self,
         outputs: Outputs,
         exit: oneshot::Receiver<Exit>,
         limit: Option<Duration>,
+        journal: &Journal,
     ) {
         let all_output = self.pump_all(outputs);
         let mut all_output = std::pin::pin!(all_output);
@@ -132,7 +135,10 @@ impl Running {
             }
         }
         self.input.close();
-        self.hub.end(end_event(outcome.unwrap_or(Exit::Code(-1))));
+        let end = end_event(outcome.unwrap_or(Exit::Code(-1)));
+        // Whoever hears of the end finds it noted.
+        notes::ended(journal, self.wire_pid(), &end, self.hub.written());
+        self.hub.end(end);
     }
 
     fn pump_all(&self, outputs: Outputs) -> impl Future<Output = ()> + Send {

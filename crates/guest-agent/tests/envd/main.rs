@@ -19,6 +19,7 @@ mod freeze;
 mod fsfreeze;
 mod init;
 mod input;
+mod journal;
 mod limits;
 mod process;
 mod program;

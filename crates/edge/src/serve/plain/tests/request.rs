@@ -339,6 +339,8 @@ fn control_paths_of_the_guest_agent_are_for_the_library_in_every_spelling() {
         "/x%2f..%2Finit",
         "/init/x/..",
         "/init?a=/b",
+        "/journal?run=a&after=1",
+        "/%6aournal",
         "/upgrade?",
         "/fsthaw",
     ] {
