@@ -10,8 +10,9 @@ use tokio::sync::broadcast;
 
 use crate::{
     AdoptReport, BuildError, BuildRequest, BuildStatus, CreateError, DrainStatus, Ending, Expected,
-    Explanation, Leaks, NewSnapshot, NodeError, NodeEvent, NodeInfo, PauseError, PauseOrder,
-    PausedStatus, RemoveError, Resumed, Route, Sample, SandboxStatus, SnapshotStatus, StatusError,
+    Explanation, Journal, JournalMark, Leaks, NewSnapshot, NodeError, NodeEvent, NodeInfo,
+    PauseError, PauseOrder, PausedStatus, RemoveError, Resumed, Route, Sample, SandboxStatus,
+    SnapshotStatus, StatusError,
 };
 
 /// A sandbox that was just started.
@@ -152,6 +153,21 @@ pub trait NodeApi: fmt::Debug + Send + Sync {
     /// # Errors
     /// [`NodeError::NotFound`].
     async fn samples(&self, id: &SandboxId) -> Result<Vec<Sample>, NodeError>;
+
+    /// What the guest agent of a live sandbox has noted after `mark`, the oldest first, as much as one
+    /// answer holds. `None` of an agent that keeps no journal, and from a node of a version that does
+    /// not tell. An agent that is silent is given up soon.
+    ///
+    /// # Errors
+    /// [`NodeError::NotFound`] when it does not run, or stands still; [`NodeError::Internal`] when its
+    /// agent does not answer, or not as an agent does.
+    async fn journal(
+        &self,
+        _id: &SandboxId,
+        _mark: &JournalMark,
+    ) -> Result<Option<Journal>, NodeError> {
+        Ok(None)
+    }
 
     /// Changes as they happen, from before the next [`NodeApi::list`] on. A receiver that lags must
     /// list again; one that is closed has lost the node's events, and must ask for new ones first.

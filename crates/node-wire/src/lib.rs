@@ -9,6 +9,7 @@ mod drain;
 mod error;
 pub mod grpc;
 mod history;
+mod journal;
 mod pause;
 mod route;
 mod status;
@@ -21,6 +22,7 @@ pub use drain::{
 };
 pub use error::{CreateError, NodeError};
 pub use history::{AdoptEnd, AdoptReport, Ending, ExplainedStep, Explanation};
+pub use journal::{Journal, JournalLevel, JournalLine, JournalMark};
 pub use pause::{
     NewSnapshot, PauseError, PauseOrder, PausedStatus, RemoveError, Resumed, SnapshotStatus,
 };

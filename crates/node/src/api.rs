@@ -12,9 +12,9 @@ use model::{
 };
 use node_wire::{
     AdoptReport, BuildError, BuildRequest, BuildStatus, CreateError, DrainStatus, Ending,
-    Enforcement, Expected, Explanation, Leaks, NewSnapshot, NodeApi, NodeError, NodeEvent,
-    NodeInfo, PauseError, PauseOrder, PausedStatus, RemoveError, Resumed, Sample, SandboxStatus,
-    SnapshotStatus, Started, StatusError, TemplateInfo,
+    Enforcement, Expected, Explanation, Journal, JournalMark, Leaks, NewSnapshot, NodeApi,
+    NodeError, NodeEvent, NodeInfo, PauseError, PauseOrder, PausedStatus, RemoveError, Resumed,
+    Sample, SandboxStatus, SnapshotStatus, Started, StatusError, TemplateInfo,
 };
 use rand::Rng;
 use tokio::sync::{broadcast, oneshot};
@@ -23,7 +23,6 @@ use crate::admission::Admitted;
 use crate::entry::Identity;
 use crate::leave::handed_over;
 use crate::ledger::Record;
-use crate::metrics::sample_now;
 use crate::processor::processor;
 use crate::provision::Order;
 use crate::start::{Inner, Node};
@@ -339,13 +338,15 @@ impl NodeApi for Node {
     }
 
     async fn samples(&self, id: &SandboxId) -> Result<Vec<Sample>, NodeError> {
-        let entry = self.inner.registry.get(id).filter(|e| e.phase() == SandboxPhase::Live);
-        let entry = entry.ok_or_else(|| NodeError::NotFound(id.to_string()))?;
-        let mut samples = entry.samples();
-        let inner = Arc::clone(&self.inner);
-        let now = tokio::task::spawn_blocking(move || sample_now(&inner, &entry)).await;
-        samples.extend(now.ok());
-        Ok(samples)
+        Arc::clone(&self.inner).samples(id).await
+    }
+
+    async fn journal(
+        &self,
+        id: &SandboxId,
+        mark: &JournalMark,
+    ) -> Result<Option<Journal>, NodeError> {
+        self.inner.journal(id, mark).await
     }
 
     fn events(&self) -> broadcast::Receiver<NodeEvent> {

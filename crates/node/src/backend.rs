@@ -5,7 +5,7 @@
 //! which the clock stands still until everybody waits.
 
 use std::fmt;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,10 +18,11 @@ use futures::future::BoxFuture;
 use images::base;
 use lifecycle::{Budget, Expired};
 use model::{Egress, LifecycleId, SandboxId};
-use node_wire::{NewSnapshot, NodeMetrics};
+use node_wire::{Journal, JournalMark, NewSnapshot, NodeMetrics};
 use tokio_util::sync::CancellationToken;
 
 use crate::adopt::AdoptError;
+use crate::journal::JournalError;
 use crate::ledger::{LedgerError, Record};
 use crate::pause::HaltError;
 use crate::pool::stock::Counts;
@@ -173,6 +174,20 @@ pub(crate) trait Backend: fmt::Debug + Send + Sync {
     /// # Errors
     /// When they could not be set; some of them may be in force.
     async fn restrict(&self, lifecycle: &LifecycleId, rules: &Egress) -> Result<bool, WayError>;
+
+    /// What the guest agent of `lifecycle`, which is at `address`, has noted after `mark`. `None` of one
+    /// that keeps no journal. Has no limit of its own.
+    ///
+    /// Cancel safety: yes.
+    ///
+    /// # Errors
+    /// See [`JournalError`].
+    async fn journal(
+        &self,
+        lifecycle: &LifecycleId,
+        address: IpAddr,
+        mark: &JournalMark,
+    ) -> Result<Option<Journal>, JournalError>;
 
     /// The most that `lifecycle` has had. Cheap.
     fn peak(&self, lifecycle: &LifecycleId) -> Peak;

@@ -4,6 +4,7 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -16,7 +17,7 @@ use host::{Faults, HostError};
 use images::base;
 use lifecycle::Budget;
 use model::{Egress, LifecycleId, SandboxId};
-use node_wire::NodeMetrics;
+use node_wire::{Journal, JournalMark, NodeMetrics};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -27,6 +28,7 @@ use crate::backend::{
 };
 use crate::fake::holdings::FakeHoldings;
 use crate::fake::table::{SLOTS, Table};
+use crate::journal::JournalError;
 use crate::leave::LeaveStep;
 use crate::ledger::Record;
 use crate::pool::stock::Counts;
@@ -35,6 +37,7 @@ use crate::teardown::StepError;
 
 mod crash;
 mod holdings;
+mod journal;
 mod table;
 
 pub(crate) use crash::OF_LIVE;
@@ -387,6 +390,15 @@ impl Backend for Fake {
 
     async fn restrict(&self, lifecycle: &LifecycleId, _rules: &Egress) -> Result<bool, WayError> {
         Ok(self.table.lock().has(lifecycle.as_str(), Class::Process))
+    }
+
+    async fn journal(
+        &self,
+        lifecycle: &LifecycleId,
+        _address: IpAddr,
+        mark: &JournalMark,
+    ) -> Result<Option<Journal>, JournalError> {
+        self.ask_journal(lifecycle.as_str(), mark).await
     }
 
     fn peak(&self, lifecycle: &LifecycleId) -> Peak {

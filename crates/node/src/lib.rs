@@ -21,6 +21,7 @@ pub mod fuzz;
 mod gauges;
 mod history;
 mod janitor;
+mod journal;
 mod leaks;
 mod leave;
 mod ledger;

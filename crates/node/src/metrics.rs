@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use host::cgroup::Usage;
-use model::SandboxPhase;
-use node_wire::{NodeMetrics, Sample};
+use model::{SandboxId, SandboxPhase};
+use node_wire::{NodeError, NodeMetrics, Sample};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -24,6 +24,16 @@ impl Inner {
         }
         metrics
     }
+
+    /// Those of a live sandbox, the last one of now.
+    pub(crate) async fn samples(self: Arc<Self>, id: &SandboxId) -> Result<Vec<Sample>, NodeError> {
+        let entry = self.registry.get(id).filter(|entry| entry.phase() == SandboxPhase::Live);
+        let entry = entry.ok_or_else(|| NodeError::NotFound(id.to_string()))?;
+        let mut samples = entry.samples();
+        let now = tokio::task::spawn_blocking(move || sample_now(&self, &entry)).await;
+        samples.extend(now.ok());
+        Ok(samples)
+    }
 }
 
 /// Samples every live sandbox until `stop`.
@@ -41,7 +51,7 @@ pub(crate) async fn sample(inner: Arc<Inner>, stop: CancellationToken) {
 }
 
 /// A sample of `entry` now. Blocking: looks at its files.
-pub(crate) fn sample_now(inner: &Inner, entry: &Entry) -> Sample {
+fn sample_now(inner: &Inner, entry: &Entry) -> Sample {
     let usage = inner.backend.usage(&entry.lifecycle);
     let mut sample = reading(entry, &usage, Instant::now());
     sample.disk_used_bytes = inner.backend.written(&entry.lifecycle);

@@ -7,6 +7,7 @@ mod crashes;
 mod escalation;
 mod events;
 mod janitor;
+mod journal;
 mod late;
 mod leave;
 mod log;

@@ -36,9 +36,9 @@ use super::proto::{
 };
 use crate::{
     AdoptReport, BuildError, BuildRequest, BuildStatus, CreateError, DrainStatus, Ending, Expected,
-    Explanation, Leaks, NewSnapshot, NodeApi, NodeError, NodeEvent, NodeInfo, PauseError,
-    PauseOrder, PausedStatus, RemoveError, Resumed, Sample, SandboxStatus, SnapshotStatus, Started,
-    StatusError,
+    Explanation, Journal, JournalMark, Leaks, NewSnapshot, NodeApi, NodeError, NodeEvent, NodeInfo,
+    PauseError, PauseOrder, PausedStatus, RemoveError, Resumed, Sample, SandboxStatus,
+    SnapshotStatus, Started, StatusError,
 };
 
 /// Sandboxes that are asked after in one message; many times as many fit into one.
@@ -305,6 +305,26 @@ impl NodeApi for Client {
         let answer = answer.map_err(|error| sandbox_error(error, id))?.into_owned();
         let samples: Result<_, _> = answer.samples.into_iter().map(TryInto::try_into).collect();
         samples.map_err(not_understood)
+    }
+
+    async fn journal(
+        &self,
+        id: &SandboxId,
+        mark: &JournalMark,
+    ) -> Result<Option<Journal>, NodeError> {
+        let request = v1::ReadJournalRequest {
+            sandbox: id.to_string(),
+            run: mark.run.clone(),
+            after: mark.number,
+            ..v1::ReadJournalRequest::default()
+        };
+        let answer = match self.nodes.read_journal(request).await {
+            // A node of an older version does not tell.
+            Err(error) if error.code == ErrorCode::Unimplemented => return Ok(None),
+            answer => answer.map_err(|error| sandbox_error(error, id))?.into_owned(),
+        };
+        let journal = answer.journal.into_option().map(TryInto::try_into);
+        journal.transpose().map_err(not_understood)
     }
 
     fn events(&self) -> broadcast::Receiver<NodeEvent> {

@@ -6,6 +6,7 @@ mod egress;
 mod event;
 mod history;
 mod info;
+mod journal;
 mod pause;
 mod sandbox;
 
@@ -160,8 +161,8 @@ mod tests {
 
     use model::{EndReason, Keep, NodePhase, OnTimeout, SandboxPhase};
 
-    use super::{MAX_DURATION, PHASES, drain, duration, ms, pause, sandbox, word};
-    use crate::Class;
+    use super::{MAX_DURATION, PHASES, drain, duration, journal, ms, pause, sandbox, word};
+    use crate::{Class, JournalLevel};
 
     /// Every value of ours, once, and to a value of its own on the wire.
     #[track_caller]
@@ -184,6 +185,7 @@ mod tests {
         is_whole(&PHASES, &NodePhase::ALL);
         is_whole(&sandbox::PHASES, &SandboxPhase::ALL);
         is_whole(&drain::CLASSES, &Class::ALL);
+        is_whole(&journal::LEVELS, &JournalLevel::ALL);
         use EndReason as R;
         let reasons = [
             R::Request,

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use super::convert::{Malformed, duration, id, keep};
 use super::failure::Failure;
 use super::proto::cofferdam::node::v1;
-use crate::{BuildRequest, Expected, NewSnapshot, NodeApi, NodeEvent, PauseOrder};
+use crate::{BuildRequest, Expected, JournalMark, NewSnapshot, NodeApi, NodeEvent, PauseOrder};
 
 /// Everything E2B's services have no words for: three lines a call.
 #[derive(Debug)]
@@ -193,6 +193,21 @@ impl v1::NodeService for Nodes {
         Response::ok(v1::ListSamplesResponse {
             samples: samples.into_iter().map(Into::into).collect(),
             ..v1::ListSamplesResponse::default()
+        })
+    }
+
+    async fn read_journal(
+        &self,
+        _context: RequestContext,
+        request: ServiceRequest<'_, v1::ReadJournalRequest>,
+    ) -> ServiceResult<v1::ReadJournalResponse> {
+        let message = request.to_owned_message();
+        let sandbox = id("sandbox", &message.sandbox).map_err(refused)?;
+        let mark = JournalMark { run: message.run, number: message.after };
+        let journal = self.node.journal(&sandbox, &mark).await.map_err(Failure::from)?;
+        Response::ok(v1::ReadJournalResponse {
+            journal: journal.map(v1::Journal::from).into(),
+            ..v1::ReadJournalResponse::default()
         })
     }
 

@@ -41,7 +41,7 @@ async fn no_method_of_any_service_answers_without_the_token_or_with_another() {
             }
         }
     }
-    assert_eq!(methods, 6 + 2 + 4 + 21 + 2);
+    assert_eq!(methods, 6 + 2 + 4 + 22 + 2);
     let peer = Peer::connect(service.address).await;
     let refused = peer.showing(None).refused("/InfoService/ServiceInfo", json!({})).await;
     assert!(refused.message().contains("authorization: Bearer TOKEN"), "it says what to do");

@@ -16,9 +16,9 @@ use model::{
 };
 use node_wire::{
     AdoptReport, BuildError, BuildRequest, BuildState, BuildStatus, CreateError, DrainStatus,
-    Ending, Enforcement, Expected, Explanation, Leaks, NewSnapshot, NodeApi, NodeError, NodeEvent,
-    NodeInfo, NodeMetrics, PauseError, PauseOrder, PausedStatus, Processor, RemoveError, Resumed,
-    Route, Sample, SandboxStatus, SnapshotStatus, Started, StatusError,
+    Ending, Enforcement, Expected, Explanation, Journal, JournalMark, Leaks, NewSnapshot, NodeApi,
+    NodeError, NodeEvent, NodeInfo, NodeMetrics, PauseError, PauseOrder, PausedStatus, Processor,
+    RemoveError, Resumed, Route, Sample, SandboxStatus, SnapshotStatus, Started, StatusError,
 };
 use parking_lot::Mutex;
 use tokio::sync::{broadcast, watch};
@@ -279,6 +279,15 @@ impl NodeApi for FakeNode {
         } else {
             Err(NodeError::NotFound(id.to_string()))
         }
+    }
+
+    async fn journal(
+        &self,
+        id: &SandboxId,
+        mark: &JournalMark,
+    ) -> Result<Option<Journal>, NodeError> {
+        self.check()?;
+        Ok((id.as_str() == "i1").then(|| Self::journal_after(mark)))
     }
 
     fn events(&self) -> broadcast::Receiver<NodeEvent> {

@@ -12,7 +12,7 @@ use lifecycle::TaskGroup;
 use model::{DrainIsFinal, EndReason, Keep, NodePhase, NodeRequest};
 use node_wire::grpc::Client;
 use node_wire::{
-    CreateError, NewSnapshot, NodeApi, NodeError, PauseError, RemoveError, StatusError,
+    CreateError, JournalMark, NewSnapshot, NodeApi, NodeError, PauseError, RemoveError, StatusError,
 };
 use parking_lot::Mutex;
 use prost_reflect::DynamicMessage;
@@ -156,6 +156,8 @@ async fn what_it_explains_is_understood_and_one_that_cannot_explains_nothing() {
     let id = "i1".parse().unwrap();
     assert_eq!(other.client.explain(&id, None).await.unwrap(), None, "it has no such method");
     assert_eq!(other.client.adopt_report().await.unwrap(), None, "nor that one");
+    let nothing = other.client.journal(&id, &JournalMark::default()).await.unwrap();
+    assert_eq!(nothing, None, "nor a third");
     let path = "/cofferdam.node.v1.NodeService/ExplainSandbox";
     let explanation = json!({
         "lifecycle": "l7",

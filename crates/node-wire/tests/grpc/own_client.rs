@@ -10,8 +10,8 @@ use model::{
 };
 use node_wire::grpc::{BadAddress, Client};
 use node_wire::{
-    AdoptEnd, AdoptReport, BuildError, BuildRequest, BuildState, CreateError, Expected, NodeApi,
-    NodeError, NodeEvent, StatusError,
+    AdoptEnd, AdoptReport, BuildError, BuildRequest, BuildState, CreateError, Expected,
+    JournalMark, NodeApi, NodeError, NodeEvent, StatusError,
 };
 
 use crate::fake_node::{FakeNode, moment};
@@ -147,6 +147,17 @@ async fn what_a_node_explains_of_a_run_arrives_whole_and_nothing_stays_nothing()
 }
 
 #[tokio::test]
+async fn what_a_guest_agent_has_noted_arrives_whole_and_nothing_stays_nothing() {
+    let service = Service::start().await;
+    let client = service.client();
+    let [id, other] = ["i1", "i2"].map(|id| id.parse::<SandboxId>().unwrap());
+    let mark = JournalMark { run: "run1".into(), number: 7 };
+    let told = client.journal(&id, &mark).await.unwrap();
+    assert_eq!(told, Some(FakeNode::journal_after(&mark)));
+    assert_eq!(client.journal(&other, &mark).await.unwrap(), None);
+}
+
+#[tokio::test]
 async fn every_reason_to_end_a_sandbox_reaches_the_node() {
     use EndReason as R;
     let service = Service::start().await;
@@ -221,6 +232,7 @@ async fn every_other_failure_of_a_node_arrives_as_it_was_given() {
         assert_eq!(client.ended(std::slice::from_ref(&id)).await.unwrap_err(), failure);
         assert_eq!(client.explain(&id, None).await.unwrap_err(), failure);
         assert_eq!(client.adopt_report().await.unwrap_err(), failure);
+        assert_eq!(client.journal(&id, &JournalMark::default()).await.unwrap_err(), failure);
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,13 +14,12 @@ use host::census::{CensusError, HELPERS, Item, census};
 use host::cgroup::{Cgroups, Peak, Support, Usage};
 use host::identity::Claim;
 use host::net::Firewall;
-use host::process::{Orphans, zombie_children};
 use host::view::View;
 use images::{Store, base};
 use lifecycle::{Budget, Owned, Release, close_in};
 use machine::{Container, ContainerConfig, Driver, Runtime};
 use model::{Egress, LifecycleId, SandboxId};
-use node_wire::NodeMetrics;
+use node_wire::{Journal, JournalMark, NodeMetrics};
 use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 
@@ -28,10 +27,11 @@ use crate::adopt::AdoptError;
 use crate::backend::host::holdings::HostHoldings;
 use crate::backend::host::load::CpuClock;
 use crate::backend::host::sealed::Sealed;
-use crate::backend::host::upkeep::{forget_ended, reap_orphans};
+use crate::backend::host::upkeep::{forget_ended, reap_last_orphans, reap_orphans};
 use crate::backend::host::ways::Ways;
 use crate::backend::{Backend, CloseError, Closer, Disk, Holdings, Leftover, NotAdopted, Upkeep};
 use crate::config::{Config, LimitsPolicy};
+use crate::journal::JournalError;
 use crate::leave::LeaveStep;
 use crate::ledger::{Record, ended_dir, read_all};
 use crate::pool::Pool;
@@ -43,6 +43,7 @@ mod adopt;
 mod directories;
 mod halt;
 mod holdings;
+mod journal;
 mod load;
 mod sealed;
 mod upkeep;
@@ -75,8 +76,6 @@ pub(crate) struct Host {
 }
 
 const FIREWALL_LIMIT: Duration = Duration::from_secs(10);
-/// Between the two looks at children that nobody waits for.
-const ORPHANS_PAUSE: Duration = Duration::from_millis(50);
 /// Between two looks at links that the kernel is about to take away.
 const LINKS_PAUSE: Duration = Duration::from_millis(5);
 /// What is left of the helpers of an earlier daemon may take this long to go.
@@ -121,18 +120,6 @@ impl Host {
     async fn close_slots(&self, budget: Budget) -> Result<(), CloseError> {
         self.pool.close().await;
         Ok(self.pool.wait_idle_unlinked(budget).await?)
-    }
-
-    /// Takes the status of the last children that nobody waits for.
-    async fn reap_last_orphans() {
-        if zombie_children().is_empty() {
-            return;
-        }
-        let mut orphans = Orphans::default();
-        // The first sweep finds them, the second is sure that nobody else wants them.
-        orphans.sweep();
-        tokio::time::sleep(ORPHANS_PAUSE).await;
-        orphans.sweep();
     }
 }
 
@@ -274,7 +261,7 @@ impl Backend for Host {
         let (faults, mut errors) = (&self.config.faults, Vec::new());
         let left = self.ways.leave(ways).await;
         errors.extend(left.err().map(|expired| expired.to_string()));
-        let reap = orphans.run("orphans", Self::reap_last_orphans());
+        let reap = orphans.run("orphans", reap_last_orphans());
         let reaped = LeaveStep::Orphans.run(faults, &mut errors, reap).await;
         errors.extend(reaped.err().map(|expired| expired.to_string()));
         let closed = LeaveStep::Slots.run(faults, &mut errors, self.close_slots(slots)).await;
@@ -316,7 +303,7 @@ impl Backend for Host {
     async fn close(&self, closer: Closer, budget: Budget) -> Result<(), CloseError> {
         match closer {
             Closer::Rounds | Closer::Upkeep => {}
-            Closer::Orphans => Self::reap_last_orphans().await,
+            Closer::Orphans => reap_last_orphans().await,
             Closer::Slots => {
                 self.ways.leave(budget).await?;
                 self.pool.close().await;
@@ -367,6 +354,15 @@ impl Backend for Host {
 
     async fn restrict(&self, lifecycle: &LifecycleId, rules: &Egress) -> Result<bool, WayError> {
         self.set_rules(lifecycle, rules).await
+    }
+
+    async fn journal(
+        &self,
+        lifecycle: &LifecycleId,
+        address: IpAddr,
+        mark: &JournalMark,
+    ) -> Result<Option<Journal>, JournalError> {
+        self.ask_journal(lifecycle, address, mark).await
     }
 
     fn peak(&self, lifecycle: &LifecycleId) -> Peak {

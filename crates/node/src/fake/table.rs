@@ -74,6 +74,8 @@ pub(super) struct Table {
     pub full: bool,
     /// There is something that belongs to no lifecycle.
     pub strays: bool,
+    /// How often a guest agent was asked what it has noted.
+    pub journals: u64,
     pub boot_id: &'static str,
     pub manners: BTreeMap<SandboxId, Manner>,
     /// Called when the guest agent of a sandbox has answered, before the node hears of it.

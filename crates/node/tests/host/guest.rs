@@ -15,6 +15,16 @@ pub(crate) struct Output {
 
 /// Runs `command` by the shell of the sandbox at `addr`, as `user`.
 pub(crate) async fn run(addr: IpAddr, user: &str, command: &str) -> Output {
+    run_with(addr, user, None, command).await
+}
+
+/// The same in a sandbox that asks for a token.
+pub(crate) async fn run_with(
+    addr: IpAddr,
+    user: &str,
+    token: Option<&str>,
+    command: &str,
+) -> Output {
     use base64::Engine;
     let b64 = base64::engine::general_purpose::STANDARD;
     let message = serde_json::json!({
@@ -27,7 +37,11 @@ pub(crate) async fn run(addr: IpAddr, user: &str, command: &str) -> Output {
     let stream = tokio::net::TcpStream::connect(SocketAddr::new(addr, 49983)).await.unwrap();
     let (mut sender, connection) =
         hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
-    let request = hyper::Request::post("/process.Process/Start")
+    let mut request = hyper::Request::post("/process.Process/Start");
+    if let Some(token) = token {
+        request = request.header(guest_wire::rest::TOKEN_HEADER, token);
+    }
+    let request = request
         .header("host", "guest")
         .header("content-type", "application/connect+json")
         .header("connect-protocol-version", "1")

@@ -10,6 +10,7 @@ mod faults;
 mod guest;
 mod holders;
 mod hostile;
+mod journal;
 mod layouts;
 mod network;
 mod pause;

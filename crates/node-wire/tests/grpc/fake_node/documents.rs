@@ -5,7 +5,7 @@ use std::time::Duration;
 use model::{EndReason, NodePhase, Resources};
 use node_wire::{
     AttemptStatus, Blocker, Class, ClassCount, DrainStatus, Ending, ExplainedStep, Explanation,
-    LeakItem, Leaks, Sample, TemplateInfo,
+    Journal, JournalLevel, JournalLine, JournalMark, LeakItem, Leaks, Sample, TemplateInfo,
 };
 
 use super::{FakeNode, GIB, moment};
@@ -109,6 +109,19 @@ impl FakeNode {
             cpu_time: Some(Duration::from_micros(77)),
             reclaimed: vec!["a cgroup".into()],
         }
+    }
+
+    /// A line of every level, with what was asked for in it.
+    pub(crate) fn journal_after(mark: &JournalMark) -> Journal {
+        let line = |(number, level): (u64, JournalLevel)| JournalLine {
+            number,
+            at: moment(number),
+            level,
+            message: format!("\u{e9} {number}"),
+            fields: [("after".to_owned(), mark.number.to_string())].into(),
+        };
+        let lines = (mark.number + 1..).zip(JournalLevel::ALL).map(line).collect();
+        Journal { run: mark.run.clone(), lines, more: true, lost: 3 }
     }
 
     pub(crate) fn sample() -> Sample {

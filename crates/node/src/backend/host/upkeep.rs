@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use host::process::Orphans;
+use host::process::{Orphans, zombie_children};
 use tokio_util::sync::CancellationToken;
 
 use crate::backend::host::Host;
@@ -11,6 +11,8 @@ use crate::ledger::{ended_dir, prune};
 
 /// How often descendants that fell to the daemon are looked for.
 const ORPHANS_EVERY: Duration = Duration::from_secs(10);
+/// Between the two looks at the last of them.
+const ORPHANS_PAUSE: Duration = Duration::from_millis(50);
 /// How often records of ended sandboxes are looked through for those to forget.
 const PRUNE_EVERY: Duration = Duration::from_secs(60);
 
@@ -28,6 +30,18 @@ pub(super) async fn reap_orphans(stop: CancellationToken) {
             tracing::info!(reaped, "orphans reaped");
         }
     }
+}
+
+/// Takes the status of the last children that nobody waits for.
+pub(super) async fn reap_last_orphans() {
+    if zombie_children().is_empty() {
+        return;
+    }
+    let mut orphans = Orphans::default();
+    // The first sweep finds them, the second is sure that nobody else wants them.
+    orphans.sweep();
+    tokio::time::sleep(ORPHANS_PAUSE).await;
+    orphans.sweep();
 }
 
 /// Keeps the records of ended sandboxes as few and as young as they may be.
