@@ -123,10 +123,14 @@ pub struct Limits {
     pub ended_kept: Duration,
     /// How many of them are kept at most.
     pub ended_rows: u32,
-    /// Between two looks at what sandboxes use; a sample a minute is kept.
+    /// Between two looks at what sandboxes use, and at what their guest agents have noted; a sample a
+    /// minute is kept.
     pub sample_every: Duration,
     /// How many samples are kept of all sandboxes; some hundred bytes each.
     pub sample_rows: u32,
+    /// How many lines are kept of what the guest agents of all sandboxes have noted; some hundred
+    /// bytes each.
+    pub agent_log_rows: u32,
     /// Between two comparisons of the records with a node.
     pub reconcile_every: Duration,
     /// Between two looks at how a node is, when nothing happens.
@@ -213,6 +217,7 @@ impl Default for Limits {
             ended_rows: 100_000,
             sample_every: MINUTE,
             sample_rows: 200_000,
+            agent_log_rows: 200_000,
             reconcile_every: MINUTE / 2,
             node_every: Duration::from_secs(1),
             node_answer: Duration::from_secs(2),

@@ -17,6 +17,7 @@ use node_wire::NodeError;
 use crate::Team;
 use crate::app::App;
 use crate::http::ApiError;
+use crate::journals::LAST_LIMIT;
 use crate::node_answers;
 use crate::nodes::Session;
 use crate::store::{End, RowState, SandboxRow, StoreError};
@@ -48,7 +49,18 @@ impl App {
         }
     }
 
-    /// The same for an operator, who names the node: a sandbox that is stuck may have no record
+    /// As [`App::kill`], for one who ends this one alone: what its guest agent has noted last is kept,
+    /// if it says so at once.
+    pub(crate) async fn kill_heard(
+        self: Arc<Self>,
+        team: Arc<Team>,
+        id: SandboxId,
+    ) -> Result<(), ApiError> {
+        self.hear_agent(&team.id, &id, LAST_LIMIT).await;
+        self.kill(team, id).await
+    }
+
+    /// As [`App::kill`] for an operator, who names the node: a sandbox that is stuck may have no record
     /// any more, which ends with what the sandbox runs and not with what it holds.
     pub(crate) async fn kill_on_node(
         self: Arc<Self>,

@@ -18,6 +18,7 @@ mod create;
 mod create_request;
 mod fork;
 mod idempotency;
+mod journals;
 mod kill;
 mod listing;
 mod network;

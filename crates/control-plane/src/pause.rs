@@ -11,6 +11,7 @@ use node_wire::{PauseError, PauseOrder, PausedStatus};
 use crate::Team;
 use crate::app::App;
 use crate::http::ApiError;
+use crate::journals::LAST_LIMIT;
 use crate::kill::is_starting;
 use crate::node_answers;
 use crate::nodes::Session;
@@ -88,6 +89,8 @@ impl App {
     async fn pause_now(self: Arc<Self>, row: SandboxRow, order: PauseOrder) -> Outcome {
         let _hands = self.starting.enter(row.id.clone());
         let session = Arc::clone(self.node_of(&row)?);
+        // If nothing but its files is kept, what its agent has noted goes.
+        self.hear_agent_of(&row, LAST_LIMIT).await;
         if !self.store.begin_pause(&row).await? {
             return Ok(Turn::Changed);
         }

@@ -1,6 +1,7 @@
 //! The database: teams, keys, templates and the records of sandboxes.
 
 mod history;
+mod journal;
 mod keys;
 mod log;
 mod migrate;

@@ -9,8 +9,8 @@ mod metrics;
 pub(crate) use authorities::Authorities;
 pub(crate) use error::RestError;
 pub(crate) use init::{InitTurn, init};
-pub(crate) use metrics::{CpuMeter, memory_total, metrics};
 pub(crate) use journal::journal;
+pub(crate) use metrics::{CpuMeter, memory_total, metrics};
 
 use std::sync::Arc;
 

@@ -111,6 +111,24 @@ test('the log of a sandbox says what became of it', async (t) => {
   assert.deepEqual(entries(await logs(NOBODY)), [])
 })
 
+test('the log of a sandbox says which commands were run and not what they wrote', async (t) => {
+  const sandbox = await create(t)
+  await assert.rejects(sandbox.commands.run('echo s3cr3t | tr 3 4; exit 7'))
+  const told = entries(await e2b('sandbox', 'logs', '--format', 'json', sandbox.sandboxId))
+  const [begun, ended] = told.filter((entry) => entry.event_type)
+  assert.match(begun.message, /^Process with pid [0-9]+ started$/)
+  assert.match(begun.command, /echo s3cr3t \| tr 3 4; exit 7/)
+  assert.match(ended.message, /^Process with pid [0-9]+ ended$/)
+  assert.deepEqual([ended.exit_code, ended.stdout_bytes, ended.stderr_bytes], ['7', '7', '0'])
+  assert.ok(!JSON.stringify(told).includes('s4cr4t'), 'nothing of what it wrote')
+  // The last lines are not lost with the sandbox.
+  await sandbox.commands.run('true')
+  await sandbox.kill()
+  const all = entries(await e2b('sandbox', 'logs', '--format', 'json', sandbox.sandboxId))
+  assert.equal(all.filter((entry) => entry.event_type === 'process_end').length, 2)
+  assert.equal(all.at(-1).message, 'sandbox ended')
+})
+
 test('sandboxes and templates are listed', async (t) => {
   const sandbox = await create(t)
   assert.match(await e2b('sandbox', 'list'), new RegExp(sandbox.sandboxId))

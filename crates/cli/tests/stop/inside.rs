@@ -261,9 +261,18 @@ fn the_log_of_a_sandbox_is_shown_to_its_end_and_after_it() {
     let data = data_dir();
     let service = Service::start(data.path(), &[]);
     let id = service.create();
+    assert_eq!(script(&service, &id, &[], "echo s3cr3t | tr 3 4"), "s4cr4t\n");
     let (code, told, complaint) = service.sandbox(&["logs", &id]);
     assert_eq!((code, complaint.as_str()), (0, ""), "{told}");
-    assert!(told.lines().any(|line| line.contains("  info   sandbox started")), "{told}");
+    let at = |what: &str| told.lines().position(|line| line.contains(what));
+    let places = [
+        at("  info   sandbox started"),
+        at("command=sh -c echo s3cr3t | tr 3 4  event_type=process_start  logger=process"),
+        at("exit_code=0  logger=process"),
+    ];
+    assert!(places[0].is_some() && places.is_sorted(), "{told}");
+    assert!(places.iter().all(Option::is_some), "{told}");
+    assert!(!told.contains("s4cr4t"), "what programs write is theirs: {told}");
     let mut following = service.about_sandboxes(&["logs", &id, "-f", "--json"]);
     let mut following = following.stdout(Stdio::piped()).spawn().unwrap();
     let mut lines = BufReader::new(following.stdout.take().unwrap()).lines();
@@ -274,10 +283,13 @@ fn the_log_of_a_sandbox_is_shown_to_its_end_and_after_it() {
     for _ in 0..first {
         assert_eq!(next().unwrap()["level"], "info");
     }
+    assert_eq!(script(&service, &id, &[], "echo last"), "last\n");
     service.kill(&id);
     let rest: Vec<Value> = std::iter::from_fn(next).collect();
     assert!(following.wait().unwrap().success());
-    assert!(!rest.is_empty(), "its end is in its log");
+    assert!(rest.iter().any(|line| line["message"] == "sandbox ended"), "{rest:?}");
+    let ends = rest.iter().filter(|line| line["fields"]["event_type"] == "process_end");
+    assert_eq!(ends.count(), 1, "its last line did not go with it: {rest:?}");
 
     let (code, told, _) = service.sandbox(&["logs", &id]);
     assert_eq!((code, told.lines().count()), (0, first + rest.len()), "each line once: {told}");

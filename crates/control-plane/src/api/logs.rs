@@ -1,5 +1,6 @@
-//! The log of a sandbox: what became of it, step by step, out of its record. What its programs write
-//! is theirs: clients stream it.
+//! The log of a sandbox: what became of it, step by step, out of its record, and which processes its
+//! clients started and how they ended, as its guest agent has noted. What programs write is theirs:
+//! clients stream it.
 
 use std::sync::Arc;
 
@@ -12,13 +13,14 @@ use serde_json::{Map, Value};
 use crate::app::{App, now};
 use crate::auth::Caller;
 use crate::http::{ApiError, Params, SandboxPath};
+use crate::journals::ASKED_LIMIT;
 use crate::store::{LogLine, LogQuery};
 
 /// Lines in one answer.
 const LINES_MAX: u32 = 1000;
 /// Of the text that is looked for.
 const SEARCH_MAX: usize = 256;
-/// What says it in the lines of version 1.
+/// What says it in the lines of version 1, unless the line knows.
 const LOGGER: &str = "cofferdam";
 /// In a millisecond.
 const MICROS: i64 = 1000;
@@ -54,6 +56,7 @@ pub(crate) async fn v1(
         search: String::new(),
         limit: check_limit(query.limit)?,
     };
+    app.hear_agent(&caller.team.id, &id, ASKED_LIMIT).await;
     let lines = app.store.log(&caller.team.id, &id, &query).await?;
     let logs = lines.iter().map(line).collect();
     Ok(Json(SandboxLogs { logs, log_entries: lines.into_iter().map(entry).collect() }))
@@ -66,6 +69,7 @@ pub(crate) async fn v2(
     Params(query): Params<QueryV2>,
 ) -> Result<Json<SandboxLogsV2>, ApiError> {
     let query = query.parse(oldest(&app))?;
+    app.hear_agent(&caller.team.id, &id, ASKED_LIMIT).await;
     let lines = app.store.log(&caller.team.id, &id, &query).await?;
     Ok(Json(SandboxLogsV2 { logs: lines.into_iter().map(entry).collect() }))
 }
@@ -134,7 +138,7 @@ fn line(line: &LogLine) -> SandboxLog {
     let mut whole: Map<String, Value> =
         line.fields.iter().map(|(name, value)| (name.clone(), text(value))).collect();
     whole.insert("message".to_owned(), text(&line.message));
-    whole.insert("logger".to_owned(), text(LOGGER));
+    whole.entry("logger").or_insert_with(|| text(LOGGER));
     whole.insert("level".to_owned(), serde_json::to_value(line.level).unwrap_or_default());
     SandboxLog { timestamp: line.at, line: Value::Object(whole).to_string() }
 }

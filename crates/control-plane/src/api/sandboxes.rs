@@ -170,7 +170,7 @@ pub(crate) async fn kill(
     SandboxPath(id): SandboxPath,
 ) -> Result<StatusCode, ApiError> {
     let span = info_span!("kill", sandbox.id = %id);
-    app.owned(span, Arc::clone(&app).kill(caller.team, id)).await?;
+    app.owned(span, Arc::clone(&app).kill_heard(caller.team, id)).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 

@@ -11,7 +11,7 @@ use crate::store::{Kept, RowState, last_of_minutes};
 /// How long a node may take to tell the samples of one sandbox.
 const CALL_LIMIT: Duration = Duration::from_secs(5);
 
-/// Keeps a sample of every running sandbox for each minute, until the control plane closes.
+/// Keeps a sample of every running sandbox for each minute, and what its guest agent has noted, until the control plane closes.
 pub(crate) async fn collect(app: Arc<App>) {
     let mut since = 0;
     loop {
@@ -28,6 +28,10 @@ pub(crate) async fn collect(app: Arc<App>) {
                 let error = observe::chain(&error).to_string();
                 tracing::warn!(error, "samples were not kept; the next round tries again");
             }
+        }
+        if let Err(error) = app.collect_journals().await {
+            let error = observe::chain(&error).to_string();
+            tracing::warn!(error, "journals were not kept; the next round tries again");
         }
     }
 }

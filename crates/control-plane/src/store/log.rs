@@ -1,4 +1,5 @@
-//! What is written of sandboxes as their records change; see `0007_past.sql`.
+//! What is written of sandboxes as their records change, see `0007_past.sql`, and what their guest
+//! agents have noted between, see `0009_agent_log.sql`.
 
 use std::collections::BTreeMap;
 
@@ -11,12 +12,17 @@ use super::row::{number, time, wrong};
 use super::{Store, StoreError};
 
 // Bound by both ids: of what is another team's there is nothing.
-const SELECT: &str = "SELECT l.at, l.level, l.message, l.fields FROM sandbox_log l \
+const SELECT: &str = "SELECT l.at, l.level, l.message, l.fields FROM ( \
+        SELECT sandbox_id, at, 0 AS part, seq, level, message, fields FROM sandbox_log \
+            WHERE sandbox_id = $2 \
+        UNION ALL \
+        SELECT sandbox_id, at, 1 AS part, seq, level, message, fields FROM agent_log \
+            WHERE sandbox_id = $2) l \
     JOIN sandboxes s ON s.id = l.sandbox_id AND s.team_id = $1 \
-    WHERE l.sandbox_id = $2 AND l.at >= $3 AND l.at <= $4 AND l.level >= $5 \
+    WHERE l.at >= $3 AND l.at <= $4 AND l.level >= $5 \
         AND ($6 = '' OR instr(l.message, $6) > 0 OR instr(l.fields, $6) > 0) ";
-const FORWARD: &str = "ORDER BY l.at, l.seq LIMIT $7";
-const BACKWARD: &str = "ORDER BY l.at DESC, l.seq DESC LIMIT $7";
+const FORWARD: &str = "ORDER BY l.at, l.part, l.seq LIMIT $7";
+const BACKWARD: &str = "ORDER BY l.at DESC, l.part DESC, l.seq DESC LIMIT $7";
 
 /// Which lines are wanted.
 #[derive(Debug, Clone)]

@@ -1,4 +1,5 @@
 mod api;
+mod journal;
 mod pause;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -12,7 +13,8 @@ use model::{
 };
 use node_wire::{
     AttemptStatus, Blocker, Class, ClassCount, CreateError, DrainStatus, Ending, Explanation,
-    NodeError, NodeEvent, PauseError, PausedStatus, Route, SandboxStatus, Started, TemplateInfo,
+    Journal, NodeError, NodeEvent, PauseError, PausedStatus, Route, SandboxStatus, Started,
+    TemplateInfo,
 };
 use parking_lot::Mutex;
 use tokio::sync::{broadcast, watch};
@@ -66,6 +68,10 @@ pub(crate) struct FakeNode {
     pub(crate) asked: watch::Sender<u32>,
     /// How often it told samples.
     pub(crate) sampled: watch::Sender<u32>,
+    /// While true, guest agents do not say what they have noted.
+    hold_journals: watch::Sender<bool>,
+    /// How often one was asked.
+    pub(crate) journaled: watch::Sender<u32>,
     /// How many kills have begun, whatever became of them.
     pub(crate) kills: watch::Sender<u32>,
 }
@@ -109,6 +115,8 @@ struct State {
     kills: BTreeMap<SandboxId, u32>,
     /// The rules for connections that were set, the last one last.
     rules: Vec<(SandboxId, Egress)>,
+    /// Everything their guest agents have noted.
+    journals: BTreeMap<SandboxId, Journal>,
 }
 
 /// Why a node answers no call.
@@ -166,6 +174,7 @@ impl FakeNode {
             killed_twice_at_a_time: false,
             kills: BTreeMap::new(),
             rules: Vec::new(),
+            journals: BTreeMap::new(),
         };
         Arc::new_cyclic(|me| Self {
             me: Weak::clone(me),
@@ -191,6 +200,8 @@ impl FakeNode {
             asked: watch::channel(0).0,
             kills: watch::channel(0).0,
             sampled: watch::channel(0).0,
+            hold_journals: watch::channel(false).0,
+            journaled: watch::channel(0).0,
         })
     }
 

@@ -33,6 +33,8 @@ mod idempotency;
 #[cfg(test)]
 mod intents;
 #[cfg(test)]
+mod journal;
+#[cfg(test)]
 mod kept;
 #[cfg(test)]
 mod keys;

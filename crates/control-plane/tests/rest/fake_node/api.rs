@@ -11,9 +11,9 @@ use model::{
 };
 use node_wire::{
     BuildError, BuildRequest, BuildStatus, CreateError, DrainStatus, Ending, Enforcement, Expected,
-    Explanation, LeakItem, Leaks, NewSnapshot, NodeApi, NodeError, NodeEvent, NodeInfo,
-    NodeMetrics, PauseError, PauseOrder, PausedStatus, Processor, RemoveError, Resumed, Sample,
-    SandboxStatus, SnapshotStatus, Started, StatusError,
+    Explanation, Journal, JournalMark, LeakItem, Leaks, NewSnapshot, NodeApi, NodeError, NodeEvent,
+    NodeInfo, NodeMetrics, PauseError, PauseOrder, PausedStatus, Processor, RemoveError, Resumed,
+    Sample, SandboxStatus, SnapshotStatus, Started, StatusError,
 };
 use tokio::sync::broadcast;
 
@@ -203,6 +203,14 @@ impl NodeApi for FakeNode {
         };
         self.sampled.send_modify(|sampled| *sampled += 1);
         Ok(vec![sample(1_700_000_000), sample(1_700_000_010)])
+    }
+
+    async fn journal(
+        &self,
+        id: &SandboxId,
+        mark: &JournalMark,
+    ) -> Result<Option<Journal>, NodeError> {
+        self.read_it(id, mark).await
     }
 
     fn events(&self) -> broadcast::Receiver<NodeEvent> {
