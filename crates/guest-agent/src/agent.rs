@@ -13,6 +13,7 @@ use crate::reaper::Reaper;
 use crate::rest::{Authorities, CpuMeter, InitTurn};
 use crate::settings::Settings;
 use crate::streams::Streams;
+use crate::upgrade::Upgrades;
 use crate::watch::Watchers;
 
 /// One per process, shared by all requests.
@@ -28,6 +29,7 @@ pub(crate) struct Agent {
     pub(crate) cgroups: Cgroups,
     pub(crate) control: Control,
     pub(crate) journal: Arc<Journal>,
+    pub(crate) upgrades: Upgrades,
 }
 
 /// Why nobody can act for a request.
@@ -47,19 +49,22 @@ impl Agent {
         open_files: OpenFiles,
         reaper: Arc<Reaper>,
         cgroups: Cgroups,
+        upgrades: Upgrades,
     ) -> Self {
+        let journal = Arc::new(Journal::default());
         Self {
             open_files,
             settings: Settings::new(environment),
             streams: Streams::new(open_files.most),
-            processes: Arc::new(Processes::new(reaper)),
+            processes: Arc::new(Processes::new(reaper, Arc::clone(&journal))),
             watchers: Watchers::default(),
             authorities: Authorities::of_this_machine(),
             cpu: CpuMeter::default(),
             init_turn: InitTurn::default(),
             cgroups,
             control: Control::default(),
-            journal: Arc::default(),
+            journal,
+            upgrades,
         }
     }
 

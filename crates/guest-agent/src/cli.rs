@@ -12,6 +12,8 @@ use guest_wire::ENVD_PORT;
 pub enum Command {
     /// Print the bare version.
     Version,
+    /// Print which handovers from another agent this one can take over.
+    HandoverFormat,
     Serve(Config),
 }
 
@@ -25,6 +27,8 @@ pub struct Config {
     /// Below this are the control groups of users' processes; `None` makes none.
     pub cgroup_root: Option<PathBuf>,
     pub environment: Environment,
+    /// What the agent hands on that was this process before, as an inherited file.
+    pub resume: Option<RawFd>,
 }
 
 /// Where requests come from.
@@ -96,6 +100,7 @@ impl Command {
             forward: Forward::Auto,
             cgroup_root: Some(PathBuf::from("/sys/fs/cgroup")),
             environment,
+            resume: None,
         };
         let mut has_cgroups = true;
         let mut arguments = arguments.into_iter().map(|text| text.to_string_lossy().into_owned());
@@ -108,6 +113,7 @@ impl Command {
             let mut value = || inline.clone().or_else(|| arguments.next());
             match name {
                 Some("version") => return Ok(Self::Version),
+                Some("handover-format") => return Ok(Self::HandoverFormat),
                 Some("isnotfc") => {}
                 Some("listen") => {
                     config.listen = Listen::Addr(read("--listen", "0.0.0.0:49983", value())?);
@@ -119,6 +125,9 @@ impl Command {
                     let port = read("-port", "49983", value())?;
                     let any = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
                     config.listen = Listen::Addr(SocketAddr::new(any, port));
+                }
+                Some("resume-handover") => {
+                    config.resume = Some(read("--resume-handover", "4", value())?);
                 }
                 Some("run-dir") => config.run_dir = read("--run-dir", "/run/e2b", value())?,
                 Some("forward-to") => {
@@ -134,6 +143,21 @@ impl Command {
         }
         config.cgroup_root = config.cgroup_root.filter(|_root| has_cgroups);
         Ok(Self::Serve(config))
+    }
+}
+
+impl Config {
+    /// What another agent is to be told that takes the place of this one, beside its listener.
+    pub(crate) fn arguments(&self) -> Vec<OsString> {
+        let mut arguments = vec![OsString::from("--run-dir"), self.run_dir.clone().into()];
+        match &self.cgroup_root {
+            Some(root) => arguments.extend(["--cgroup-root".into(), root.clone().into()]),
+            None => arguments.push("--no-cgroups".into()),
+        }
+        if let Forward::On(address) = self.forward {
+            arguments.extend(["--forward-to".to_owned(), address.to_string()].map(OsString::from));
+        }
+        arguments
     }
 }
 
@@ -157,7 +181,7 @@ mod tests {
     fn listen(arguments: &[&str]) -> Listen {
         match parse(arguments).unwrap() {
             Command::Serve(config) => config.listen,
-            Command::Version => panic!("asked for the version"),
+            Command::Version | Command::HandoverFormat => panic!("asked for a number"),
         }
     }
 
@@ -185,7 +209,7 @@ mod tests {
     fn control_groups_have_a_root_unless_none_are_wanted() {
         let root = |arguments: &[&str]| match parse(arguments).unwrap() {
             Command::Serve(config) => config.cgroup_root,
-            Command::Version => panic!("asked for the version"),
+            _ => panic!("asked for something else"),
         };
         assert_eq!(root(&[]), Some(PathBuf::from("/sys/fs/cgroup")));
         for arguments in [["-cgroup-root", "/x"], ["--cgroup-root", "/x"]] {
@@ -195,6 +219,21 @@ mod tests {
             assert_eq!(root(&[no, "-cgroup-root=/x"]), None);
             assert_eq!(root(&["-cgroup-root=/x", no]), None);
         }
+    }
+
+    #[test]
+    fn the_next_agent_is_told_what_this_one_was() {
+        for given in [
+            &["--run-dir", "/r", "--no-cgroups"][..],
+            &["--run-dir", "/r", "--cgroup-root", "/x", "--forward-to", "10.0.0.9"],
+        ] {
+            let Ok(Command::Serve(config)) = parse(given) else { panic!("refused") };
+            assert_eq!(config.arguments(), given);
+        }
+        let Ok(Command::Serve(config)) = parse(&["--resume-handover", "7"]) else {
+            panic!("refused")
+        };
+        assert_eq!(config.resume, Some(7));
     }
 
     #[test]

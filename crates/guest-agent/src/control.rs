@@ -8,11 +8,13 @@ mod file_system;
 mod freeze;
 mod turn;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use axum::Router;
 use axum::routing::post;
 use http::header::HeaderValue;
+use serde::{Deserialize, Serialize};
 
 use self::file_system::FileSystem;
 use self::turn::Turn;
@@ -27,6 +29,26 @@ pub(crate) const AUDIT_HEADER: &str = "x-envd-freeze-audit";
 pub(crate) struct Control {
     turn: Turn,
     file_system: Arc<FileSystem>,
+}
+
+/// What stands still, for the agent after this one.
+#[derive(Default, Serialize, Deserialize)]
+pub(crate) struct HandedFreeze {
+    groups: Vec<PathBuf>,
+    hierarchy: Option<usize>,
+    file_system: bool,
+}
+
+pub(crate) fn hand_over(agent: &Agent) -> HandedFreeze {
+    let (groups, hierarchy) = agent.cgroups.freezer.hand_over();
+    HandedFreeze { groups, hierarchy, file_system: agent.control.file_system.is_frozen() }
+}
+
+pub(crate) fn take_over(agent: &Agent, handed: HandedFreeze) {
+    agent.cgroups.freezer.take_over(handed.groups, handed.hierarchy);
+    if handed.file_system {
+        agent.control.file_system.take_over();
+    }
 }
 
 pub(crate) fn routes() -> Router<Arc<Agent>> {

@@ -16,6 +16,8 @@ use http::{HeaderMap, Method, StatusCode};
 use crate::agent::{Agent, UserError};
 use crate::rest::RestError;
 
+/// Told before the first `/init` where one is needed.
+pub(crate) const NOT_INITIALISED: &str = "envd not initialized";
 const TIMEOUT_HEADER: &str = "connect-timeout-ms";
 
 /// The user a request names in its `Authorization` header; `None` means the default one.
@@ -32,13 +34,8 @@ pub(crate) async fn layer(
     mut request: Request,
     next: Next,
 ) -> Response {
-    if !may_pass(&agent, &request) {
-        return RestError::new(
-            StatusCode::UNAUTHORIZED,
-            "unauthorized access, please provide a valid access token or method signing if \
-             supported",
-        )
-        .into_response();
+    if let Err(message) = may_pass(&agent, &request) {
+        return RestError::new(StatusCode::UNAUTHORIZED, message).into_response();
     }
     let named = named_user(request.headers());
     if let Some(name) = &named
@@ -69,17 +66,26 @@ pub(crate) fn user_error_code(error: &UserError) -> ErrorCode {
 }
 
 /// `/init` and `/files` have rules of their own, and `/health` has none.
-fn may_pass(agent: &Agent, request: &Request) -> bool {
-    if !agent.settings.has_token() {
-        return true;
-    }
+fn may_pass(agent: &Agent, request: &Request) -> Result<(), &'static str> {
     let (method, path) = (request.method(), request.uri().path());
+    if agent.settings.is_closed() {
+        let opens = matches!((method, path), (&Method::GET, "/health") | (&Method::POST, "/init"));
+        return if opens { Ok(()) } else { Err(NOT_INITIALISED) };
+    }
+    if !agent.settings.has_token() {
+        return Ok(());
+    }
     let exempt = matches!(
         (method, path),
         (&Method::GET, "/health" | "/files") | (&Method::POST, "/files" | "/init")
     );
     let shown = request.headers().get(TOKEN_HEADER).map(HeaderValue::as_bytes);
-    exempt || shown.is_some_and(|shown| agent.settings.is_token(shown))
+    if exempt || shown.is_some_and(|shown| agent.settings.is_token(shown)) {
+        Ok(())
+    } else {
+        Err("unauthorized access, please provide a valid access token or method signing if \
+             supported")
+    }
 }
 
 /// The name in `Authorization: Basic`; the password is not looked at. Anything but Basic names

@@ -1,12 +1,14 @@
 //! What the agent notes of itself: the newest of it, in memory, until the node asks. Other than
 //! standard error it is for the sandbox's owner, and has commands in it.
 
+use std::borrow::Cow;
 use std::collections::VecDeque;
 
 use guest_wire::client::ANSWER_BYTES_MAX;
 use guest_wire::rest::{Journal as Told, JournalLevel, JournalLine};
 use jiff::Timestamp;
 use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
 
 /// Lines that are kept.
 const LINES_MAX: usize = 500;
@@ -19,13 +21,13 @@ const ANSWER_LINES_BYTES: usize = ANSWER_BYTES_MAX - 4096;
 
 /// One per process.
 pub(crate) struct Journal {
-    /// Tells this run of the agent from every other.
-    run: String,
     kept: Mutex<Kept>,
 }
 
-#[derive(Default)]
+#[derive(Serialize, Deserialize)]
 struct Kept {
+    /// Tells this run of the agent from every other. One that goes on as this process is the same.
+    run: String,
     /// The oldest first, numbered without a gap.
     lines: VecDeque<Line>,
     /// Of the newest line, also of one that is not kept any more.
@@ -33,22 +35,30 @@ struct Kept {
     bytes: usize,
 }
 
+#[derive(Serialize, Deserialize)]
 struct Line {
     at_us: i64,
     message: String,
-    fields: Vec<(&'static str, String)>,
+    fields: Vec<(Cow<'static, str>, String)>,
 }
+
+/// All of it, for the agent after this one.
+#[derive(Serialize, Deserialize)]
+#[serde(transparent)]
+pub(crate) struct HandedJournal(Kept);
 
 impl Default for Journal {
     fn default() -> Self {
-        Self { run: format!("{:032x}", rand::random::<u128>()), kept: Mutex::default() }
+        let run = format!("{:032x}", rand::random::<u128>());
+        let lines = VecDeque::new();
+        Self { kept: Mutex::new(Kept { run, lines, number: 0, bytes: 0 }) }
     }
 }
 
 impl Journal {
     /// Values that are long lose their ends, and the oldest lines go.
     pub(crate) fn note(&self, message: String, fields: Vec<(&'static str, String)>) {
-        let cut = |(name, value): (&'static str, String)| (name, cut(value));
+        let cut = |(name, value): (&'static str, String)| (Cow::Borrowed(name), cut(value));
         let fields = fields.into_iter().map(cut).collect();
         let now_us = Timestamp::now().as_microsecond();
         let kept = &mut *self.kept.lock();
@@ -68,9 +78,9 @@ impl Journal {
     /// another run's everything.
     pub(crate) fn after(&self, run: Option<&str>, after: u64) -> Told {
         let kept = self.kept.lock();
-        let after = if run == Some(self.run.as_str()) { after } else { 0 };
+        let after = if run == Some(kept.run.as_str()) { after } else { 0 };
         let gone = kept.number.saturating_sub(u64::try_from(kept.lines.len()).unwrap_or(u64::MAX));
-        let mut told = Told { run: self.run.clone(), ..Told::default() };
+        let mut told = Told { run: kept.run.clone(), ..Told::default() };
         told.lost = gone.saturating_sub(after);
         let mut room = ANSWER_LINES_BYTES;
         let numbered = (gone.saturating_add(1)..).zip(&kept.lines);
@@ -87,6 +97,21 @@ impl Journal {
         }
         told
     }
+
+    /// What the next agent has to know: it goes on with the same numbers.
+    pub(crate) fn hand_over(&self) -> HandedJournal {
+        let Kept { run, lines, number, bytes } = &*self.kept.lock();
+        let lines = lines.iter().map(|Line { at_us, message, fields }| {
+            let (message, fields) = (message.clone(), fields.clone());
+            Line { at_us: *at_us, message, fields }
+        });
+        let (run, lines) = (run.clone(), lines.collect());
+        HandedJournal(Kept { run, lines, number: *number, bytes: *bytes })
+    }
+
+    pub(crate) fn take_over(&self, HandedJournal(kept): HandedJournal) {
+        *self.kept.lock() = kept;
+    }
 }
 
 impl Line {
@@ -96,7 +121,8 @@ impl Line {
     }
 
     fn told(&self, number: u64) -> JournalLine {
-        let fields = self.fields.iter().map(|(name, value)| ((*name).to_owned(), value.clone()));
+        let fields =
+            self.fields.iter().map(|(name, value)| (name.clone().into_owned(), value.clone()));
         JournalLine {
             number,
             at_us: self.at_us,
@@ -171,6 +197,18 @@ mod tests {
     }
 
     #[test]
+    fn the_next_agent_goes_on_where_this_one_was() {
+        let journal = noted((0..LINES_MAX + 3).map(|n| n.to_string()));
+        let handed = serde_json::to_string(&journal.hand_over()).unwrap();
+        let next = noted(["of no interest".to_owned()]);
+        next.take_over(serde_json::from_str(&handed).unwrap());
+        let (before, after) = (journal.after(None, 0), next.after(None, 0));
+        assert_eq!((numbers(&before), before.run), (numbers(&after), after.run.clone()));
+        next.note("noted".to_owned(), Vec::new());
+        assert_eq!(numbers(&next.after(Some(&after.run), 503)), [504]);
+    }
+
+    #[test]
     fn a_long_value_is_cut_between_characters() {
         let whole = "\u{e9}".repeat(VALUE_BYTES_MAX / 2);
         assert_eq!(cut(whole.clone()), whole);
@@ -183,9 +221,10 @@ mod tests {
     fn what_does_not_fit_into_one_answer_comes_with_the_next() {
         // Six bytes each in JSON.
         let journal = noted((0..LINES_MAX).map(|_| "\u{1}".repeat(100)));
-        let (mut after, mut seen) = (0, Vec::new());
+        let (mut run, mut after, mut seen) = (None, 0, Vec::new());
         loop {
-            let told = journal.after(Some(&journal.run), after);
+            let told = journal.after(run.as_deref(), after);
+            run = Some(told.run.clone());
             let bytes = serde_json::to_vec(&told).unwrap().len();
             assert!(bytes <= ANSWER_BYTES_MAX, "{bytes} bytes");
             assert_eq!(told.lost, 0);

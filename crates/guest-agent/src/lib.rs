@@ -8,6 +8,8 @@
 pub mod cli;
 pub mod run;
 
+pub use upgrade::FORMAT as HANDOVER_FORMAT;
+
 #[cfg(feature = "fuzz")]
 pub use files::fuzz;
 
@@ -20,6 +22,7 @@ mod files;
 mod filesystem;
 mod forward;
 mod gatekeeper;
+mod hold;
 mod journal;
 mod log;
 mod open_files;
@@ -33,4 +36,5 @@ mod settings;
 mod streams;
 mod tasks;
 mod unread;
+mod upgrade;
 mod watch;

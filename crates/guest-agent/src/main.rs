@@ -2,6 +2,7 @@
 
 use std::process::ExitCode;
 
+use guest_agent::HANDOVER_FORMAT;
 use guest_agent::cli::{Command, Environment};
 use guest_agent::run::run;
 
@@ -9,6 +10,7 @@ fn main() -> ExitCode {
     let environment = Environment::of_this_process();
     match Command::parse(std::env::args_os().skip(1), environment) {
         Ok(Command::Version) => say(&mut std::io::stdout(), guest_wire::ENVD_VERSION, 0),
+        Ok(Command::HandoverFormat) => say(&mut std::io::stdout(), &HANDOVER_FORMAT.to_string(), 0),
         Ok(Command::Serve(config)) => match run(config) {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => {

@@ -15,6 +15,7 @@ use crate::cli::Config;
 use crate::open_files::OpenFiles;
 use crate::reaper::Reaper;
 use crate::server::{ListenError, listen, serve};
+use crate::upgrade::{Predecessor, ResumeError, Upgrades, take_over};
 use crate::{control, forward, log, tasks};
 
 /// Two threads: one may be busy with a long compression of JSON while the other answers.
@@ -36,6 +37,8 @@ pub enum RunError {
     Signals(#[source] std::io::Error),
     #[error("open the listener")]
     Listen(#[source] ListenError),
+    #[error("go on after an upgrade")]
+    Resume(#[source] ResumeError),
     #[error("announce the address on standard output")]
     Announce(#[source] std::io::Error),
 }
@@ -46,6 +49,7 @@ pub enum RunError {
 /// When it cannot start. Once it serves, nothing makes it end but a signal.
 pub fn run(config: Config) -> Result<(), RunError> {
     let listener = listen(&config.listen).map_err(RunError::Listen)?;
+    let predecessor = config.resume.map(Predecessor::read).transpose().map_err(RunError::Resume)?;
     // New files are readable by all and writable by their owner, for agent and processes alike.
     rustix::process::umask(rustix::fs::Mode::from_bits_retain(0o022));
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -56,25 +60,39 @@ pub fn run(config: Config) -> Result<(), RunError> {
         .enable_all()
         .build()
         .map_err(RunError::Runtime)?;
-    let ended = runtime.block_on(run_until_told(config, listener));
+    let ended = runtime.block_on(run_until_told(config, listener, predecessor));
     // A thread that blocks on a hanging file system must not keep the sandbox from ending.
     runtime.shutdown_background();
     ended
 }
 
-async fn run_until_told(config: Config, listener: std::net::TcpListener) -> Result<(), RunError> {
+async fn run_until_told(
+    config: Config,
+    listener: std::net::TcpListener,
+    predecessor: Option<Predecessor>,
+) -> Result<(), RunError> {
     let reaper = Reaper::start().map_err(RunError::Signals)?;
     let mut terminate = signal(SignalKind::terminate()).map_err(RunError::Signals)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(RunError::Signals)?;
-    let listener = TcpListener::from_std(listener).map_err(RunError::Runtime)?;
+    let listener = Arc::new(TcpListener::from_std(listener).map_err(RunError::Runtime)?);
+    let upgrades = Upgrades::new(Arc::clone(&listener), config.arguments());
+    let open_files = OpenFiles::raise(predecessor.as_ref().map(Predecessor::open_files));
     let cgroups = Cgroups::new(config.cgroup_root);
-    cgroups.freezer.thaw_left_behind();
-    let agent = Agent::new(config.environment, OpenFiles::raise(), Arc::clone(&reaper), cgroups);
+    let environment = config.environment;
+    let agent = Agent::new(environment, open_files, Arc::clone(&reaper), cgroups, upgrades);
     let agent = Arc::new(agent);
     if let Err(error) = write_run_dir(&config.run_dir, &agent) {
         log::odd(format_args!("{} could not be filled: {error}", config.run_dir.display()));
     }
-    announce(&listener).map_err(RunError::Announce)?;
+    match predecessor {
+        // Whoever is to know where it listens does already.
+        Some(predecessor) => take_over(&agent, predecessor),
+        None => {
+            agent.cgroups.freezer.thaw_left_behind();
+            announce(&listener).map_err(RunError::Announce)?;
+        }
+    }
+    reaper.go_on();
     tasks::spawn(serve(listener, Arc::clone(&agent)));
     if let Some(forwarder) = forward::Forwarder::new(&config.forward) {
         tasks::spawn(forwarder.run());
@@ -85,6 +103,7 @@ async fn run_until_told(config: Config, listener: std::net::TcpListener) -> Resu
     }
     // What stands still does not hear that it is to end, and nobody would thaw it later.
     control::thaw(&agent).await;
+    agent.upgrades.end();
     reaper.end_all(END_LIMIT).await;
     Ok(())
 }

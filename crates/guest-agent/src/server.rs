@@ -3,7 +3,7 @@
 mod paced;
 
 use std::net::SocketAddr;
-use std::os::fd::{AsFd as _, FromRawFd as _, OwnedFd, RawFd};
+use std::os::fd::{AsFd as _, RawFd};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -27,7 +27,8 @@ use crate::agent::Agent;
 use crate::cli::Listen;
 use crate::filesystem::FilesystemService;
 use crate::process::ProcessService;
-use crate::{control, cors, files, gatekeeper, log, rest, tasks};
+use crate::upgrade::claim;
+use crate::{control, cors, files, gatekeeper, log, rest, tasks, upgrade};
 
 /// Longer than the proxies in front keep a connection, so that it is always they who close one
 /// that nobody uses.
@@ -78,20 +79,7 @@ pub(crate) fn listen(wanted: &Listen) -> Result<std::net::TcpListener, ListenErr
 }
 
 fn inherit(fd: RawFd) -> std::io::Result<std::net::TcpListener> {
-    if fd < 3 {
-        return Err(std::io::Error::other("0, 1 and 2 are standard input and output"));
-    }
-    // SAFETY: the descriptor is open, by the first call, and nobody else owns it: it was handed to
-    // this program for this purpose, and the program has opened none yet.
-    #[expect(unsafe_code, reason = "an inherited descriptor is known by its number alone")]
-    let owned = unsafe {
-        if libc::fcntl(fd, libc::F_GETFD) < 0 {
-            return Err(std::io::Error::last_os_error());
-        }
-        OwnedFd::from_raw_fd(fd)
-    };
-    // Children must not inherit it in their turn.
-    rustix::io::fcntl_setfd(owned.as_fd(), rustix::io::FdFlags::CLOEXEC)?;
+    let owned = claim(fd)?;
     if !sockopt::socket_acceptconn(owned.as_fd())? {
         return Err(std::io::Error::other("it does not listen"));
     }
@@ -101,14 +89,23 @@ fn inherit(fd: RawFd) -> std::io::Result<std::net::TcpListener> {
 }
 
 /// Accepts and serves connections for ever.
-pub(crate) async fn serve(listener: TcpListener, agent: Arc<Agent>) {
+pub(crate) async fn serve(listener: Arc<TcpListener>, agent: Arc<Agent>) {
     // The other half of the descriptors is for processes and files.
     let places = CONNECTIONS_MAX.min(agent.open_files.most / 2);
     let places = Arc::new(Semaphore::new(places));
+    let mut worker = agent.upgrades.requests.worker();
     let router = router(agent);
     let mut is_failing = false;
     loop {
-        let stream = match listener.accept().await {
+        let accepted = tokio::select! {
+            biased;
+            () = worker.wanted() => {
+                worker.park().await;
+                continue;
+            }
+            accepted = listener.accept() => accepted,
+        };
+        let stream = match accepted {
             Ok((stream, _peer)) => {
                 is_failing = false;
                 stream
@@ -187,6 +184,7 @@ fn router(agent: Arc<Agent>) -> Router {
         }));
     let file_routes = Router::new()
         .route("/files", get(files::download).post(files::upload))
+        .route("/upgrade", post(upgrade::upgrade))
         .layer(DefaultBodyLimit::disable());
     Router::new()
         .route("/health", get(rest::health))
@@ -199,6 +197,7 @@ fn router(agent: Arc<Agent>) -> Router {
         .merge(file_routes)
         .merge(control::routes())
         .merge(rpc)
+        .layer(axum::middleware::from_fn_with_state(Arc::clone(&agent), upgrade::layer))
         .layer(axum::middleware::from_fn_with_state(Arc::clone(&agent), gatekeeper::layer))
         .layer(axum::middleware::from_fn(cors::layer))
         .with_state(agent)

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 use parking_lot::RwLock;
+use serde::{Deserialize, Serialize};
 use subtle::ConstantTimeEq as _;
 
 use crate::cli::Environment;
@@ -22,7 +23,29 @@ pub(crate) struct Settings {
     told: RwLock<Told>,
 }
 
+/// Whether the node has told this program anything.
+#[derive(PartialEq, Eq)]
+enum Stage {
+    /// Not yet; until then everything is open.
+    New,
+    /// Not yet, but the agent before it: until then nothing is open.
+    Resumed,
+    Initialised,
+}
+
+/// What one agent hands on to the next.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct HandedSettings {
+    token: Option<String>,
+    user: String,
+    workdir: Option<String>,
+    variables: BTreeMap<String, String>,
+    /// RFC 3339.
+    applied_at: Option<String>,
+}
+
 struct Told {
+    stage: Stage,
     token: Option<String>,
     user: String,
     workdir: Option<String>,
@@ -50,6 +73,7 @@ impl Settings {
             path: environment.path.unwrap_or_else(|| PATH.to_owned()),
             internal,
             told: RwLock::new(Told {
+                stage: Stage::New,
                 token: None,
                 user: "root".to_owned(),
                 workdir: None,
@@ -57,6 +81,41 @@ impl Settings {
                 applied_at: None,
             }),
         }
+    }
+
+    /// For the next agent.
+    pub(crate) fn hand_over(&self) -> HandedSettings {
+        let told = self.told.read();
+        HandedSettings {
+            token: told.token.clone(),
+            user: told.user.clone(),
+            workdir: told.workdir.clone(),
+            variables: told.variables.clone(),
+            applied_at: told.applied_at.map(|at| at.to_string()),
+        }
+    }
+
+    /// As the agent before this one had them; closed until the next `/init`. Its token stays: who
+    /// knew it may set it again, and nobody else.
+    pub(crate) fn take_over(&self, handed: HandedSettings) {
+        let HandedSettings { token, user, workdir, variables, applied_at } = handed;
+        let applied_at = applied_at.and_then(|at| at.parse().ok());
+        let stage = Stage::Resumed;
+        *self.told.write() = Told { stage, token, user, workdir, variables, applied_at };
+    }
+
+    /// Notes that an `/init` has succeeded, whether it changed anything or not.
+    pub(crate) fn mark_initialised(&self) {
+        self.told.write().stage = Stage::Initialised;
+    }
+
+    pub(crate) fn is_initialised(&self) -> bool {
+        self.told.read().stage == Stage::Initialised
+    }
+
+    /// Whether nothing is to be served but `/init`.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.told.read().stage == Stage::Resumed
     }
 
     pub(crate) fn token(&self) -> Option<String> {
@@ -153,6 +212,29 @@ mod tests {
         let variables = settings.variables();
         let shown: Vec<_> = variables.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
         assert_eq!(shown, [("A", "1"), (SANDBOX, "true"), (SANDBOX_ID, "sbx")]);
+    }
+
+    #[test]
+    fn what_is_handed_over_is_all_there_and_closed_until_it_is_initialised() {
+        let old = settings();
+        let at: Timestamp = "2026-01-02T03:04:05.123456789Z".parse().unwrap();
+        old.apply(Change {
+            at: Some(at),
+            token: Some("t".into()),
+            user: Some("user".into()),
+            workdir: Some("/w".into()),
+            variables: Some([("A".into(), "1".into())].into()),
+        });
+        let handed = serde_json::to_string(&old.hand_over()).unwrap();
+        let new = settings();
+        new.take_over(serde_json::from_str(&handed).unwrap());
+        assert!(new.is_closed() && !new.is_initialised() && new.is_token(b"t"));
+        assert_eq!((new.default_user(), new.default_workdir()), ("user".into(), Some("/w".into())));
+        assert_eq!(new.variables(), old.variables());
+        assert!(new.is_stale(Some(at - jiff::SignedDuration::from_nanos(1))));
+        assert!(!new.is_stale(Some(at)));
+        new.mark_initialised();
+        assert!(!new.is_closed() && new.is_initialised());
     }
 
     #[test]

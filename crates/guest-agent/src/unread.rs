@@ -1,4 +1,4 @@
-//! How much memory clients take that do not read.
+//! How much memory clients take that do not read, and whether what was taken for them is sent.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -10,6 +10,8 @@ pub(crate) const BYTES_MAX: usize = 16 * 1024 * 1024;
 #[derive(Debug, Default)]
 pub(crate) struct Unread {
     bytes: AtomicUsize,
+    /// Those of them that no queue has any more: an end of the agent would lose them.
+    in_hands: AtomicUsize,
 }
 
 impl Unread {
@@ -29,5 +31,20 @@ impl Unread {
     /// for others: who has added nothing may always go on.
     pub(crate) fn is_scarce(&self) -> bool {
         self.bytes() >= BYTES_MAX
+    }
+
+    /// So much was taken to be sent.
+    pub(crate) fn take_in_hand(&self, amount: usize) {
+        self.in_hands.fetch_add(amount, Ordering::SeqCst);
+    }
+
+    /// So much was handed on: to whoever counts it again, to the kernel, or to nobody.
+    pub(crate) fn hand_on(&self, amount: usize) {
+        self.in_hands.fetch_sub(amount, Ordering::SeqCst);
+    }
+
+    /// How much was taken that the kernel does not have yet.
+    pub(crate) fn in_hands(&self) -> usize {
+        self.in_hands.load(Ordering::SeqCst)
     }
 }

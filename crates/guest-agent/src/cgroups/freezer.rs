@@ -151,6 +151,22 @@ impl Freezer {
         settled
     }
 
+    /// Which groups stand still, and how many were looked at if that was the whole hierarchy.
+    pub(crate) fn hand_over(&self) -> (Vec<PathBuf>, Option<usize>) {
+        let state = self.state.lock();
+        (state.held.iter().cloned().collect(), state.hierarchy)
+    }
+
+    /// Goes on for the agent before this one: what it has frozen is thawed when that would have been,
+    /// and not much later if nobody asks for it.
+    pub(crate) fn take_over(self: &Arc<Self>, held: Vec<PathBuf>, hierarchy: Option<usize>) {
+        let mut state = self.state.lock();
+        state.round += 1;
+        state.held = held.into_iter().collect();
+        state.hierarchy = hierarchy;
+        state.watchdog = (!state.held.is_empty()).then(|| self.watch(state.round));
+    }
+
     /// Lets go on what the agent has frozen, and nothing else. What could not be thawed is tried
     /// again by the next call.
     ///

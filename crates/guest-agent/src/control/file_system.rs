@@ -65,6 +65,18 @@ impl FileSystem {
         }
     }
 
+    /// Whether it is the agent that has it frozen.
+    pub(super) fn is_frozen(&self) -> bool {
+        self.state.lock().watchdog.is_some()
+    }
+
+    /// The agent before this one has frozen it: it thaws by itself if nobody asks for that.
+    pub(super) fn take_over(self: &Arc<Self>) {
+        let mut state = self.state.lock();
+        state.round += 1;
+        state.watchdog = Some(self.watch(state.round));
+    }
+
     /// One that is not frozen is what was wanted.
     fn thaw(&self) -> io::Result<()> {
         self.thaw_in(&mut self.state.lock())

@@ -39,7 +39,12 @@ pub(crate) async fn compose(
     let sources = request.source_paths.iter().map(|path| target(&agent, &user, path));
     let sources = sources.collect::<Result<Vec<_>, _>>()?;
     // Runs to its end: half of it would leave the parts and no whole.
-    let composed = tasks::blocking(move || join(&sources, destination, &user)).await;
+    let worker = agent.upgrades.requests.worker();
+    let composed = tasks::blocking(move || {
+        let _worker = worker;
+        join(&sources, destination, &user)
+    });
+    let composed = composed.await;
     let panicked =
         || RestError::new(StatusCode::INTERNAL_SERVER_ERROR, "the file operation panicked");
     composed.ok_or_else(panicked)?.map(Json)

@@ -72,6 +72,12 @@ impl Backlog {
         }
     }
 
+    /// Everything that is kept, in order, and still is afterwards.
+    pub(super) fn copy(&self) -> Vec<Piece> {
+        let state = self.all.state.lock();
+        state.kept.get(&self.id).into_iter().flat_map(|kept| &kept.pieces).cloned().collect()
+    }
+
     /// Everything that is kept, in order; nothing is kept afterwards.
     pub(super) fn take(&self) -> VecDeque<Piece> {
         let state = &mut *self.all.state.lock();

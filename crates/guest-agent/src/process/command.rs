@@ -21,6 +21,8 @@ pub(super) struct Command {
     pub(super) groups: Vec<u32>,
     /// The soft and the hard limit, as the kernel reads them.
     pub(super) open_files: [u64; 2],
+    /// Whether a file that is no program is one for the shell.
+    pub(super) may_be_script: bool,
     /// What the process says when it turns out that there is no such program.
     pub(super) not_found: Vec<u8>,
     /// The same for a file that is no program, or not for this user.
@@ -42,9 +44,7 @@ impl Command {
     /// # Errors
     /// When a part holds a zero byte, which the kernel takes for its end.
     pub(super) fn new(wanted: &Wanted<'_>) -> Result<Self, NulError> {
-        const NO_LIMIT: u64 = libc::RLIM_INFINITY;
         let program = wanted.program;
-        let inherited = wanted.open_files.inherited;
         let arguments = std::iter::once(program)
             .chain(wanted.arguments.iter().map(String::as_str))
             .map(CString::new)
@@ -65,8 +65,8 @@ impl Command {
             uid: wanted.user.uid,
             gid: wanted.user.gid,
             groups: wanted.user.groups.clone(),
-            open_files: [inherited.current, inherited.maximum]
-                .map(|limit| limit.unwrap_or(NO_LIMIT)),
+            open_files: wanted.open_files.as_raw(),
+            may_be_script: true,
             not_found: format!("envd: {program}: command not found\n").into_bytes(),
             not_executable: format!("envd: {program}: permission denied\n").into_bytes(),
         })

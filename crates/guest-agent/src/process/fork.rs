@@ -19,12 +19,11 @@ use std::ptr;
 use libc::{c_char, c_int, c_long};
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::Pid;
-use tokio::sync::oneshot;
 
 use super::command::Command;
 use super::stdio::ChildEnds;
 use crate::pollable::Pollable;
-use crate::reaper::{Exit, Reaper};
+use crate::reaper::{Ending, Reaper};
 
 /// How much more willing the kernel is to end a user's process than the agent when memory is out.
 const OOM_SCORE_ABOVE_AGENT: i32 = 100;
@@ -37,14 +36,14 @@ const IO_PRIORITY: c_long = (2 << 13) | 4;
 /// A process that was forked and has not told yet whether it could be set up.
 pub(super) struct Forked {
     pub(super) pid: Pid,
-    pub(super) end: oneshot::Receiver<Exit>,
+    pub(super) end: Ending,
     report: Pollable,
 }
 
 /// A process that runs its program.
 pub(super) struct Executed {
     pub(super) pid: Pid,
-    pub(super) end: oneshot::Receiver<Exit>,
+    pub(super) end: Ending,
     /// Why it is not in the control group it was meant for.
     pub(super) not_entered: Option<io::Error>,
 }
@@ -274,7 +273,7 @@ impl<'a> Prepared<'a> {
             // SAFETY: both are arrays of C strings with a null pointer at the end.
             let errno = unsafe {
                 libc::execve(candidate.as_ptr(), self.arguments.as_ptr(), self.variables.as_ptr());
-                if *libc::__errno_location() == libc::ENOEXEC {
+                if *libc::__errno_location() == libc::ENOEXEC && self.command.may_be_script {
                     self.exec_script(candidate);
                 }
                 *libc::__errno_location()

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use guest_wire::proto::process::process_event::EndEvent;
 use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 
 use super::backlog::{Backlog, Backlogs};
@@ -19,7 +20,7 @@ const SUBSCRIBERS_MAX: usize = 256;
 const PIECE_COST_BYTES: usize = 128;
 
 /// Which output a piece came from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Source {
     Stdout,
     Stderr,
@@ -67,6 +68,8 @@ struct State {
     backlog: Backlog,
     written: Written,
     end: Option<EndEvent>,
+    /// Nobody takes anything.
+    is_frozen: bool,
 }
 
 /// Too many listen already.
@@ -79,11 +82,32 @@ impl Hub {
     pub(super) fn new(held: &Held) -> (Arc<Self>, Subscription) {
         let mut queue = Queue::new(Arc::clone(&held.unread));
         let position = queue.join(VecDeque::new());
-        let state =
-            State { queue, backlog: held.backlogs.open(), written: Written::default(), end: None };
-        let (news, room) = (Notify::new(), Notify::new());
-        let hub = Arc::new(Self { state: Mutex::new(state), news, room });
+        let hub = Self::with(held, queue, Written::default(), None);
         (Arc::clone(&hub), Subscription { hub, position })
+    }
+
+    /// A hub that nobody listens to yet: what was `kept` is the first one's who does.
+    /// `written` counts all that was said before.
+    pub(super) fn resumed(
+        held: &Held,
+        kept: Vec<Piece>,
+        written: Written,
+        end: Option<EndEvent>,
+    ) -> Arc<Self> {
+        let hub = Self::with(held, Queue::new(Arc::clone(&held.unread)), written, end);
+        let state = hub.state.lock();
+        for piece in kept {
+            state.backlog.push(piece);
+        }
+        drop(state);
+        hub
+    }
+
+    fn with(held: &Held, queue: Queue, written: Written, end: Option<EndEvent>) -> Arc<Self> {
+        let backlog = held.backlogs.open();
+        let state = State { queue, backlog, written, end, is_frozen: false };
+        let (news, room) = (Notify::new(), Notify::new());
+        Arc::new(Self { state: Mutex::new(state), news, room })
     }
 
     /// From now on every piece goes to this subscriber as well; before it, what was kept while
@@ -129,6 +153,22 @@ impl Hub {
         self.state.lock().written
     }
 
+    /// Gives a copy of what nobody has taken, and how the process ended. From now on nobody takes
+    /// anything, until [`Hub::thaw`].
+    pub(super) fn freeze(&self) -> (Vec<Piece>, Option<EndEvent>) {
+        let State { queue, backlog, end, is_frozen, .. } = &mut *self.state.lock();
+        *is_frozen = true;
+        // What is left for the slowest. Who was ahead of it hears some twice, if it comes first:
+        // better than not at all.
+        let kept = if queue.subscribers() == 0 { backlog.copy() } else { queue.copy() };
+        (kept, end.clone())
+    }
+
+    pub(super) fn thaw(&self) {
+        self.state.lock().is_frozen = false;
+        self.news.notify_waiters();
+    }
+
     /// Ends every subscription once what it still has to read is read.
     pub(super) fn end(&self, end: EndEvent) {
         self.state.lock().end = Some(end);
@@ -151,11 +191,12 @@ impl Subscription {
             let news = self.hub.news.notified();
             {
                 let state = &mut *self.hub.state.lock();
-                if let Some(piece) = state.queue.next(&mut self.position) {
+                if state.is_frozen {
+                    // Whatever there is stays.
+                } else if let Some(piece) = state.queue.next(&mut self.position) {
                     self.hub.room.notify_waiters();
                     return Ok(piece);
-                }
-                if let Some(end) = &state.end {
+                } else if let Some(end) = &state.end {
                     return Err(end.clone());
                 }
             }

@@ -7,6 +7,7 @@ use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
 use super::stdio::Size;
+use crate::hold::Hold;
 use crate::pollable::Pollable;
 
 /// The writable end of a pipe or a terminal.
@@ -17,6 +18,8 @@ pub(super) struct Input {
     turn: tokio::sync::Mutex<()>,
     /// Ends a write that waits for a process that does not read.
     closed: CancellationToken,
+    /// Parks new writes.
+    hold: Arc<Hold>,
     pub(super) is_terminal: bool,
 }
 
@@ -34,24 +37,19 @@ pub(super) enum InputError {
 }
 
 impl Input {
-    pub(super) fn pipe(fd: Option<Pollable>) -> Self {
-        Self::new(fd, false)
-    }
-
-    pub(super) fn terminal(fd: Pollable) -> Self {
-        Self::new(Some(fd), true)
-    }
-
-    fn new(fd: Option<Pollable>, is_terminal: bool) -> Self {
+    pub(super) fn new(fd: Option<Pollable>, is_terminal: bool, hold: Arc<Hold>) -> Self {
         Self {
             fd: Mutex::new(fd.map(Arc::new)),
             turn: tokio::sync::Mutex::new(()),
             closed: CancellationToken::new(),
+            hold,
             is_terminal,
         }
     }
 
-    fn open(&self) -> Result<Arc<Pollable>, InputError> {
+    /// # Errors
+    /// When it is closed.
+    pub(super) fn open(&self) -> Result<Arc<Pollable>, InputError> {
         self.fd.lock().clone().ok_or(InputError::Closed)
     }
 
@@ -61,6 +59,8 @@ impl Input {
     pub(super) async fn write(&self, data: &[u8]) -> Result<(), InputError> {
         let write = async {
             let _turn = self.turn.lock().await;
+            let mut worker = self.hold.worker();
+            worker.park().await;
             self.open()?.write_all(data).await.map_err(InputError::Io)
         };
         tokio::select! {

@@ -6,13 +6,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use guest_wire::proto::process::{PTY, StartRequest};
+use tokio::time::Instant;
 
 use super::command::{Command, Wanted, unusable_name, variables};
 use super::fork::{Executed, ForkError, fork};
-use super::hub::Subscription;
+use super::hub::{Hub, Subscription};
 use super::notes;
 use super::registry::TooManyProcesses;
-use super::running::Running;
+use super::running::{Origin, Running};
 use super::stdio::{Kind, Size, open};
 use crate::accounts::User;
 use crate::agent::Agent;
@@ -107,25 +108,18 @@ pub(super) async fn launch(
     };
     let entrance = agent.cgroups.entrance(child_ends.is_terminal, request.tag.as_deref());
     let forked = fork(&command, child_ends, entrance, reaper).map_err(failed)?;
-    let Executed { pid, end: exit, not_entered } = forked.executed().await.map_err(failed)?;
+    let Executed { pid, end: ending, not_entered } = forked.executed().await.map_err(failed)?;
     if let Some(error) = not_entered {
         agent.cgroups.say_not_entered(&error);
     }
 
     // Nobody reads the output yet, so the first subscriber hears all of it.
-    let held = &agent.processes.held;
-    let (running, outputs, subscription) =
-        Running::new(pid, request.tag, config, agent_ends, Arc::clone(reaper), held);
-    let running = Arc::new(running);
-    agent.processes.insert(Arc::clone(&running));
+    let deadline = limit.and_then(|limit| Instant::now().checked_add(limit));
+    let origin = Origin { pid, ending, tag: request.tag, config, deadline };
+    let (hub, subscription) = Hub::new(&agent.processes.held);
+    notes::started(&agent.journal, pid.as_raw_nonzero().get().unsigned_abs(), line);
+    let running = agent.processes.follow(origin, agent_ends, hub);
     drop(place);
-    let (processes, journal) = (Arc::clone(&agent.processes), Arc::clone(&agent.journal));
-    notes::started(&journal, running.wire_pid(), line);
-    let followed = Arc::clone(&running);
-    tasks::spawn(async move {
-        followed.follow(outputs, exit, limit, &journal).await;
-        processes.retire(&followed);
-    });
     Ok((running, subscription))
 }
 

@@ -1,12 +1,13 @@
 //! What is noted of processes that clients start, as E2B's agent does: never what they write.
 
 use guest_wire::proto::process::process_event::EndEvent;
+use serde::{Deserialize, Serialize};
 
 use super::hub::{Piece, Source};
 use crate::journal::Journal;
 
 /// How many bytes a process has written.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Written {
     stdout: usize,
     stderr: usize,

@@ -99,6 +99,11 @@ impl Queue {
         VecDeque::new()
     }
 
+    /// All that is here, for somebody else to have as well.
+    pub(super) fn copy(&self) -> Vec<Piece> {
+        self.entries.iter().map(|entry| entry.piece.clone()).collect()
+    }
+
     fn end(&self) -> u64 {
         self.first.saturating_add(u64::try_from(self.entries.len()).unwrap_or(u64::MAX))
     }

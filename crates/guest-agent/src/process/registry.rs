@@ -8,8 +8,12 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use super::hub::{Held, Hub};
-use super::running::Running;
+use super::running::{Origin, Running};
+use super::stdio::AgentEnds;
+use crate::hold::Hold;
+use crate::journal::Journal;
 use crate::reaper::Reaper;
+use crate::tasks;
 use crate::unread::Unread;
 
 /// How long a client that comes late still hears how a process ended.
@@ -21,9 +25,20 @@ const RUNNING_MAX: usize = 4096;
 
 /// All processes started by clients.
 pub(crate) struct Processes {
-    pub(super) reaper: Arc<Reaper>,
+    pub(crate) reaper: Arc<Reaper>,
+    journal: Arc<Journal>,
     pub(super) held: Held,
+    pub(super) holds: Holds,
     table: Mutex<Table>,
+}
+
+/// What an upgrade stops.
+#[derive(Default)]
+pub(super) struct Holds {
+    /// Writes to processes.
+    pub(super) input: Arc<Hold>,
+    /// Reads from processes.
+    pub(super) output: Arc<Hold>,
 }
 
 #[derive(Default)]
@@ -36,11 +51,12 @@ struct Table {
 
 /// What is remembered of a process: the names to ask by, how it ended, and what nobody was there
 /// to hear before that.
-struct Ended {
-    at: Instant,
-    pid: u32,
-    tag: Option<String>,
-    hub: Arc<Hub>,
+#[derive(Clone)]
+pub(super) struct Ended {
+    pub(super) at: Instant,
+    pub(super) pid: u32,
+    pub(super) tag: Option<String>,
+    pub(super) hub: Arc<Hub>,
 }
 
 /// What a request names a process by.
@@ -84,14 +100,25 @@ impl Drop for Place {
 }
 
 impl Processes {
-    pub(crate) fn new(reaper: Arc<Reaper>) -> Self {
-        Self { reaper, held: Held::default(), table: Mutex::default() }
+    pub(crate) fn new(reaper: Arc<Reaper>, journal: Arc<Journal>) -> Self {
+        let (held, holds) = (Held::default(), Holds::default());
+        Self { reaper, journal, held, holds, table: Mutex::default() }
     }
 
     /// How much of what processes said waits for readers. What waits for them elsewhere is to be
     /// counted as well.
     pub(crate) fn unread(&self) -> &Arc<Unread> {
         &self.held.unread
+    }
+
+    /// Parks writes to processes that have not begun.
+    pub(crate) fn input_hold(&self) -> &Arc<Hold> {
+        &self.holds.input
+    }
+
+    /// Parks those who read from processes.
+    pub(crate) fn output_hold(&self) -> &Arc<Hold> {
+        &self.holds.output
     }
 
     /// Reserves room for one more process, before anything is made for it.
@@ -104,20 +131,39 @@ impl Processes {
         Ok(Place(Arc::clone(self)))
     }
 
+    /// Enters a process and follows it to its end.
+    pub(super) fn follow(
+        self: &Arc<Self>,
+        origin: Origin,
+        ends: AgentEnds,
+        hub: Arc<Hub>,
+    ) -> Arc<Running> {
+        let reaper = Arc::clone(&self.reaper);
+        let (running, outputs) = Running::new(origin, ends, hub, reaper, &self.holds);
+        let running = Arc::new(running);
+        self.insert(Arc::clone(&running));
+        let (processes, followed) = (Arc::clone(self), Arc::clone(&running));
+        tasks::spawn(async move {
+            followed.follow(outputs, &processes.journal).await;
+            processes.retire(&followed);
+        });
+        running
+    }
+
     /// Enters a process that was just started. Ends kept under its number or tag are forgotten:
     /// whoever asks means the new one.
-    pub(super) fn insert(&self, process: Arc<Running>) {
+    fn insert(&self, process: Arc<Running>) {
         let pid = process.wire_pid();
         let mut table = self.table.lock();
         table.ended.retain(|old| {
-            let same_tag = old.tag.is_some() && old.tag == process.tag;
+            let same_tag = old.tag.is_some() && old.tag.as_ref() == process.tag();
             old.pid != pid && !same_tag
         });
         table.running.insert(pid, process);
     }
 
     /// Moves a process that has ended to those that are only remembered.
-    pub(super) fn retire(&self, process: &Arc<Running>) {
+    fn retire(&self, process: &Arc<Running>) {
         let pid = process.wire_pid();
         let mut table = self.table.lock();
         let table = &mut *table;
@@ -130,8 +176,22 @@ impl Processes {
         if table.ended.len() >= RETAINED_MAX {
             table.ended.pop_front();
         }
-        let (tag, hub) = (process.tag.clone(), Arc::clone(&process.hub));
+        let (tag, hub) = (process.tag().cloned(), Arc::clone(&process.hub));
         table.ended.push_back(Ended { at: Instant::now(), pid, tag, hub });
+    }
+
+    /// Every running process, and every end that is kept, the oldest first: each process once.
+    pub(super) fn all(&self) -> (Vec<Arc<Running>>, Vec<Ended>) {
+        let table = &mut *self.table.lock();
+        forget_old(&mut table.ended);
+        (table.running.values().cloned().collect(), table.ended.iter().cloned().collect())
+    }
+
+    /// Enters an end that is kept already, after those that are older.
+    pub(super) fn remember(&self, ended: Ended) {
+        let all = &mut self.table.lock().ended;
+        let place = all.partition_point(|other| other.at <= ended.at);
+        all.insert(place, ended);
     }
 
     /// Every running process, in no particular order.
@@ -147,7 +207,7 @@ impl Processes {
             Selector::Tag(_) => table
                 .running
                 .iter()
-                .find(|(pid, process)| selector.names(**pid, process.tag.as_ref()))
+                .find(|(pid, process)| selector.names(**pid, process.tag()))
                 .map(|(_pid, process)| process),
         };
         found.cloned().ok_or_else(|| match selector {

@@ -56,9 +56,9 @@ impl Process for ProcessService {
         _request: ServiceRequest<'_, ListRequest>,
     ) -> ServiceResult<ListResponse> {
         let info = |process: Arc<Running>| ProcessInfo {
-            config: process.config.clone().into(),
+            config: process.origin.config.clone().into(),
             pid: process.wire_pid(),
-            tag: process.tag.clone(),
+            tag: process.tag().cloned(),
             ..ProcessInfo::default()
         };
         let processes = self.processes().list().into_iter().map(info).collect();
@@ -98,8 +98,12 @@ impl Process for ProcessService {
             .user(named.0.as_deref())
             .map_err(|error| ConnectError::new(user_error_code(&error), error.to_string()))?;
         let agent = Arc::clone(&self.agent);
-        let started =
-            tasks::detached(async move { launch(&agent, request, &user, limit).await }).await;
+        let worker = agent.upgrades.requests.worker();
+        let launched = async move {
+            let _worker = worker;
+            launch(&agent, request, &user, limit).await
+        };
+        let started = tasks::detached(launched).await;
         let (process, subscription) = started
             .ok_or_else(|| ConnectError::internal("starting the process panicked"))?
             .map_err(launch_error)?;

@@ -8,6 +8,7 @@ use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::pty::{OpenptFlags, grantpt, ioctl_tiocgptpeer, openpt, ptsname, unlockpt};
 use rustix::termios::Winsize;
 
+use super::hub::Source;
 use crate::pollable::Pollable;
 
 /// Where a process reads and writes.
@@ -45,9 +46,10 @@ pub(super) struct ChildEnds {
 }
 
 /// What the agent keeps.
-pub(super) enum AgentEnds {
-    Pipes { input: Option<Pollable>, output: Pollable, error: Pollable },
-    Terminal { input: Pollable, output: Pollable },
+pub(super) struct AgentEnds {
+    pub(super) input: Option<Pollable>,
+    pub(super) outputs: Vec<(Source, Pollable)>,
+    pub(super) is_terminal: bool,
 }
 
 /// Opens both sides. Every descriptor is closed on exec from birth.
@@ -73,7 +75,8 @@ pub(super) fn open(kind: Kind) -> io::Result<(ChildEnds, AgentEnds)> {
                 is_terminal: false,
             };
             let (output, error) = (Pollable::new(output)?, Pollable::new(error)?);
-            Ok((child, AgentEnds::Pipes { input, output, error }))
+            let outputs = vec![(Source::Stdout, output), (Source::Stderr, error)];
+            Ok((child, AgentEnds { input, outputs, is_terminal: false }))
         }
         Kind::Terminal(size) => open_terminal(size),
     }
@@ -100,6 +103,7 @@ fn open_terminal(size: Size) -> io::Result<(ChildEnds, AgentEnds)> {
         error: slave,
         is_terminal: true,
     };
-    let input = Pollable::new(master.try_clone()?)?;
-    Ok((child, AgentEnds::Terminal { input, output: Pollable::new(master)? }))
+    let input = Some(Pollable::new(master.try_clone()?)?);
+    let outputs = vec![(Source::Terminal, Pollable::new(master)?)];
+    Ok((child, AgentEnds { input, outputs, is_terminal: true }))
 }

@@ -16,6 +16,7 @@ use tokio::sync::Semaphore;
 use super::{NO_STORE, RestError};
 use crate::agent::Agent;
 use crate::settings::Change;
+use crate::upgrade::HANDOVER_HEADER;
 use crate::{control, tasks};
 
 /// Lets one `/init` at a time past: the token that one checks must be the one it replaces.
@@ -30,6 +31,7 @@ impl Default for InitTurn {
 /// Answers 204 when the agent is, or already was, as the request says. The version is announced
 /// on every outcome.
 pub(crate) async fn init(State(agent): State<Arc<Agent>>, body: Bytes) -> Response {
+    let report = agent.upgrades.report().cloned();
     let (done, audit) = answer(agent, body).await;
     let mut response = match done {
         Ok(()) => ([NO_STORE], StatusCode::NO_CONTENT).into_response(),
@@ -39,6 +41,9 @@ pub(crate) async fn init(State(agent): State<Arc<Agent>>, body: Bytes) -> Respon
         response.headers_mut().insert(control::AUDIT_HEADER, audit);
     }
     response.headers_mut().insert(VERSION_HEADER, HeaderValue::from_static(ENVD_VERSION));
+    if let Some(report) = report {
+        response.headers_mut().insert(HANDOVER_HEADER, report);
+    }
     response
 }
 
@@ -67,7 +72,9 @@ async fn answer(agent: Arc<Agent>, body: Bytes) -> (Result<(), Refused>, Option<
         return (Err(Refused::NotTheProtocol), None);
     };
     // Owned by the agent: a node that gave up on this attempt asks again, and finds it done.
+    let worker = agent.upgrades.requests.worker();
     let work = async move {
+        let _worker = worker;
         let _turn = agent.init_turn.0.acquire().await;
         if let Err(refused) = authorise(&agent, &request) {
             return (Err(refused), None);
@@ -79,6 +86,9 @@ async fn answer(agent: Arc<Agent>, body: Bytes) -> (Result<(), Refused>, Option<
             true => Ok(()),
             false => apply(&agent, request, at).await,
         };
+        if done.is_ok() {
+            agent.settings.mark_initialised();
+        }
         // Whatever came of it: who may say what the sandbox is for wants it to run.
         control::thaw(&agent).await;
         (done, audit)

@@ -3,7 +3,7 @@
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 
 use axum::body::Body;
 use bytes::Bytes;
@@ -56,9 +56,13 @@ impl HttpBody for Paced {
         if !self.unsent.has_room() {
             return Poll::Pending;
         }
-        let frame = ready!(Pin::new(&mut self.body).poll_frame(context));
-        let unsent = &self.unsent;
-        Poll::Ready(frame.map(|frame| frame.map(|frame| frame.map_data(|data| unsent.count(data)))))
+        let Self { body, unsent } = &mut *self;
+        // What is taken from a queue for a frame is in no other place until the frame is counted.
+        unsent.unread.take_in_hand(1);
+        let frame = Pin::new(body).poll_frame(context);
+        let frame = frame.map_ok(|frame| frame.map_data(|data| unsent.count(data)));
+        unsent.unread.hand_on(1);
+        frame
     }
 
     fn is_end_stream(&self) -> bool {
@@ -80,6 +84,7 @@ impl Unsent {
     fn count(self: &Arc<Self>, data: Bytes) -> Bytes {
         self.bytes.fetch_add(data.len(), Ordering::Relaxed);
         self.unread.add(data.len());
+        self.unread.take_in_hand(data.len());
         Bytes::from_owner(Counted { data, unsent: Arc::clone(self) })
     }
 }
@@ -93,6 +98,7 @@ impl AsRef<[u8]> for Counted {
 impl Drop for Counted {
     fn drop(&mut self) {
         self.unsent.unread.take_away(self.data.len());
+        self.unsent.unread.hand_on(self.data.len());
         self.unsent.bytes.fetch_sub(self.data.len(), Ordering::Release);
         self.unsent.waker.wake();
     }

@@ -1,27 +1,28 @@
 //! What can be wrong with a watch.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use connectrpc::ErrorCode;
+use serde::{Deserialize, Serialize, Serializer};
 
 use super::inotify::DIRECTORIES_MAX;
 use super::polled::{BUFFERED_MAX, WATCHERS_MAX};
 
 /// Why something is not watched, or no longer.
-#[derive(Debug, Clone, thiserror::Error)]
+#[derive(Debug, Clone, Serialize, Deserialize, thiserror::Error)]
 pub(crate) enum WatchError {
     #[error("path {} not found", .0.display())]
-    NotFound(PathBuf),
+    NotFound(#[serde(serialize_with = "as_shown")] PathBuf),
     #[error("path {} not a directory", .0.display())]
-    NotADirectory(PathBuf),
+    NotADirectory(#[serde(serialize_with = "as_shown")] PathBuf),
     #[error("cannot watch path on network filesystem: {}", .0.display())]
-    NetworkMount(PathBuf),
+    NetworkMount(#[serde(serialize_with = "as_shown")] PathBuf),
     #[error(
         "more than {DIRECTORIES_MAX} directories under {}: watch one below, or not recursively",
         .0.display()
     )]
-    TooManyDirectories(PathBuf),
+    TooManyDirectories(#[serde(serialize_with = "as_shown")] PathBuf),
     #[error("the kernel watches no more directories for this sandbox: {0}")]
     KernelLimit(String),
     #[error("{WATCHERS_MAX} watchers exist already: remove one first")]
@@ -36,6 +37,11 @@ pub(crate) enum WatchError {
     BufferOverflow,
     #[error("watcher error: {0}")]
     Io(String),
+}
+
+/// Clients are never told more of it than this.
+fn as_shown<S: Serializer>(path: &Path, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(&path.display())
 }
 
 impl WatchError {

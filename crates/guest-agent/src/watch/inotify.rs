@@ -4,9 +4,11 @@ use std::collections::HashMap;
 use std::io;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use guest_wire::proto::filesystem::{EventType, FilesystemEvent};
 use rustix::fs::inotify::{CreateFlags, ReadFlags, WatchFlags, add_watch, init};
+use serde::{Deserialize, Serialize};
 
 use super::error::WatchError;
 use crate::accounts::Accounts;
@@ -24,7 +26,7 @@ const READ_BYTES: usize = 32 * 1024;
 const NETWORK_FILE_SYSTEMS: [u64; 5] = [0x6969, 0xFF53_4D42, 0x517B, 0xFE53_4D42, 0x6573_5546];
 
 /// How a directory is watched.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub(crate) struct Options {
     pub(crate) recursive: bool,
     /// Tell with an event what is there now.
@@ -34,16 +36,17 @@ pub(crate) struct Options {
 
 /// A watched directory. The kernel stops watching when this is dropped.
 pub(crate) struct Watch {
-    kernel: Option<Pollable>,
-    tree: Option<Tree>,
+    pub(super) kernel: Arc<Pollable>,
+    /// Elsewhere while events are told.
+    pub(super) tree: Option<Tree>,
 }
 
 /// Which directory each of the kernel's numbers stands for.
-struct Tree {
-    root: PathBuf,
-    options: Options,
+pub(super) struct Tree {
+    pub(super) root: PathBuf,
+    pub(super) options: Options,
     /// Paths relative to the root, which itself is the empty one.
-    directories: HashMap<i32, PathBuf>,
+    pub(super) directories: HashMap<i32, PathBuf>,
 }
 
 /// One event as the kernel tells it.
@@ -79,7 +82,7 @@ impl Watch {
         let kernel = Pollable::new(kernel).map_err(|error| WatchError::io(&error))?;
         let mut tree = Tree { root: path, options, directories: HashMap::new() };
         tree.add(&kernel, PathBuf::new())?;
-        Ok(Self { kernel: Some(kernel), tree: Some(tree) })
+        Ok(Self { kernel: Arc::new(kernel), tree: Some(tree) })
     }
 
     /// Waits for the next events. There may be none of interest among those that came.
@@ -89,22 +92,45 @@ impl Watch {
     /// # Errors
     /// When events were lost, or the kernel fails. The watch is of no use then.
     pub(crate) async fn next(&mut self) -> Result<Vec<FilesystemEvent>, WatchError> {
+        let raw = self.read().await?;
+        self.tell(raw).await
+    }
+
+    /// Waits until the kernel has something to say, for [`Watch::tell`].
+    ///
+    /// Cancel safety: yes, nothing is taken from the kernel unless it is returned.
+    ///
+    /// # Errors
+    /// When the kernel fails.
+    pub(super) async fn read(&self) -> Result<Vec<u8>, WatchError> {
         let mut buffer = vec![0; READ_BYTES];
-        let lost = || WatchError::Io("the watch was given up".to_owned());
-        let kernel = self.kernel.as_ref().ok_or_else(lost)?;
-        let count = kernel.read(&mut buffer).await.map_err(|error| WatchError::io(&error))?;
+        let count = self.kernel.read(&mut buffer).await.map_err(|error| WatchError::io(&error))?;
         buffer.truncate(count);
+        Ok(buffer)
+    }
+
+    /// What the kernel said, as events for clients.
+    ///
+    /// Cancel safety: no. If it is dropped, the watch cannot be used any more.
+    ///
+    /// # Errors
+    /// When events were lost. The watch is of no use then.
+    pub(super) async fn tell(&mut self, raw: Vec<u8>) -> Result<Vec<FilesystemEvent>, WatchError> {
         // Looking at files may block, so it is not done here.
-        let (kernel, tree) = (self.kernel.take(), self.tree.take());
-        let (Some(kernel), Some(mut tree)) = (kernel, tree) else { return Err(lost()) };
+        let mut tree = self.tree.take().ok_or_else(given_up)?;
+        let kernel = Arc::clone(&self.kernel);
         let told = tasks::blocking(move || {
-            let events = tree.tell(&kernel, &buffer);
-            (kernel, tree, events)
+            let events = tree.tell(&kernel, &raw);
+            (tree, events)
         });
-        let (kernel, tree, events) = told.await.ok_or_else(lost)?;
-        (self.kernel, self.tree) = (Some(kernel), Some(tree));
+        let (tree, events) = told.await.ok_or_else(given_up)?;
+        self.tree = Some(tree);
         events
     }
+}
+
+fn given_up() -> WatchError {
+    WatchError::Io("the watch was given up".to_owned())
 }
 
 impl Tree {

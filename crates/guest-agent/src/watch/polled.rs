@@ -1,15 +1,17 @@
 //! Watchers of clients that poll: events wait until they are asked for.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use guest_wire::proto::filesystem::FilesystemEvent;
 use parking_lot::Mutex;
 use rand::Rng as _;
+use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
 use super::error::WatchError;
 use super::inotify::Watch;
+use crate::hold::{Hold, Worker};
 use crate::tasks;
 
 /// They do not expire and belong to nobody, so their number is all that limits them.
@@ -22,6 +24,8 @@ pub(super) const BUFFERED_MAX: usize = 16_384;
 #[derive(Default)]
 pub(crate) struct Watchers {
     table: Arc<Mutex<Table>>,
+    /// Parks those who collect events.
+    pub(crate) hold: Arc<Hold>,
 }
 
 #[derive(Default)]
@@ -31,21 +35,25 @@ struct Table {
     starting: usize,
 }
 
-struct Watcher {
-    buffer: Arc<Mutex<Buffer>>,
+#[derive(Clone)]
+pub(super) struct Watcher {
+    pub(super) buffer: Arc<Mutex<Buffer>>,
     removed: CancellationToken,
+    /// Locked while events are waited for. Gone once the watcher has failed.
+    pub(super) watch: Weak<tokio::sync::Mutex<Watch>>,
 }
 
-#[derive(Default)]
-struct Buffer {
+#[derive(Default, Clone, Serialize, Deserialize)]
+pub(super) struct Buffer {
     events: Vec<FilesystemEvent>,
     /// Told at every later poll.
-    failure: Option<WatchError>,
+    pub(super) failure: Option<WatchError>,
 }
 
 /// Room for one more watcher, given back when dropped.
 pub(crate) struct Place {
     table: Arc<Mutex<Table>>,
+    hold: Arc<Hold>,
 }
 
 impl Drop for Place {
@@ -57,25 +65,56 @@ impl Drop for Place {
 
 impl Place {
     /// Collects the events of `watch` until it is removed; gives the id to ask for them.
-    pub(crate) fn keep(self, mut watch: Watch) -> String {
-        let buffer = Arc::new(Mutex::new(Buffer::default()));
-        let removed = CancellationToken::new();
-        let (filled, stop) = (Arc::clone(&buffer), removed.clone());
-        tasks::spawn(async move {
-            loop {
-                let events = tokio::select! {
-                    biased;
-                    () = stop.cancelled() => return,
-                    events = watch.next() => events,
-                };
-                if !filled.lock().take_in(events) {
-                    return;
-                }
-            }
-        });
+    pub(crate) fn keep(self, watch: Watch) -> String {
         let id = new_id();
-        self.table.lock().watchers.insert(id.clone(), Watcher { buffer, removed });
+        let watcher = Watcher::start(Some(watch), Buffer::default(), &self.hold);
+        self.table.lock().watchers.insert(id.clone(), watcher);
         id
+    }
+}
+
+impl Watcher {
+    /// Collects the events of `watch` after those in `buffer`. Without a watch there are no more.
+    pub(super) fn start(watch: Option<Watch>, buffer: Buffer, hold: &Arc<Hold>) -> Self {
+        let (buffer, removed) = (Arc::new(Mutex::new(buffer)), CancellationToken::new());
+        let watch = watch.map(|watch| Arc::new(tokio::sync::Mutex::new(watch)));
+        let kept = watch.as_ref().map_or_else(Weak::new, Arc::downgrade);
+        if let Some(watch) = watch {
+            let collected = collect(watch, Arc::clone(&buffer), hold.worker());
+            let stop = removed.clone();
+            tasks::spawn(async move {
+                tokio::select! {
+                    biased;
+                    () = stop.cancelled() => {}
+                    () = collected => {}
+                }
+            });
+        }
+        Self { buffer, removed, watch: kept }
+    }
+}
+
+/// Parks where every event that was taken from the kernel is in the buffer.
+async fn collect(
+    watch: Arc<tokio::sync::Mutex<Watch>>,
+    buffer: Arc<Mutex<Buffer>>,
+    mut worker: Worker,
+) {
+    loop {
+        worker.park().await;
+        let mut watch = watch.lock().await;
+        let raw = tokio::select! {
+            biased;
+            () = worker.wanted() => continue,
+            raw = watch.read() => raw,
+        };
+        let events = match raw {
+            Ok(raw) => watch.tell(raw).await,
+            Err(error) => Err(error),
+        };
+        if !buffer.lock().take_in(events) {
+            return;
+        }
     }
 }
 
@@ -107,7 +146,18 @@ impl Watchers {
             return Err(WatchError::TooManyWatchers);
         }
         table.starting = table.starting.saturating_add(1);
-        Ok(Place { table: Arc::clone(&self.table) })
+        Ok(Place { table: Arc::clone(&self.table), hold: Arc::clone(&self.hold) })
+    }
+
+    /// Every watcher by its id.
+    pub(super) fn all(&self) -> Vec<(String, Watcher)> {
+        let table = self.table.lock();
+        table.watchers.iter().map(|(id, watcher)| (id.clone(), watcher.clone())).collect()
+    }
+
+    /// Enters a watcher that has its id already.
+    pub(super) fn insert(&self, id: String, watcher: Watcher) {
+        self.table.lock().watchers.insert(id, watcher);
     }
 
     /// The events since the last call.

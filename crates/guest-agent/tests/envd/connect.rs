@@ -94,6 +94,11 @@ pub(crate) struct Outcome {
 }
 
 impl Frames {
+    /// What is still to come, and what of it was received already.
+    pub(crate) fn into_parts(self) -> (Incoming, BytesMut) {
+        (self.body, self.received)
+    }
+
     /// The next frame: its flags and payload. `None` after the last.
     pub(crate) async fn frame(&mut self) -> Option<(u8, Bytes)> {
         loop {

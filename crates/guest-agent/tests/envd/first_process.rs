@@ -1,6 +1,7 @@
 //! What the first process of a sandbox owes its others.
 
 use crate::program::{Envd, command, is_alive, wait_until};
+use crate::upgrade::{connect, upgrade};
 
 /// As process 1 of a namespace of its own, if this machine allows it.
 fn start() -> Option<Envd> {
@@ -27,6 +28,33 @@ async fn orphans_are_reaped() {
         }
     }
     panic!("the orphans never went away");
+}
+
+#[tokio::test]
+async fn an_upgraded_agent_is_still_the_first_process_and_reaps_and_ends_as_one() {
+    let Some(mut envd) = start() else { return };
+    envd.post("/init", &[], "{}").await;
+    // Its orphans end before, while and after the agent is replaced.
+    let orphans = "for i in 1 2 3 4 5 6 7 8 9; do (sleep 0.0$i &) ; done; echo up; exec sleep 1000";
+    let mut frames = envd.shell(orphans, &[]).await;
+    let pid = frames.started().await;
+    frames.until("stdout", "up").await;
+    for _ in 0..2 {
+        upgrade(&envd).await;
+    }
+    let frames = connect(&envd, pid).await;
+    let states = "cat /proc/[0-9]*/stat 2>/dev/null | cut -d' ' -f1,2,3";
+    // One sleeps on, and the other eight are gone.
+    while envd.run(states).await.stdout.matches("sleep").count() > 1 {}
+    assert!(!envd.run(states).await.stdout.contains(") Z"));
+    assert_eq!(envd.run("readlink /proc/1/exe").await.stdout, "/memfd:envd (deleted)\n");
+
+    let unshare = envd.pid();
+    let children = std::fs::read_to_string(format!("/proc/{unshare}/task/{unshare}/children"));
+    let first = rustix::process::Pid::from_raw(children.unwrap().trim().parse().unwrap()).unwrap();
+    rustix::process::kill_process(first, rustix::process::Signal::TERM).unwrap();
+    assert_eq!(envd.child().wait().unwrap().code(), Some(0));
+    drop(frames);
 }
 
 #[tokio::test]

@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use crate::cgroup::Cgroup;
 use crate::connect::{Frames, base64, basic};
 use crate::program::{Envd, is_root, wait_until};
+use crate::upgrade::{ask, connect, init, open, same_program};
 use crate::wire::Answer;
 
 fn start(group: &Cgroup) -> Envd {
@@ -251,4 +252,27 @@ async fn an_agent_that_ends_or_begins_leaves_nobody_frozen() {
     assert!(group.is_frozen("user"));
     let _next = start(&group);
     wait_until("the thaw", || !group.is_frozen("user")).await;
+}
+
+#[tokio::test]
+async fn what_stands_still_does_so_for_the_next_agent_too_until_it_is_let_go() {
+    let Some(group) = Cgroup::make() else { return };
+    let envd = start(&group);
+    open(&envd).await;
+    group.add("user/of-the-sandbox");
+    group.ask("user/of-the-sandbox", true);
+    let (_pipes, pid) = echo(&envd, json!({"stdin": true})).await;
+    let answer = envd.post("/freeze?mode=hierarchy&maxWaitMs=60000", &[], "").await;
+    assert_eq!(counts(&answer)["frozen"], counts(&answer)["requested"]);
+    assert!(ask(&envd, &[], same_program()).await.is_none());
+    assert_eq!(envd.get("/envs", &[]).await.error(), (401, "envd not initialized".to_owned()));
+    assert!(group.is_frozen("user") && group.processes("user").contains(&pid));
+    let opened = init(&envd, json!({})).await;
+    assert_eq!(opened.status.as_u16(), 204);
+    assert!(opened.header("x-envd-freeze-audit").is_some(), "it was frozen for this one");
+    wait_until("users' processes go on", || !group.is_frozen("user")).await;
+    assert!(group.is_frozen("user/of-the-sandbox"), "what others had frozen");
+    let mut pipes = connect(&envd, u64::from(pid)).await;
+    send(&envd, pid, "stdin", "on\n").await;
+    pipes.until("stdout", "on\n").await;
 }

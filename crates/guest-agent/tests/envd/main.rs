@@ -25,4 +25,7 @@ mod process;
 mod program;
 mod reconnect;
 mod terminal;
+mod upgrade;
+mod upgrade_refused;
+mod upgraded;
 mod wire;

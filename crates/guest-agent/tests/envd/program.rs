@@ -93,6 +93,11 @@ impl Envd {
         links.filter(|link| link.to_str().is_some_and(|link| link.starts_with("socket:"))).count()
     }
 
+    /// How many descriptors the agent has open.
+    pub(crate) fn descriptors(&self) -> usize {
+        std::fs::read_dir(format!("/proc/{}/fd", self.pid())).unwrap().count()
+    }
+
     /// What follows `name` in one of the agent's files in `/proc`.
     fn proc_line(&self, file: &str, name: &str) -> String {
         let text = std::fs::read_to_string(format!("/proc/{}/{file}", self.pid())).unwrap();

@@ -67,6 +67,19 @@ impl Envd {
         Answer { status: head.status, headers: head.headers, body }
     }
 
+    /// `None` if the connection is closed without an answer.
+    pub(crate) async fn try_post(
+        &self,
+        path: &str,
+        headers: Headers<'_>,
+        body: impl Into<Bytes>,
+    ) -> Option<Answer> {
+        let response = self.try_open(Method::POST, path, headers, body.into()).await.ok()?;
+        let (head, body) = response.into_parts();
+        let body = body.collect().await.ok()?.to_bytes();
+        Some(Answer { status: head.status, headers: head.headers, body })
+    }
+
     /// The answer's head, and its body as it comes. Dropping the body hangs up.
     pub(crate) async fn open(
         &self,
@@ -75,13 +88,23 @@ impl Envd {
         headers: Headers<'_>,
         body: Bytes,
     ) -> http::Response<Incoming> {
+        self.try_open(method, path, headers, body).await.unwrap()
+    }
+
+    async fn try_open(
+        &self,
+        method: Method,
+        path: &str,
+        headers: Headers<'_>,
+        body: Bytes,
+    ) -> hyper::Result<http::Response<Incoming>> {
         let stream = TcpStream::connect(self.addr).await.unwrap();
-        let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.unwrap();
+        let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
         drop(tokio::spawn(async move { drop(connection.await) }));
         let mut request = Request::builder().method(method).uri(path).header("host", "sandbox");
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
-        sender.send_request(request.body(Full::new(body)).unwrap()).await.unwrap()
+        sender.send_request(request.body(Full::new(body)).unwrap()).await
     }
 }

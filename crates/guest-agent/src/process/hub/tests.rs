@@ -73,6 +73,38 @@ async fn what_was_kept_comes_before_an_end_that_nobody_heard() {
 }
 
 #[tokio::test]
+async fn while_it_is_frozen_nobody_takes_anything_and_what_is_left_is_copied() {
+    let (hub, mut listener) = Hub::new(&Held::default());
+    hub.publish(piece("taken"));
+    hub.publish(piece("left"));
+    assert_eq!(listener.next().await.unwrap().data, "taken");
+    let copied = |(kept, end): (Vec<Piece>, Option<EndEvent>)| {
+        let kept: Vec<_> = kept.into_iter().map(|piece| piece.data).collect();
+        (kept, end.map(|end| end.exit_code))
+    };
+    assert_eq!(copied(hub.freeze()), (vec![Bytes::from("left")], None));
+    hub.end(ended());
+    assert!(read_now(&mut listener).is_empty() && listener.next().now_or_never().is_none());
+    hub.thaw();
+    assert_eq!(read_now(&mut listener), ["left"]);
+    hub.publish(piece("for nobody"));
+    drop(listener);
+    assert_eq!(copied(hub.freeze()), (vec![Bytes::from("for nobody")], Some(7)));
+    hub.thaw();
+    assert_eq!(read_now(&mut hub.subscribe().unwrap()), ["for nobody"]);
+}
+
+#[tokio::test]
+async fn a_resumed_one_gives_what_was_kept_to_the_first_who_comes() {
+    let kept = vec![piece("kept, "), piece("too")];
+    let hub = Hub::resumed(&Held::default(), kept, Written::default(), None);
+    hub.publish(piece(", and more"));
+    let mut first = hub.subscribe().unwrap();
+    hub.publish(piece("live"));
+    assert_eq!(read_now(&mut first), ["kept, too, and more", "live"]);
+}
+
+#[tokio::test]
 async fn a_slow_subscriber_makes_the_process_wait_and_a_gone_one_does_not() {
     let (hub, slow) = Hub::new(&Held::default());
     let mut fast = hub.subscribe().unwrap();
