@@ -102,7 +102,7 @@ async fn what_is_noted_goes_on_in_the_same_journal() {
     frames.until("stdout", "before\n").await;
     let before = client::journal(envd.addr, None, "", 0).await.unwrap().unwrap();
     upgrade(&envd).await;
-    let mut frames = connect(&envd, pid).await;
+    let frames = connect(&envd, pid).await;
     let input = json!({"process": {"pid": pid}, "input": {"stdin": "Cg=="}});
     envd.ok("process.Process/SendInput", input).await;
     frames.rest(pid).await;

@@ -3,6 +3,7 @@
 #![expect(clippy::print_stdout, reason = "a test that cannot run says so")]
 
 mod adopt;
+mod agent_upgrade;
 mod create;
 mod drain;
 mod egress;
