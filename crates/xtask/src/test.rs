@@ -98,9 +98,21 @@ pub(crate) fn test(options: &Options) -> Result<ExitCode> {
     }
     let before = Leftovers::find();
     let mut tally = Tally::default();
-    if options.wants("lint") {
-        tally.step("lint", |_| step("lint", lint));
-    }
+    // The programs take longest, the last minutes of it on one processor: the tests are built beside.
+    std::thread::scope(|scope| {
+        let programs = options.only.is_none().then(|| scope.spawn(binaries::build));
+        if options.wants("lint") {
+            tally.step("lint", |_| step("lint", lint));
+        }
+        if let Some(programs) = programs {
+            // What cannot be built is told by the step that needs it.
+            let _tests =
+                step("build the tests", || command::visible(workspace_tests().arg("--no-run")));
+            let _programs = step("wait for the programs", || {
+                programs.join().unwrap_or(Err(Failure::new("the build panicked")))
+            });
+        }
+    });
     if options.wants("unit") {
         tally.step("unit", |tally| step("unit tests", || unit(tally)));
     }
