@@ -44,7 +44,7 @@ struct Package {
     pacman: Option<&'static str>,
 }
 
-static PACKAGES: [Package; 18] = [
+static PACKAGES: [Package; 19] = [
     Package {
         need: Need::Build,
         proof: Proof::Program("cc"),
@@ -161,6 +161,15 @@ static PACKAGES: [Package; 18] = [
         dnf: Some("e2fsprogs"),
         apk: Some("e2fsprogs"),
         pacman: Some("e2fsprogs"),
+    },
+    Package {
+        need: Need::HostTest,
+        // It has `unshare`, too: that file system, or another, is frozen as the root of a test's own.
+        proof: Proof::Program("fsfreeze"),
+        apt: "util-linux",
+        dnf: Some("util-linux"),
+        apk: Some("util-linux-misc"),
+        pacman: Some("util-linux"),
     },
     Package {
         need: Need::HostTest,
