@@ -25,6 +25,9 @@ pub(crate) struct Options {
     /// Connections that are busy at a time; every number is a series of its own.
     #[arg(long, value_delimiter = ',', default_values_t = [1, 16, 128])]
     connections: Vec<usize>,
+    /// What is asked over these connections.
+    #[arg(long, value_delimiter = ',', value_enum, default_values_t = [Kind::Http, Kind::WebSocket])]
+    kinds: Vec<Kind>,
     /// Times files are measured, by turns with what they are compared to.
     #[arg(long, default_value_t = 5)]
     rounds: u32,
@@ -101,7 +104,7 @@ async fn roads(
     ];
     let turn = Duration::from_millis(options.turn_ms);
     let mut all = Vec::new();
-    for kind in [Kind::Http, Kind::WebSocket] {
+    for &kind in &options.kinds {
         for &connections in &options.connections {
             let mut loads = [Load::default(), Load::default(), Load::default()];
             // By turns, so that whatever else the machine does falls on all, and there and back, so

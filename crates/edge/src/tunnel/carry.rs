@@ -51,6 +51,7 @@ impl Way {
                 At::Ended => {
                     ready!(to.poll_shutdown(cx))?;
                     self.at = At::Done;
+                    return Poll::Ready(Ok(()));
                 }
                 At::Done => return Poll::Ready(Ok(())),
             }
@@ -84,7 +85,51 @@ impl Way {
             Poll::Ready(taken) => taken,
             Poll::Pending => 0,
         };
-        self.kept = Bytes::copy_from_slice(bytes.get(taken..).unwrap_or_default());
+        let left = bytes.get(taken..).unwrap_or_default();
+        if !left.is_empty() {
+            self.kept = Bytes::copy_from_slice(left);
+        }
         Poll::Ready(Ok(()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use bytes::Bytes;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::{TcpListener, TcpStream};
+    use tokio::task::coop;
+
+    use super::{End, Way};
+    use crate::upstream::{Leftover, Socket};
+
+    /// An end, and what is at the other one.
+    async fn pair() -> (End, TcpStream) {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (far, near) = tokio::join!(TcpStream::connect(address), listener.accept());
+        let (near, _peer) = near.unwrap();
+        let leftover = Leftover { socket: Socket::Plain(near), read: Bytes::new() };
+        (End::new(leftover, None), far.unwrap())
+    }
+
+    /// A direction that has ended costs nothing while the other one goes on, however long.
+    #[tokio::test]
+    async fn an_end_is_passed_on_once() {
+        let ((mut from, mut client), (mut to, mut sandbox)) = (pair().await, pair().await);
+        let mut way = Way::default();
+        client.write_all(b"all").await.unwrap();
+        client.shutdown().await.unwrap();
+        let passed = std::future::poll_fn(|cx| {
+            let polled = way.poll(cx, &mut from, &mut to);
+            assert!(coop::has_budget_remaining(), "the end is passed on over and over");
+            polled
+        });
+        passed.await.unwrap();
+        let mut got = Vec::new();
+        sandbox.read_to_end(&mut got).await.unwrap();
+        assert_eq!(got, b"all");
     }
 }
