@@ -6,7 +6,7 @@ use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use hyper::upgrade::OnUpgrade;
@@ -37,6 +37,33 @@ pub(crate) struct Tunnel {
     pub(crate) stop: CancellationToken,
     /// Held until the tunnel ends.
     pub(crate) passes: (Passes, Option<Arc<ClientPass>>),
+}
+
+/// Both directions.
+#[derive(Debug, Default)]
+struct Ways {
+    up: Way,
+    down: Way,
+}
+
+impl Ways {
+    /// Moves what can be moved now, either way, and has the task of `cx` woken when there is more.
+    /// Ready when both have ended.
+    ///
+    /// # Errors
+    /// Of either end.
+    fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        client: &mut End,
+        sandbox: &mut End,
+    ) -> Poll<io::Result<()>> {
+        // Both, before one that fails is the end of both: who takes no more may have said why.
+        let up = self.up.poll(cx, client, sandbox);
+        let down = self.down.poll(cx, sandbox, client);
+        let (up, down) = (up?, down?);
+        if up.is_ready() && down.is_ready() { Poll::Ready(Ok(())) } else { Poll::Pending }
+    }
 }
 
 /// Why no more is carried.
@@ -78,18 +105,12 @@ impl Tunnel {
             // Told already.
             None => return,
         };
-        let (mut up, mut down) = (Way::default(), Way::default());
+        let mut ways = Ways::default();
         let carried = poll_fn(|cx| -> Poll<io::Result<Over>> {
             if Pin::new(&mut stop).poll(cx).is_ready() {
                 return Poll::Ready(Ok(Over::Stopped));
             }
-            let up = up.poll(cx, &mut client, &mut sandbox)?;
-            let down = down.poll(cx, &mut sandbox, &mut client)?;
-            if up.is_ready() && down.is_ready() {
-                Poll::Ready(Ok(Over::Done))
-            } else {
-                Poll::Pending
-            }
+            ways.poll(cx, &mut client, &mut sandbox).map_ok(|()| Over::Done)
         })
         .await;
         match carried {
@@ -107,6 +128,39 @@ impl Tunnel {
                     }
                 }
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    use super::Ways;
+    use super::end::testing::pair;
+
+    #[tokio::test]
+    async fn the_last_words_of_who_takes_no_more_are_heard() {
+        for _ in 0..50 {
+            let ((mut to, mut client), (mut from, mut sandbox)) = (pair().await, pair().await);
+            let mut ways = Ways::default();
+            client.write_all(b"not read").await.unwrap();
+            let mut first = [0];
+            // Until some of it has come there.
+            tokio::select! {
+                _over = std::future::poll_fn(|cx| ways.poll(cx, &mut to, &mut from)) => panic!(),
+                read = sandbox.read_exact(&mut first) => assert_eq!(read.unwrap(), 1),
+            }
+            client.write_all(b"not taken").await.unwrap();
+            sandbox.write_all(b"too much").await.unwrap();
+            // With bytes that nobody has read it is broken off.
+            drop(sandbox);
+            let over = std::future::poll_fn(|cx| ways.poll(cx, &mut to, &mut from)).await;
+            drop((over, to, from));
+            let mut heard = Vec::new();
+            // The end is a broken one here, too.
+            drop(client.read_to_end(&mut heard).await);
+            assert_eq!(heard, b"too much");
         }
     }
 }

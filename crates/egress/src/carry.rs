@@ -11,7 +11,7 @@ use model::{Egress, HostName, Scheme};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio_util::sync::CancellationToken;
 
-use crate::decision::{Look, Rules, Target};
+use crate::decision::{Look, OnlyPermitted, Rules, Target};
 use crate::intercept::Offer;
 use crate::line::{Cut, Line};
 use crate::opening::{OPENING_MAX, Opening};
@@ -48,8 +48,18 @@ impl Allowed {
         };
         same_way
             && same_look
+            && self.reaches_the_same_by(now.egress)
             && is_intercepted(now) == is_intercepted(then)
             && now.decide(origin, self.scheme, name).is_ok_and(|target| target == self.target)
+    }
+
+    /// Whether by the rules of `now` it could not be another of a name's addresses that is reached,
+    /// where they have a say in that.
+    pub(crate) fn reaches_the_same_by(&self, now: &Egress) -> bool {
+        let Target::Name { only_permitted: OnlyPermitted(true), .. } = self.target else {
+            return true;
+        };
+        (&now.allow, &now.deny) == (&self.egress.allow, &self.egress.deny)
     }
 }
 

@@ -248,6 +248,8 @@ impl Exchange {
 
 impl Server {
     fn leads_as(&self, allowed: &Allowed) -> bool {
-        self.allowed.target == allowed.target && self.allowed.egress.proxy == allowed.egress.proxy
+        self.allowed.target == allowed.target
+            && self.allowed.egress.proxy == allowed.egress.proxy
+            && self.allowed.reaches_the_same_by(&allowed.egress)
     }
 }

@@ -181,6 +181,30 @@ async fn headers_of_the_rules_take_the_place_of_those_of_the_program() {
     world.close().await;
 }
 
+/// Which of its addresses a name has led to may be just the one that is denied now.
+#[tokio::test]
+async fn what_a_name_led_to_is_cut_off_when_the_rules_by_address_change() {
+    let rule = HeaderRule { requests: "a.com".parse().unwrap(), headers: Vec::new() };
+    let rules = |deny: &[&str]| Egress {
+        deny: deny.iter().map(|range| range.parse().unwrap()).collect(),
+        headers: vec![rule.clone()],
+        ..Egress::default()
+    };
+    let world = World::new(rules(&[])).await;
+    let mut named = world.connect().await;
+    named.write_all(request("/", "a.com", "").as_bytes()).await.unwrap();
+    let mut server = world.accept().await;
+    server.answer().await;
+    named.head().await;
+    world.proxy.set_rules(rules(&[]));
+    named.write_all(request("/", "a.com", "").as_bytes()).await.unwrap();
+    server.answer().await;
+    named.head().await;
+    world.proxy.set_rules(rules(&["203.0.113.77"]));
+    assert!(is_reset(named).await);
+    world.close().await;
+}
+
 #[tokio::test]
 async fn other_rules_cut_off_what_they_do_not_allow_and_nothing_else() {
     let world = World::new(names(&["a.com", "b.com"])).await;

@@ -95,25 +95,11 @@ impl Way {
 
 #[cfg(test)]
 mod tests {
-    use std::net::Ipv4Addr;
-
-    use bytes::Bytes;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-    use tokio::net::{TcpListener, TcpStream};
     use tokio::task::coop;
 
-    use super::{End, Way};
-    use crate::upstream::{Leftover, Socket};
-
-    /// An end, and what is at the other one.
-    async fn pair() -> (End, TcpStream) {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let (far, near) = tokio::join!(TcpStream::connect(address), listener.accept());
-        let (near, _peer) = near.unwrap();
-        let leftover = Leftover { socket: Socket::Plain(near), read: Bytes::new() };
-        (End::new(leftover, None), far.unwrap())
-    }
+    use super::Way;
+    use crate::tunnel::end::testing::pair;
 
     /// A direction that has ended costs nothing while the other one goes on, however long.
     #[tokio::test]

@@ -71,3 +71,24 @@ impl End {
         self.socket.shutdown().await
     }
 }
+
+#[cfg(test)]
+pub(super) mod testing {
+    use std::net::Ipv4Addr;
+
+    use bytes::Bytes;
+    use tokio::net::{TcpListener, TcpStream};
+
+    use super::End;
+    use crate::upstream::{Leftover, Socket};
+
+    /// An end, and what is at the other one.
+    pub(in crate::tunnel) async fn pair() -> (End, TcpStream) {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (far, near) = tokio::join!(TcpStream::connect(address), listener.accept());
+        let (near, _peer) = near.unwrap();
+        let leftover = Leftover { socket: Socket::Plain(near), read: Bytes::new() };
+        (End::new(leftover, None), far.unwrap())
+    }
+}
