@@ -79,6 +79,10 @@ pub(crate) async fn pause(
 ) -> Next {
     // While it is live: if it is to run on, nobody notices.
     let Some(agent_silent) = is_silent(inner, entry, held).await else { return Next::Again };
+    // It is paused because its time is over, and that is about to be otherwise.
+    if answer.is_none() && entry.is_end_asked() {
+        return Next::Again;
+    }
     let answer = match answer {
         Some(answer) if agent_silent && order.needs_agent() => {
             tell(answer, Err(PauseError::AgentSilent(entry.id.to_string())));
@@ -91,6 +95,8 @@ pub(crate) async fn pause(
     let keep = if inner.phase().is_draining() { Keep::Files } else { order.keep };
     let (id, lifecycle, at) = (entry.id.clone(), entry.lifecycle.clone(), SystemTime::now());
     entry.on(SandboxEvent::Pause, |_| {});
+    // An end that was asked for in the life before must not become that of the life after.
+    entry.drop_asked_ends();
     inner.announce(NodeEvent::Pausing { id: id.clone(), lifecycle: lifecycle.clone(), at });
     let halted = tokio::select! {
         biased;

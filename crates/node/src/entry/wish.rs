@@ -58,7 +58,8 @@ pub(crate) enum Began {
 }
 
 impl Entry {
-    /// Asks for another end. Its supervisor answers; it drops the question of one that ends before.
+    /// Asks for another end. Its supervisor answers; it drops the question of one that ends or is
+    /// paused before.
     /// `None` when it is not live.
     pub(crate) fn ask_end(
         &self,
@@ -86,6 +87,19 @@ impl Entry {
             }
             self.moved.notified().await;
         }
+    }
+
+    /// Whether another end is asked for that is not in force yet.
+    pub(crate) fn is_end_asked(&self) -> bool {
+        !self.moves.lock().asked.is_empty()
+    }
+
+    /// Drops the questions for another end: who asked is told that it is not live. Called when that
+    /// is so, because there are none after this. Only the supervisor calls this.
+    pub(crate) fn drop_asked_ends(&self) {
+        let asked = std::mem::take(&mut self.moves.lock().asked);
+        // Who asked is told without the lock.
+        drop(asked);
     }
 
     /// Nobody answers who asks for something any more. Only the supervisor calls this.

@@ -285,6 +285,42 @@ async fn a_sandbox_can_be_ended_while_it_is_copied_and_when_its_files_cannot_be_
     bench.stop_clean("ends").await;
 }
 
+/// An end that is asked for while it is about to be paused is in force, or who asked is told at once;
+/// it is not that of the life after the pause.
+#[tokio::test(start_paused = true)]
+async fn an_end_that_comes_with_a_pause_is_for_the_life_before_it() {
+    let images = Images::new();
+    let bench = images.node().await;
+    let id = "i1".parse().unwrap();
+    let mut spec = bench.spec("i1");
+    (spec.on_timeout, spec.ttl) = (OnTimeout::Pause(Keep::Memory), secs(60));
+    bench.node.create(spec, LIMIT).await.unwrap();
+
+    // Its time is over, and its agent is asked for a sign of life: it is live yet, and lives on.
+    bench.faults.arm("pause.ask.before", Fault::Delay, 1);
+    tokio::time::sleep(secs(61)).await;
+    assert_eq!(bench.phase("i1"), Some(SandboxPhase::Live));
+    let far = SystemTime::now() + secs(3600);
+    ends("moved", bench.node.set_end(&id, far)).await.unwrap();
+    assert_eq!(bench.entry("i1").state().ends_at, far);
+
+    // Somebody pauses it: that goes on.
+    bench.faults.arm("pause.ask.before", Fault::Delay, 1);
+    let soon = SystemTime::now() + secs(5);
+    let (paused, moved) = tokio::join!(bench.pause("i1", Keep::Memory), async {
+        tokio::time::sleep(secs(1)).await;
+        assert_eq!(bench.phase("i1"), Some(SandboxPhase::Live));
+        ends("answered", bench.node.set_end(&id, soon)).await
+    });
+    paused.unwrap();
+    assert!(matches!(moved, Err(NodeError::NotFound(_))), "{moved:?}");
+    bench.resume("i1", Keep::Memory).await.unwrap();
+    tokio::time::sleep(secs(60)).await;
+    assert_eq!(bench.phase("i1"), Some(SandboxPhase::Live), "it has the time of its resume");
+    bench.kill("i1").await.unwrap();
+    bench.stop_clean("moved").await;
+}
+
 /// One whose pause fails at its end lives on and is tried again; it is not lost.
 #[tokio::test(start_paused = true)]
 async fn a_pause_at_the_end_of_its_time_is_tried_again() {
